@@ -1,0 +1,383 @@
+"""Every setting once: its name, type, unit, default, bounds and a line of doc.
+
+`--help`, the reference (`kbroker config`), the error for a wrong value and the topic settings of `kbroker topic` all
+come from the fields below. Names and meanings are Kafka's where Kafka has them.
+
+A configuration file holds `name=value` lines, as Kafka's server.properties does; `#` starts a comment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kbroker.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting besides its value.
+
+    `topic_name` is the name under which a topic may override it, if it may. `reloadable` settings follow SIGHUP.
+    """
+
+    name: str
+    doc: str
+    unit: str = ""
+    least: int | None = None
+    most: int | None = None
+    choices: tuple[str, ...] = ()
+    topic_name: str | None = None
+    reloadable: bool = False
+
+
+def setting(
+    name: str,
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    least: int | None = None,
+    most: int | None = None,
+    choices: tuple[str, ...] = (),
+    topic: str | None = None,
+    reloadable: bool = False,
+) -> Any:
+    """A dataclass field that carries its Setting."""
+    facts = Setting(name, doc, unit, least, most, choices, topic, reloadable)
+    return field(default=default, metadata={"setting": facts})
+
+
+_INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How a partition's log is written, flushed and kept. A topic may override those with a topic name."""
+
+    segment_bytes: int = setting(
+        "log.segment.bytes", 1 << 30, "A segment is rolled before it grows past this.",
+        unit="bytes", least=1 << 20, most=_INT32_MAX, topic="segment.bytes", reloadable=True,
+    )  # fmt: skip
+    segment_ms: int = setting(
+        "log.roll.ms", 7 * 86_400_000, "A segment is rolled when its first record is older than this.",
+        unit="ms", least=1, most=_INT64_MAX, topic="segment.ms", reloadable=True,
+    )  # fmt: skip
+    retention_ms: int = setting(
+        "log.retention.ms", 7 * 86_400_000, "Closed segments whose newest record is older than this go; -1 keeps all.",
+        unit="ms", least=-1, most=_INT64_MAX, topic="retention.ms", reloadable=True,
+    )  # fmt: skip
+    retention_bytes: int = setting(
+        "log.retention.bytes", -1, "The oldest segments go while the partition is larger than this; -1 keeps all.",
+        unit="bytes", least=-1, most=_INT64_MAX, topic="retention.bytes", reloadable=True,
+    )  # fmt: skip
+    retention_check_interval_ms: int = setting(
+        "log.retention.check.interval.ms", 300_000, "How often retention and rolling by age are looked at.",
+        unit="ms", least=1, most=_INT32_MAX, reloadable=True,
+    )  # fmt: skip
+    delete_delay_ms: int = setting(
+        "log.segment.delete.delay.ms", 60_000, "A file taken out of the log is unlinked after this.",
+        unit="ms", least=0, most=_INT32_MAX, topic="file.delete.delay.ms", reloadable=True,
+    )  # fmt: skip
+    index_interval_bytes: int = setting(
+        "log.index.interval.bytes", 4096, "About one index entry for this many bytes of log.",
+        unit="bytes", least=0, most=_INT32_MAX, topic="index.interval.bytes",
+    )  # fmt: skip
+    index_size_max_bytes: int = setting(
+        "log.index.size.max.bytes", 10 << 20, "A segment is rolled when one of its indexes reaches this.",
+        unit="bytes", least=256, most=_INT32_MAX, topic="segment.index.bytes",
+    )  # fmt: skip
+    message_max_bytes: int = setting(
+        "message.max.bytes", 1_048_588, "The largest record batch that is accepted, header included.",
+        unit="bytes", least=61, most=_INT32_MAX, topic="max.message.bytes", reloadable=True,
+    )  # fmt: skip
+    flush_interval_ms: int = setting(
+        "log.flush.interval.ms", 1000, "What acks=1 wrote is on the disk after this at the latest.",
+        unit="ms", least=1, most=_INT64_MAX, topic="flush.ms", reloadable=True,
+    )  # fmt: skip
+    flush_acks_all: str = setting(
+        "log.flush.acks.all", "fdatasync",
+        "What acks=all waits for: `fdatasync` survives power loss, `page-cache` only the death of any process.",
+        choices=("fdatasync", "page-cache"), topic="flush.acks.all", reloadable=True,
+    )  # fmt: skip
+    recovery_point_bytes: int = setting(
+        "log.recovery.point.bytes", 64 << 20, "A new recovery point at least each time this much was written.",
+        unit="bytes", least=1 << 20, most=_INT32_MAX,
+    )  # fmt: skip
+    recovery_point_batches: int = setting(
+        "log.recovery.point.batches", 50_000, "A new recovery point at least each time this many batches were written.",
+        least=100, most=_INT32_MAX,
+    )  # fmt: skip
+    producer_id_expiration_ms: int = setting(
+        "producer.id.expiration.ms", 86_400_000, "An idempotent producer that is silent for this long is forgotten.",
+        unit="ms", least=1, most=_INT64_MAX,
+    )  # fmt: skip
+    cleanup_policy: str = setting(
+        "log.cleanup.policy", "delete", "What happens to old segments. Compaction comes with a later release.",
+        choices=("delete",), topic="cleanup.policy", reloadable=True,
+    )  # fmt: skip
+    timestamp_type: str = setting(
+        "log.message.timestamp.type", "CreateTime", "Whose clock stamps records: the producer's or the broker's.",
+        choices=("CreateTime", "LogAppendTime"), topic="message.timestamp.type", reloadable=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where things are and how many processes run."""
+
+    data_dir: str = setting("log.dir", "/var/lib/kbroker", "Folder of the partitions and the catalog.")
+    runtime_dir: str = setting(
+        "runtime.dir", "", "Folder of the sockets; empty: $RUNTIME_DIRECTORY, else `run` in the data folder."
+    )
+    workers: int = setting("workers", 0, "Worker processes; 0: one for each core, at most 8.", least=0, most=64)
+    num_partitions: int = setting(
+        "num.partitions", 1, "Partitions of a topic that is created without a number.",
+        least=1, most=10_000, reloadable=True,
+    )  # fmt: skip
+    auto_create_topics: bool = setting(
+        "auto.create.topics.enable", True, "A producer's first record to an unknown topic creates it.", reloadable=True
+    )
+    topics_max: int = setting("topics.max", 10_000, "More topics than this are refused.", least=1, most=1_000_000)
+    partitions_max: int = setting(
+        "partitions.max", 20_000, "More partitions than this in all are refused.", least=1, most=1_000_000
+    )
+    heartbeat_timeout_ms: int = setting(
+        "process.heartbeat.timeout.ms", 5_000, "A process that has not answered for this long is killed and replaced.",
+        unit="ms", least=500, most=600_000, reloadable=True,
+    )  # fmt: skip
+    drain_timeout_ms: int = setting(
+        "shutdown.drain.timeout.ms", 10_000, "How long SIGTERM waits for work in flight and a clean close.",
+        unit="ms", least=0, most=600_000, reloadable=True,
+    )  # fmt: skip
+    io_threads: int = setting(
+        "num.io.threads", 4, "Threads in each worker for what may block: flushes and cold reads.", least=1, most=64
+    )
+    hot_window_bytes: int = setting(
+        "log.hot.window.bytes", 64 << 20, "Reads this close to a partition's end are taken to be in the page cache.",
+        unit="bytes", least=0, most=_INT64_MAX,
+    )  # fmt: skip
+    front_memory_max_bytes: int = setting(
+        "front.memory.max.bytes", 512 << 20, "A front whose own memory grows past this is replaced.",
+        unit="bytes", least=64 << 20, most=_INT64_MAX, reloadable=True,
+    )  # fmt: skip
+    worker_memory_max_bytes: int = setting(
+        "worker.memory.max.bytes", 2 << 30,
+        "A worker or coordinator whose own memory (not the page cache) grows past this is replaced.",
+        unit="bytes", least=128 << 20, most=_INT64_MAX, reloadable=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NativeConfig:
+    """The ZeroMQ door for native clients, and its limits. Each is checked before our code allocates anything."""
+
+    tcp_listen: str = setting(
+        "native.listen",
+        "",
+        "HOST:PORT for native clients over tcp (7092 is usual; port 0: any free one). Empty: ipc only.",
+    )
+    frame_bytes_max: int = setting(
+        "native.frame.bytes.max", 32 << 20, "The largest frame that is taken from a client.",
+        unit="bytes", least=1 << 16, most=_INT32_MAX,
+    )  # fmt: skip
+    frames_max: int = setting(
+        "native.frames.max", 256, "The most payload frames in one request.", least=1, most=100_000
+    )
+    header_bytes_max: int = setting(
+        "native.header.bytes.max", 1 << 20, "The largest header of a request.", unit="bytes", least=1024, most=1 << 26
+    )
+    requests_in_flight_max: int = setting(
+        "native.requests.in.flight.max",
+        256,
+        "More unanswered requests of one client are refused.",
+        least=1,
+        most=65_536,
+    )
+    bytes_in_flight_max: int = setting(
+        "native.bytes.in.flight.max", 64 << 20,
+        "Answers to one client that it has not yet taken; above it, fetches are refused until it has.",
+        unit="bytes", least=1 << 20, most=_INT64_MAX,
+    )  # fmt: skip
+    clients_max: int = setting("native.clients.max", 4096, "More clients than this are refused.", least=1, most=1 << 20)
+    fetch_bytes_max: int = setting(
+        "fetch.max.bytes", 8 << 20, "The most bytes in the answer to one fetch, but for a single larger batch.",
+        unit="bytes", least=1024, most=_INT32_MAX,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ShmConfig:
+    """Shared-memory reads by consumers on this host."""
+
+    enabled: bool = setting("shm.enable", True, "Hand descriptors to consumers on this host.")
+    allowed_users: str = setting(
+        "shm.allowed.users", "",
+        "Users (names or ids, comma-separated) that may read through shared memory, besides root and the broker's own.",
+    )  # fmt: skip
+    allowed_group: str = setting(
+        "shm.allowed.group", "", "Members of this group (name or id) may read through shared memory."
+    )
+    connections_max: int = setting(
+        "shm.connections.max", 1024, "Readers connected to one worker; more are refused.", least=1, most=65_536
+    )
+    handover_timeout_ms: int = setting(
+        "shm.handover.timeout.ms", 5_000, "A reader that does not take a descriptor for this long is hung up on.",
+        unit="ms", least=100, most=600_000,
+    )  # fmt: skip
+    open_max: int = setting("shm.open.max", 4096, "Partitions one reader may hold open.", least=1, most=1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of a broker, each in the section that uses it."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    native: NativeConfig = field(default_factory=NativeConfig)
+    shm: ShmConfig = field(default_factory=ShmConfig)
+
+    @property
+    def data_dir(self) -> Path:
+        """The data folder, absolute."""
+        return Path(self.server.data_dir).absolute()
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The folder of the sockets, absolute."""
+        chosen = self.server.runtime_dir or os.environ.get("RUNTIME_DIRECTORY", "")
+        return Path(chosen).absolute() if chosen else self.data_dir / "run"
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers run: `workers`, or one for each core this process may use, at most 8."""
+        return self.server.workers or min(8, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True)
+class Known:
+    """A setting with where it lives: section and field name, type and default."""
+
+    setting: Setting
+    section: str
+    attribute: str
+    kind: type
+    default: Any
+
+
+def _walk() -> Iterator[Known]:
+    defaults = Config()
+    for section in fields(Config):
+        part = getattr(defaults, section.name)
+        for item in fields(part):
+            default = getattr(part, item.name)
+            yield Known(item.metadata["setting"], section.name, item.name, type(default), default)
+
+
+SETTINGS: dict[str, Known] = {known.setting.name: known for known in _walk()}
+TOPIC_SETTINGS: dict[str, Known] = {k.setting.topic_name: k for k in SETTINGS.values() if k.setting.topic_name}
+
+
+def allowed(known: Known) -> str:
+    """What a value may be, for people: `1 … 10 ms`, `one of a, b`, `true or false`."""
+    facts = known.setting
+    if facts.choices:
+        return "one of " + ", ".join(facts.choices)
+    if known.kind is bool:
+        return "true or false"
+    if known.kind is int:
+        unit = f" {facts.unit}" if facts.unit else ""
+        return f"a whole number, {facts.least} … {facts.most}{unit}"
+    return "text"
+
+
+def parse_value(known: Known, text: str, name: str) -> Any:
+    """The value that `text` stands for. Raises ConfigError naming the setting, the value and what is allowed."""
+    facts = known.setting
+    value: Any = text.strip()
+    try:
+        if known.kind is bool:
+            value = {"true": True, "false": False}[value.lower()]
+        elif known.kind is int:
+            value = int(value)
+            if not (facts.least or 0) <= value <= (_INT64_MAX if facts.most is None else facts.most):
+                raise ValueError
+        elif facts.choices:
+            by_lower = {choice.lower(): choice for choice in facts.choices}
+            value = by_lower[value.lower()]
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name}={text.strip()!r} is not valid: it must be {allowed(known)}") from None
+    return value
+
+
+def _known(names: Mapping[str, Known], name: str, what: str) -> Known:
+    found = names.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown {what} {name!r}{hint}")
+    return found
+
+
+def make_config(values: Mapping[str, str], base: Config | None = None) -> Config:
+    """`base` (or the defaults) with the named settings replaced. Raises ConfigError."""
+    config = base or Config()
+    sections: dict[str, dict[str, Any]] = {}
+    for name, text in values.items():
+        known = _known(SETTINGS, name, "setting")
+        sections.setdefault(known.section, {})[known.attribute] = parse_value(known, text, name)
+    replaced = {s: dataclasses.replace(getattr(config, s), **changes) for s, changes in sections.items()}
+    return dataclasses.replace(config, **replaced)
+
+
+def parse_properties(text: str, source: str) -> dict[str, str]:
+    """The `name=value` lines of a configuration file; `source` names the file in errors. Raises ConfigError."""
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith(("#", "!")):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise ConfigError(f"{source}, line {number}: expected name=value, got {line!r}")
+        values[name.strip()] = value.strip()
+    return values
+
+
+def load_config(path: Path | None, overrides: Mapping[str, str]) -> Config:
+    """The defaults, then the file, then `overrides`. Raises ConfigError naming the file or setting at fault."""
+    values: dict[str, str] = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
+        values.update(parse_properties(text, str(path)))
+    values.update(overrides)
+    return make_config(values)
+
+
+def check_topic_settings(settings: Mapping[str, str]) -> None:
+    """Raises ConfigError for the first topic setting whose name or value is wrong."""
+    for name, text in settings.items():
+        parse_value(_known(TOPIC_SETTINGS, name, "topic setting"), text, name)
+
+
+def topic_log_config(base: LogConfig, settings: Mapping[str, str]) -> LogConfig:
+    """The broker's log settings with a topic's own on top. Raises ConfigError."""
+    changes = {}
+    for name, text in settings.items():
+        known = _known(TOPIC_SETTINGS, name, "topic setting")
+        changes[known.attribute] = parse_value(known, text, name)
+    return dataclasses.replace(base, **changes)
+
+
+def value_text(value: Any) -> str:
+    """A value as it is written in a configuration file."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,238 @@
+"""Every error of kbroker, with Kafka's error codes.
+
+    KbrokerError
+    ├── RequestError          the peer asked for something wrong, or at the wrong time; has a Kafka code
+    │   └── RetriableError    the same request may succeed later, unchanged
+    ├── StorageError          the disk's fault: the partition stops acknowledging, the rest goes on
+    ├── ConfigError           a setting has a wrong name or value: says which, and what is allowed
+    ├── StartError            the broker cannot start here: says why and what to do
+    └── ClientError           raised in the client's process only
+        ├── BufferFull        the producer's buffer stayed full for max_block_ms
+        ├── ClientClosed      used after close()
+        ├── ForkedClient      used in a forked child
+        ├── BrokerUnavailable nobody answered at that address
+        └── LogTruncated      records that were read have vanished (power cut, acks=1)
+
+A code says what a client does next, so every RequestError carries one. `error_for(code, message)` makes the right
+class from what came over the wire.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KbrokerError(Exception):
+    """Base of all errors that kbroker raises on purpose. `str(error)` is a sentence fit for a user."""
+
+
+class RequestError(KbrokerError):
+    """The peer's fault, or the wrong moment. `code` is Kafka's error code (int16)."""
+
+    code: ClassVar[int] = 42
+
+    @property
+    def message(self) -> str:
+        """What was wrong and what to do."""
+        return str(self)
+
+
+class RetriableError(RequestError):
+    """Try again, unchanged, after a back-off and fresh metadata."""
+
+
+class StorageError(KbrokerError):
+    """The disk failed or lied. Kafka's KAFKA_STORAGE_ERROR (56): the client retries after fresh metadata."""
+
+    code: ClassVar[int] = 56
+
+
+class ConfigError(KbrokerError):
+    """A setting's name or value is wrong."""
+
+    code: ClassVar[int] = 40
+
+
+class StartError(KbrokerError):
+    """The broker cannot start: folder locked, path too long, port taken …"""
+
+
+class ClientError(KbrokerError):
+    """Raised in the client's own process; never crosses the wire."""
+
+
+class UnknownServerError(RequestError):
+    code = -1
+
+
+class OffsetOutOfRange(RequestError):
+    code = 1
+
+
+class CorruptMessage(RetriableError):
+    code = 2
+
+
+class UnknownTopicOrPartition(RetriableError):
+    code = 3
+
+
+class LeaderNotAvailable(RetriableError):
+    """The partition's worker is not up yet, or still recovering its log."""
+
+    code = 5
+
+
+class NotLeaderOrFollower(RetriableError):
+    code = 6
+
+
+class RequestTimedOut(RetriableError):
+    code = 7
+
+
+class MessageTooLarge(RequestError):
+    code = 10
+
+
+class InvalidTopic(RequestError):
+    code = 17
+
+
+class RecordListTooLarge(RequestError):
+    code = 18
+
+
+class InvalidTimestamp(RequestError):
+    code = 32
+
+
+class UnsupportedVersion(RequestError):
+    code = 35
+
+
+class TopicAlreadyExists(RequestError):
+    code = 36
+
+
+class InvalidPartitions(RequestError):
+    code = 37
+
+
+class InvalidConfig(RequestError):
+    code = 40
+
+
+class InvalidRequest(RequestError):
+    code = 42
+
+
+class UnsupportedForMessageFormat(RequestError):
+    code = 43
+
+
+class OutOfOrderSequence(RequestError):
+    code = 45
+
+
+class DuplicateSequence(RequestError):
+    code = 46
+
+
+class InvalidProducerEpoch(RequestError):
+    code = 47
+
+
+class UnknownProducerId(RequestError):
+    code = 59
+
+
+class KafkaStorageError(RetriableError):
+    """What a client sees of a StorageError."""
+
+    code = 56
+
+
+class FencedLeaderEpoch(RetriableError):
+    code = 74
+
+
+class UnknownLeaderEpoch(RetriableError):
+    code = 75
+
+
+class UnsupportedCompressionType(RequestError):
+    code = 76
+
+
+class InvalidRecord(RequestError):
+    code = 87
+
+
+class ThrottlingQuotaExceeded(RetriableError):
+    """A limit on requests or bytes in flight was reached; wait for answers before asking more."""
+
+    code = 89
+
+
+class UnknownTopicId(RetriableError):
+    code = 100
+
+
+class BufferFull(ClientError):
+    """The producer's buffer stayed full for `max_block_ms`: the broker is slower than the caller, or away."""
+
+
+class ClientClosed(ClientError):
+    """The client was used after close()."""
+
+
+class ForkedClient(ClientError):
+    """The client was made before fork() and used in the child: make a new one there."""
+
+
+class BrokerUnavailable(ClientError):
+    """Nobody answered at the server's address within the time allowed."""
+
+
+class LogTruncated(ClientError):
+    """Records that this consumer had read are gone from the log (KIP-320): a power cut took acks=1 records.
+
+    `partition`, `offset` (where this consumer stood) and `diverging_offset` (the first offset that may differ) tell
+    where to go on: seek there, or to the beginning or end.
+    """
+
+    def __init__(self, partition: object, offset: int, diverging_offset: int) -> None:
+        super().__init__(
+            f"{partition}: the log was truncated to offset {diverging_offset} behind this consumer at {offset} "
+            "(records written with acks=1 were lost in a power cut); seek to go on"
+        )
+        self.partition = partition
+        self.offset = offset
+        self.diverging_offset = diverging_offset
+
+
+def _classes(base: type[RequestError]) -> dict[int, type[RequestError]]:
+    found: dict[int, type[RequestError]] = {}
+    for cls in base.__subclasses__():
+        if "code" in vars(cls):
+            found[cls.code] = cls
+        found.update(_classes(cls))
+    return found
+
+
+_BY_CODE = _classes(RequestError)
+
+
+def error_for(code: int, message: str) -> RequestError:
+    """The error for a Kafka code that came over the wire; an unlisted code gives UnknownServerError naming it."""
+    cls = _BY_CODE.get(code)
+    if cls is None:
+        return UnknownServerError(f"{message} (error code {code})")
+    return cls(message)
+
+
+def code_of(error: BaseException) -> int:
+    """Kafka's code for an error that is about to be answered; -1 for what we did not expect."""
+    code = getattr(error, "code", -1)
+    return code if isinstance(code, int) else -1
