@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgpack
 
@@ -102,7 +102,7 @@ def decode_answer(cls: type[A], header: bytes | memoryview) -> A:
         raise InvalidRequest("the answer has no error code")
     if code:
         raise error_for(code, str(fields.get("message", "")))
-    answer: A = _decoder(cls)(fields, cls.__name__)
+    answer: A = _decoder(cast(Any, cls))(fields, cls.__name__)
     return answer
 
 
