@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from kbroker.catalog.store import ABSENT, Change, Versioned, VersionConflict, Watch
+from kbroker.catalog.store import ABSENT, Change, VersionConflict, Versioned, Watch
 from kbroker.errors import StorageError
 
 FILE_NAME = "catalog.db"
