@@ -133,8 +133,9 @@ class FetchInProgress:
         answer.leader_epoch = partition_log.leader_epoch
         if item.last_epoch >= 0:
             epoch, end_offset = partition_log.epoch_end_offset(item.last_epoch)
-            if epoch != item.last_epoch or end_offset < item.offset:
-                answer.diverging_offset = max(0, min(end_offset, item.offset))
+            # -1: retention has taken that epoch's records, which says nothing about the reader's place.
+            if epoch >= 0 and (epoch != item.last_epoch or end_offset < item.offset):
+                answer.diverging_offset = min(end_offset, item.offset)
                 return None
         piece = partition_log.read(item.offset, max(1, max_bytes))
         return piece if piece.size_bytes else None

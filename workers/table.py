@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kbroker.catalog.rebuild import read_topic_id
 from kbroker.config import topic_log_config
 from kbroker.errors import (
     KafkaStorageError,
@@ -15,6 +16,7 @@ from kbroker.errors import (
     UnknownTopicOrPartition,
 )
 from kbroker.log.log import PartitionLog
+from kbroker.log.names import PARTITION_METADATA
 from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
@@ -116,6 +118,7 @@ class PartitionTable:
             config,
             topic.partitions[index].leader_epoch + 1,
             self._worker.now_ms(),
+            distrust_cache=_distrust_key(name) in self._worker.child.remembered,
         )
         if tasks is not None:
             tasks.begin()
@@ -141,6 +144,7 @@ class PartitionTable:
             opened.abandon()
         else:
             self._failed.pop(name, None)
+            self._worker.child.forget(_distrust_key(name))
             _tell_recovery(name, opened)
             partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
             self.serving[name] = partition
@@ -161,29 +165,23 @@ class PartitionTable:
     # --- leaving ---
 
     def reopen(self, partition: Partition, why: str) -> None:
-        """Take a partition out of service after a failed flush, repair it, and open it anew."""
+        """Take a partition out of service after a failed flush, and open it anew without trusting the page cache.
+
+        The kernel has marked the failed pages clean, so what reads back proves nothing. The supervisor remembers it,
+        should this process die before the partition is sound again.
+        """
         name = partition.name
         if self.serving.pop(name, None) is None:
             return
+        self._worker.child.remember(_distrust_key(name), why)
         self._failed[name] = why
         self._worker.descriptors_forget(name)
         partition.leave(deleted=False, error=KafkaStorageError(f"{name} is out of service: {why}"))
+        partition.control_page.free()
+        partition.log.abandon()
         topic = self._topics.get(name.topic)
-
-        def repaired(_result: object, error: BaseException | None) -> None:
-            partition.control_page.free()
-            if error is not None:
-                log.error("%s could not be repaired: %s", name, error)
-            if topic is not None:
-                self._retry(name, topic.topic_id)
-
-        def repair() -> None:
-            try:
-                partition.log.repair(self._worker.now_ms())
-            finally:
-                partition.log.abandon()
-
-        self._worker.io.submit(repair, repaired)
+        if topic is not None:
+            self._retry(name, topic.topic_id)
 
     def _forget(self, topic_name: str) -> None:
         """Stop serving a topic that is no longer in the catalog; its folders are deleted by `_remove`."""
@@ -209,7 +207,9 @@ class PartitionTable:
 
         def delete() -> None:
             for folder in folders:
-                PartitionLog.delete(folder, removed.topic_id)
+                # A topic of the same name may have been made since: its folder carries another id.
+                if read_topic_id(folder / PARTITION_METADATA) == removed.topic_id:
+                    PartitionLog.purge(PartitionLog.delete(folder))
 
         def deleted(_result: None, error: BaseException | None) -> None:
             if error is None:
@@ -272,6 +272,10 @@ class _Tasks:
 
 def _owned(partition: Partition) -> OwnedPartition:
     return OwnedPartition(partition.topic, partition.partition, partition.log.leader_epoch)
+
+
+def _distrust_key(name: TopicPartition) -> str:
+    return f"flush-failed {name}"
 
 
 def _tell_recovery(name: TopicPartition, opened: PartitionLog) -> None:

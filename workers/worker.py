@@ -271,7 +271,6 @@ class Worker:
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
-            self.child.remember(f"flush-failed {partition.name}", str(partition.log.failed))
             self.table.reopen(partition, str(partition.log.failed))
             return
         self._publish(partition)
