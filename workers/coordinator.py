@@ -202,8 +202,8 @@ class Coordinator:
     def _creation(self, topic: m.NewTopic) -> list[Change]:
         if topic.replication_factor not in (-1, 1):
             raise InvalidReplicationFactor(
-                f"topic {topic.name:.80} asks for {topic.replication_factor} replicas; there is one broker host, so only "
-                "1 is possible"
+                f"topic {topic.name:.80} asks for {topic.replication_factor} replicas; there is one broker host, so "
+                "only 1 is possible"
             )
         partitions = self.config.server.num_partitions if topic.partitions == -1 else topic.partitions
         return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes)

@@ -36,7 +36,8 @@ class SqliteStore:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT_VERSION:
                 raise StartError(
-                    f"the catalog {path} has format {version}; this kbroker knows {FORMAT_VERSION}: use the newer kbroker"
+                    f"the catalog {path} has format {version}; this kbroker knows {FORMAT_VERSION}: use "
+                    "the newer kbroker that wrote it"
                 )
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
