@@ -35,7 +35,7 @@ from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import identity
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import Asked, FrontLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, FrontLink
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
@@ -125,7 +125,7 @@ class Coordinator:
         self.store.close()
         self.members.close()
         if self.front is not None:
-            self.front.close()
+            self.front.close(LAST_WORDS_MS)
         self.context.term()
 
     def _reload(self, config: Config) -> None:
