@@ -66,7 +66,14 @@ class UnknownServerError(RequestError):
 
 
 class OffsetOutOfRange(RequestError):
+    """`earliest` is the log start offset and `next_offset` the log end where known, else -1."""
+
     code = 1
+
+    def __init__(self, message: str, *, earliest: int = -1, next_offset: int = -1) -> None:
+        super().__init__(message)
+        self.earliest = earliest
+        self.next_offset = next_offset
 
 
 class CorruptMessage(RetriableError):
