@@ -47,7 +47,7 @@ class Partition:
         self._waiters: deque[AckWaiter] = deque()
         self._is_flushing = False
         self._published = -1
-        self._failure_is_told = False
+        self._when_left: Callable[[], None] | None = None
 
     @property
     def topic(self) -> str:
@@ -93,7 +93,10 @@ class Partition:
         def done(_result: None, error: BaseException | None) -> None:
             self._is_flushing = False
             self._flushed(flush, error, now_ms())
-            flushed(self)
+            if self._when_left is not None:
+                self._when_left()
+            else:
+                flushed(self)
 
         io.submit(flush.run, done)
 
@@ -153,13 +156,20 @@ class Partition:
 
     # --- the end ---
 
-    def leave(self, deleted: bool, error: KbrokerError) -> None:
-        """No longer served here: everybody who waits is told, and the control page says why."""
+    def leave(self, deleted: bool, error: KbrokerError, then: Callable[[], None]) -> None:
+        """No longer served here: everybody who waits is told, and the control page says why.
+
+        `then` is called when no I/O thread uses the log's files any more: at once, or after the flush that runs.
+        """
         self.fail_waiters(error)
         for waiter in list(self.parked):
             waiter.abandon(error)
         self.parked.clear()
         self.control_page.close_page(DELETED if deleted else CLOSED)
+        self.control_page.free()
+        self._when_left = then
+        if not self._is_flushing:
+            then()
 
 
 def storage_refusal(name: TopicPartition, error: BaseException) -> KafkaStorageError:

@@ -176,12 +176,14 @@ class PartitionTable:
         self._worker.child.remember(_distrust_key(name), why)
         self._failed[name] = why
         self._worker.descriptors_forget(name)
-        partition.leave(deleted=False, error=KafkaStorageError(f"{name} is out of service: {why}"))
-        partition.control_page.free()
-        partition.log.abandon()
         topic = self._topics.get(name.topic)
-        if topic is not None:
-            self._retry(name, topic.topic_id)
+
+        def let_go() -> None:
+            partition.log.abandon()
+            if topic is not None:
+                self._retry(name, topic.topic_id)
+
+        partition.leave(False, KafkaStorageError(f"{name} is out of service: {why}"), let_go)
 
     def _forget(self, topic_name: str) -> None:
         """Stop serving a topic that is no longer in the catalog; its folders are deleted by `_remove`."""
@@ -193,9 +195,7 @@ class PartitionTable:
             partition = self.serving.pop(name, None)
             if partition is not None:
                 self._worker.descriptors_forget(name)
-                partition.leave(deleted=True, error=error)
-                partition.control_page.free()
-                partition.log.abandon()
+                partition.leave(True, error, partition.log.abandon)
 
     def _remove(self, removed: RemovedInfo, tasks: _Tasks) -> None:
         known = self._topics.get(removed.name)
@@ -238,10 +238,12 @@ class PartitionTable:
                 closed()
 
         for partition in partitions:
-            partition.leave(deleted=False, error=NotLeaderOrFollower("the broker is stopping"))
-            self._worker.io.submit(
-                partial(partition.log.close, self._worker.now_ms()), partial(one_closed, partition.name)
+            close = partial(
+                self._worker.io.submit,
+                partial(partition.log.close, self._worker.now_ms()),
+                partial(one_closed, partition.name),
             )
+            partition.leave(False, NotLeaderOrFollower("the broker is stopping"), close)
 
 
 class _Tasks:
@@ -282,7 +284,7 @@ def _tell_recovery(name: TopicPartition, opened: PartitionLog) -> None:
     report = opened.recovery
     for sentence in report.set_aside:
         log.error("%s: %s", name, sentence)
-    if not report.clean:
+    if report.scanned_batches or report.truncated_bytes or report.rebuilt_indexes:
         log.info(
             "%s recovered: %d batches (%d bytes) read, %d bytes of a torn tail cut, %d indexes rebuilt",
             name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -159,11 +160,11 @@ class Worker:
             self.io.close(1)
             self.loop.call_soon(self.loop.stop)
 
-        self._when_flushed(partial(self.table.close_all, closed))
+        self._when_answered(partial(self.table.close_all, closed))
 
-    def _when_flushed(self, then: Any) -> None:
-        if any(partition.is_flushing for partition in self.table.serving.values()):
-            self.loop.call_later(5, partial(self._when_flushed, then))
+    def _when_answered(self, then: Callable[[], None]) -> None:
+        if any(partition.has_waiters for partition in self.table.serving.values()):
+            self.loop.call_later(5, partial(self._when_answered, then))
         else:
             then()
 
