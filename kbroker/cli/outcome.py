@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 import click
@@ -28,6 +29,9 @@ EXIT_CODES = {
     INTERRUPTED: "interrupted (Ctrl-C)",
     BROKEN_PIPE: "whoever read the output has gone",
 }
+
+
+TRACEBACK_VARIABLE = "KBROKER_TRACEBACK"
 
 
 def complain(message: str) -> None:
@@ -74,5 +78,13 @@ def outcome(command: Callable[[], object]) -> int:
         return FAILED
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return FAILED
+    except Exception as error:
+        if TRACEBACK_VARIABLE in os.environ:
+            traceback.print_exc()
+        complain(
+            f"a fault of kbroker's own: {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where; please "
+            "report it)"
+        )
         return FAILED
     return OK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ def _inputs(files: tuple[str, ...]) -> Iterator[Callable[[int], bytes]]:
     for name in files or ("-",):
         if name == "-":
             # What a slow pipe has so far, not a full buffer: a line typed is a line sent.
-            yield sys.stdin.buffer.read1
+            yield os.fdopen(os.dup(0), "rb").read1
         else:
             with open(name, "rb") as file:
                 yield file.read
@@ -68,8 +67,13 @@ def _total_bytes(files: tuple[str, ...]) -> int | None:
 @click.option("-K", "--key-separator", metavar="TEXT", help=r"A line is KEY, this (\t and other escapes), VALUE.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header of every record.")
 @click.option("-p", "--partition", type=click.IntRange(0), help="The partition; else the key's, else any.")
-@click.option("--acks", type=click.Choice(["0", "1", "all"]), default="all", show_default=True)
-@click.option("-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True)
+@click.option(
+    "--acks", type=click.Choice(["0", "1", "all"]), default="all", show_default=True,
+    help="What an acknowledgement promises: nothing; it survives any process's death; it survives power loss.",
+)  # fmt: skip
+@click.option(
+    "-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True, help="How batches travel and lie."
+)  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
 @server_option
 def command(
@@ -94,6 +98,10 @@ def command(
     separator = None if key_separator is None else compile_text(key_separator)
     if separator == b"":
         raise click.UsageError("--key-separator must not be empty")
+    fixed = {
+        "partition": partition,
+        "headers": [(name, os.fsencode(value)) for name, value in assignments(headers, "--header").items()],
+    }
     for name in files:
         if name != "-" and Path(name).is_dir():
             raise click.UsageError(f"{name} is a folder; name files")
@@ -107,10 +115,6 @@ def command(
         compression_type=None if compression == "none" else compression,
         linger_ms=5,
     )
-    fixed = {
-        "partition": partition,
-        "headers": [(name, os.fsencode(value)) for name, value in assignments(headers, "--header").items()],
-    }
     tally = Tally()
     pending: deque[Any] = deque()
     whole = False

@@ -62,4 +62,4 @@ def command(
         return
     from kbroker.cli import broker  # imports all that the processes share: only when one is wanted
 
-    broker.run(config, sources.config)
+    raise click.exceptions.Exit(broker.run(config, sources.config))

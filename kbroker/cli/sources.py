@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kbroker.cli.outcome import TRACEBACK_VARIABLE
 from kbroker.config import SETTINGS, Config, make_config, read_settings
 from kbroker.errors import ConfigError
 from kbroker.wire.endpoints import SERVER_VARIABLE, default_data_dir
 
 CONFIG_VARIABLE = "KBROKER_CONFIG"
 _PREFIX = "KBROKER_"
-_NOT_SETTINGS = frozenset({SERVER_VARIABLE, CONFIG_VARIABLE})
+_NOT_SETTINGS = frozenset({SERVER_VARIABLE, CONFIG_VARIABLE, TRACEBACK_VARIABLE})
 
 
 def variable_for(name: str) -> str:
