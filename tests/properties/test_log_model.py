@@ -1,4 +1,4 @@
-"""The log against a list: any order of appends, reads, flushes, rolls, retention, crashes, power cuts and reopenings."""
+"""The log against a list: appends, reads, flushes, rolls, retention, crashes and power cuts in any order."""
 
 from __future__ import annotations
 
