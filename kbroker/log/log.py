@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 
 from kbroker.config import LogConfig
-from kbroker.errors import InvalidRecord, OffsetOutOfRange, StorageError
+from kbroker.errors import InvalidRecord, InvalidTimestamp, OffsetOutOfRange, StorageError
 from kbroker.log import names, opening, retention, timestamps
 from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.flush import Flush
@@ -22,6 +22,7 @@ from kbroker.log.segment import Segment
 from kbroker.log.slices import LogSlice
 from kbroker.log.storage import DISK, File, Storage
 from kbroker.records.batch import (
+    LOG_APPEND_TIME,
     TRANSACTIONAL,
     BatchFacts,
     check_batches,
@@ -164,10 +165,10 @@ class PartitionLog:
             known = self._check_producers(found)
             if None not in known:
                 return self._duplicate(found, known, now_ms, waits)
-            dropped = next(n for n, base_offset in enumerate(known) if base_offset is None)
+            dropped = known.index(None)
+            if any(base_offset is not None for base_offset in known[dropped:]):
+                raise InvalidRecord(f"{self.partition}: new batches stand before repeated ones")
             if dropped:
-                if None in known[dropped:] and any(base_offset is not None for base_offset in known[dropped:]):
-                    raise InvalidRecord(f"{self.partition}: new batches stand before repeated ones")
                 start = found[dropped].position
                 view = view[start:]
                 found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
@@ -178,6 +179,8 @@ class PartitionLog:
         offset = base_offset = self.next_offset
         epoch = self.leader_epoch
         for facts in found:
+            if facts.attributes & LOG_APPEND_TIME and stamp < 0:
+                raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
             patch_sized(view, facts, offset, epoch)
             offset += facts.record_count
         size_bytes = len(view)

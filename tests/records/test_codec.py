@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 
 import cramjam
@@ -117,10 +118,8 @@ def test_damaged_records_are_refused(data: st.DataObject) -> None:
     batch = builder.build()
     position = data.draw(st.integers(8, len(batch) - 1))
     batch[position] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(RequestError):
         decode_list(batch, check_crc=False, max_bytes=1 << 16)
-    except RequestError:
-        pass
     if not 12 <= position < 16:
         with pytest.raises(RequestError):
             decode_list(batch)
