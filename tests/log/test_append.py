@@ -71,9 +71,7 @@ def test_acks_all_is_hidden_until_synced(open_log: Open) -> None:
     assert log.acknowledged_offset < late.ack_offset
     flush(log)
     assert log.acknowledged_offset == log.high_watermark == 7
-    assert not log.needs_sync
-    assert not log.unsynced
-    assert log.begin_flush() is None
+    assert (log.needs_sync, log.unsynced, log.begin_flush()) == (False, False, None)
 
 
 def test_page_cache_acknowledges_at_once(open_log: Open) -> None:

@@ -89,6 +89,18 @@ class LogModel(RuleBasedStateMachine):
         assert self.log.high_watermark == self.log.next_offset
 
     @rule()
+    def failed_flush(self) -> None:
+        work = self.log.begin_flush()
+        if work is None:
+            return
+        self.log.fail_flush(work, OSError("as if fdatasync failed"))
+        assert self.log.repair(self.now_ms) == 0
+        assert self.log.leader_epoch > self.epoch
+        self.epoch = self.log.leader_epoch
+        self.synced = self.log.next_offset
+        assert self.log.acknowledged_offset == self.log.next_offset
+
+    @rule()
     def roll(self) -> None:
         self.log.roll(self.now_ms)
 
