@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -77,8 +76,6 @@ class _Reader:
         self._deadline.cancel()
         self._readers.pop(self._fd, None)
         self._loop.remove(self._fd)
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
         self._connection.close()
 
     def _ready(self, _events: int) -> None:

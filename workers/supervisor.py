@@ -27,6 +27,7 @@ from kbroker.workers.health import (
     MEMORY_INTERVAL_MS,
     check_heartbeats,
     check_memory,
+    heard_from,
 )
 from kbroker.workers.listeners import inherited_listeners, open_listeners, planned
 from kbroker.workers.logs import start_logging
@@ -165,6 +166,8 @@ class Supervisor:
         self._take_messages(process, process.receive())
 
     def _take_messages(self, process: ChildProcess, messages: list[Message]) -> None:
+        if messages:
+            heard_from(process)
         for message in messages:
             match message:
                 case ["pong", int(number), dict(facts)]:

@@ -32,7 +32,14 @@ class RunningBroker:
         self.write_settings()
         self.lines: list[str] = []
         self._rest = b""
-        command = [sys.executable, str(PROGRAM), str(self.config_file), *(f"{k}={v}" for k, v in mains.items())]
+        wrapper = popen.pop("wrapper", [])
+        command = [
+            *wrapper,
+            sys.executable,
+            str(PROGRAM),
+            str(self.config_file),
+            *(f"{k}={v}" for k, v in mains.items()),
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen)
         self.pid = self.process.pid
 
@@ -51,6 +58,13 @@ class RunningBroker:
                 pytest.fail(f"no line matches {pattern!r}; since then it said:\n{said}")
             if match := re.search(pattern, line):
                 return match
+
+    def expect_all(self, *patterns: str) -> None:
+        """Lines that match each of the patterns, in any order."""
+        left = set(patterns)
+        while left:
+            line = self.expect("|".join(left)).string
+            left = {pattern for pattern in left if not re.search(pattern, line)}
 
     def _next_line(self, deadline: float) -> str | None:
         assert self.process.stdout is not None
@@ -117,7 +131,7 @@ def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
     brokers: list[RunningBroker] = []
 
     def start(settings: dict[str, str] | None = None, **mains: Any) -> RunningBroker:
-        popen = {name: mains.pop(name) for name in ("env", "pass_fds", "preexec_fn") if name in mains}
+        popen = {name: mains.pop(name) for name in ("env", "pass_fds", "wrapper") if name in mains}
         broker = RunningBroker(tmp_path, settings or {}, mains, **popen)
         brokers.append(broker)
         return broker
@@ -131,5 +145,3 @@ def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
 def _no_systemd_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "RUNTIME_DIRECTORY", "JOURNAL_STREAM"):
         monkeypatch.delenv(name, raising=False)
-
-
