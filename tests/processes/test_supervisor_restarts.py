@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
+import time
 
 from .conftest import DEADLINE_S, StartBroker
 
@@ -120,6 +122,34 @@ def test_no_descriptor_leaks_over_200_restarts(start_broker: StartBroker) -> Non
     broker.status()
     assert len(os.listdir(descriptors)) == before
     assert len(os.listdir(f"/proc/{pid}/fd")) == len(of_child)
+
+
+def test_out_of_descriptors_is_said_and_tried_again(start_broker: StartBroker) -> None:
+    broker = start_broker().ready()
+    before = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
+    pid = broker.child("worker-0")["pid"]
+    resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    os.kill(pid, signal.SIGKILL)
+    broker.expect(r"cannot fork worker 0: Too many open files; next attempt in \d+ ms")
+    broker.expect(r"cannot fork worker 0: Too many open files; next attempt in \d+ ms")
+    resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, before)
+    broker.expect(r"worker 0 .* serves again")
+
+
+def test_a_supervisor_that_was_stopped_blames_nobody(start_broker: StartBroker) -> None:
+    broker = start_broker(settings={"process.heartbeat.timeout.ms": "500"}).ready()
+    everyone = [broker.pid, *(p["pid"] for p in broker.status()["processes"])]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    # As after a suspended terminal or host: longer than any answer may take.
+    time.sleep(2)
+    for pid in everyone:
+        os.kill(pid, signal.SIGCONT)
+    restarted = [p for p in broker.status()["processes"] if p["restarts"]]
+    broker.signal(signal.SIGTERM)
+    assert broker.wait() == 0
+    assert not restarted
+    assert not [line for line in broker.lines if "hung" in line]
 
 
 def test_children_hold_no_lock_of_a_folder_and_no_socket_of_another(start_broker: StartBroker) -> None:
