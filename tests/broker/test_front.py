@@ -39,6 +39,11 @@ def shake_hands(connection: socket.socket) -> None:
         received += connection.recv(4096)
 
 
+def pour(connection: socket.socket, frame: bytes, count: int) -> None:
+    for _ in range(count):
+        connection.sendall(frame)
+
+
 def refusal(client: RawClient, request_id: bytes) -> None:
     codec.decode_answer(m.HelloAnswer, client.take(request_id)[0])
 
@@ -105,6 +110,7 @@ def test_a_frame_over_the_limit_ends_that_connection_only(broker: Broker, client
             monitor.recv_multipart()
         finally:
             bad.socket.disable_monitor()
+            monitor.close()
     assert client.produce(topic, batch(1)).base_offset == 0
 
 
@@ -197,8 +203,7 @@ def test_an_endless_message_ends_the_front_not_the_broker(topic: str) -> None:
             shake_hands(endless)
             frame = bytes([MORE | LONG]) + struct.pack(">Q", 1 << 20) + bytes(1 << 20)
             with pytest.raises(ConnectionError):
-                for _ in range(4096):  # 4 GiB, all of them parts of one message
-                    endless.sendall(frame)
+                pour(endless, frame, 4096)  # 4 GiB, all of them parts of one message
         broker.wait_until(lambda: broker.processes()["front"]["restarts"] == 1 and broker.is_ready("front"))
         assert "front.memory.max.bytes" in broker.log_text()
         assert client.produce(topic, batch(5)).base_offset == 5
