@@ -1,0 +1,92 @@
+"""Where each socket of a broker lies. One place knows the names.
+
+In the runtime folder: `front.ipc` (the door for native clients), `backend.ipc` (workers and coordinator dial in to the
+front), `control.ipc` (front and workers dial in to the coordinator), and for each worker `worker-N.ipc` (its own door
+for clients on this host) and `worker-N.shm` (descriptors for shared-memory readers); `supervisor.sock` tells the
+status.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kbroker.errors import BrokerUnavailable, StartError
+
+UNIX_PATH_BYTES_MAX = 107
+"""sun_path holds 108 bytes, the last a zero."""
+
+SERVER_VARIABLE = "KBROKER_SERVER"
+NATIVE_PORT = 7092
+
+FRONT = "front.ipc"
+BACKEND = "backend.ipc"
+CONTROL = "control.ipc"
+SUPERVISOR = "supervisor.sock"
+_LONGEST = "supervisor.sock"
+
+
+def worker_ipc(worker_index: int) -> str:
+    """File name of a worker's own ZeroMQ socket."""
+    return f"worker-{worker_index}.ipc"
+
+
+def worker_shm(worker_index: int) -> str:
+    """File name of a worker's descriptor socket."""
+    return f"worker-{worker_index}.shm"
+
+
+def ipc(folder: Path, name: str) -> str:
+    """ZeroMQ endpoint of a socket in the runtime folder."""
+    return f"ipc://{folder / name}"
+
+
+def check_runtime_path(folder: Path) -> None:
+    """Raises StartError when the folder's path is too long for a unix socket in it."""
+    longest = len(os.fsencode(folder / _LONGEST))
+    if longest > UNIX_PATH_BYTES_MAX:
+        raise StartError(
+            f"the runtime folder's path is too long for a unix socket: {folder} makes paths of {longest} bytes, at "
+            f"most {UNIX_PATH_BYTES_MAX} are possible; set runtime.dir (--runtime-dir) to a shorter one"
+        )
+
+
+def default_data_dir() -> Path:
+    """Where `kbroker serve` puts its data when not told: /var/lib/kbroker for root, else in the home folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/kbroker")
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "kbroker"
+
+
+def resolve_server(server: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The ZeroMQ endpoint that a client's `server` means.
+
+    `tcp://HOST:PORT`, `HOST:PORT`, `ipc://PATH`, the path of a front's socket, or of the folder it lies in. None: what
+    KBROKER_SERVER says, else the first broker found in the usual places. Raises BrokerUnavailable when there is none.
+    """
+    server = server or environment.get(SERVER_VARIABLE)
+    if not server:
+        usual = [Path("/run/kbroker"), Path("/var/lib/kbroker/run"), default_data_dir() / "run"]
+        for folder in usual:
+            if (folder / FRONT).exists():
+                return ipc(folder, FRONT)
+        raise BrokerUnavailable(
+            f"no broker found in {', '.join(str(f) for f in usual)}: start one with `kbroker serve`, or name it by "
+            f"server=… or {SERVER_VARIABLE}=…"
+        )
+    if server.startswith(("tcp://", "ipc://")):
+        return server
+    if server.startswith(("/", ".", "~")):
+        path = Path(server).expanduser().absolute()
+        for socket in (path / FRONT, path / "run" / FRONT):
+            if socket.exists():
+                return f"ipc://{socket}"
+        return f"ipc://{path}"
+    host, colon, port = server.rpartition(":")
+    if not colon:
+        return f"tcp://{server}:{NATIVE_PORT}"
+    if not port.isdigit():
+        raise BrokerUnavailable(f"server={server!r} is not HOST:PORT, tcp://HOST:PORT, ipc://PATH or a folder")
+    return f"tcp://{host}:{port}"

@@ -1,0 +1,181 @@
+"""The event loop that every kbroker process runs: one thread, one epoll, callbacks.
+
+A raw epoll loop costs less than asyncio on this path and lets us call os.sendfile. What may block is given to
+`workers/io_threads.py`; its answers come back through `call_soon_threadsafe`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import zmq
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+
+
+class Timer:
+    """A call that is due at `when_ms` on the loop's clock; `cancel()` forgets it."""
+
+    __slots__ = ("callback", "when_ms")
+
+    def __init__(self, when_ms: int, callback: Callable[[], None]) -> None:
+        self.when_ms = when_ms
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """The call will not be made. Harmless when it was made already."""
+        self.callback = None
+
+
+class Drained(Protocol):
+    """A ZeroMQ socket on the loop. `drain` receives what is there, at most a turn's worth, and never blocks."""
+
+    socket: zmq.Socket[bytes]
+
+    def drain(self) -> None: ...
+
+
+def descriptor_of(socket: zmq.Socket[bytes]) -> int:
+    """The descriptor that tells, edge-triggered, when to look at EVENTS."""
+    return int(socket.getsockopt(zmq.FD))
+
+
+def receivable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message waits. False for a closed socket."""
+    return not socket.closed and bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+
+class Loop:
+    """Runs callbacks when descriptors are ready or time has come, until `stop()`."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._timer_count = 0
+        self._soon: deque[Callable[[], None]] = deque()
+        self._turn_ends: list[Callable[[], None]] = []
+        self._ports: list[Drained] = []
+        self._running = False
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.add(self._wake_fd, READ, self._on_wake)
+
+    @staticmethod
+    def now_ms() -> int:
+        """The loop's clock: monotonic milliseconds."""
+        return time.monotonic_ns() // 1_000_000
+
+    def add(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(events)` whenever one of `events` (READ, WRITE), or a hang-up, is seen on `fd`."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, events)
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other events on a descriptor that was added."""
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget a descriptor; call it before closing the descriptor."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def add_port(self, port: Drained) -> None:
+        """Serve a ZeroMQ socket. Its descriptor is edge-triggered, so EVENTS is looked at after every turn as well."""
+        self._ports.append(port)
+        self.add(descriptor_of(port.socket), READ, lambda _events: None)
+
+    def remove_port(self, port: Drained) -> None:
+        """Stop serving a ZeroMQ socket; call it before closing the socket."""
+        self._ports.remove(port)
+        self.remove(descriptor_of(port.socket))
+
+    def at_turn_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at the end of every turn, after all that was ready was served."""
+        self._turn_ends.append(callback)
+
+    def call_at(self, when_ms: int, callback: Callable[[], None]) -> Timer:
+        """Call `callback` once, at `when_ms` on this loop's clock."""
+        timer = Timer(when_ms, callback)
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when_ms, self._timer_count, timer))
+        return timer
+
+    def call_later(self, delay_ms: int, callback: Callable[[], None]) -> Timer:
+        """Call `callback` once, `delay_ms` from now."""
+        return self.call_at(self.now_ms() + delay_ms, callback)
+
+    def call_every(self, interval_ms: int, callback: Callable[[], None]) -> None:
+        """Call `callback` every `interval_ms`, until the loop stops."""
+
+        def again() -> None:
+            self.call_later(interval_ms, again)
+            callback()
+
+        self.call_later(interval_ms, again)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` on the next turn. For this thread only."""
+        self._soon.append(callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """As call_soon, from any thread: also wakes the loop."""
+        self._soon.append(callback)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def stop(self) -> None:
+        """`run` returns after this turn."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until `stop()`."""
+        self._running = True
+        while self._running:
+            self.turn()
+
+    def turn(self, timeout_ms: int | None = None) -> None:
+        """Wait for something to do, at most `timeout_ms` (None: as long as it takes), and do it."""
+        for fd, events in self._epoll.poll(self._wait_s(timeout_ms)):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+        if self._timers:
+            self._run_timers()
+        for port in tuple(self._ports):
+            if receivable(port.socket):
+                port.drain()
+        for callback_at_end in self._turn_ends:
+            callback_at_end()
+
+    def close(self) -> None:
+        """Free the loop's own descriptors."""
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    def _wait_s(self, timeout_ms: int | None) -> float:
+        if self._soon or any(receivable(port.socket) for port in self._ports):
+            return 0
+        if self._timers:
+            due_ms = max(0, self._timers[0][0] - self.now_ms())
+            timeout_ms = due_ms if timeout_ms is None else min(due_ms, timeout_ms)
+        return -1 if timeout_ms is None else timeout_ms / 1000
+
+    def _run_timers(self) -> None:
+        now_ms = self.now_ms()
+        while self._timers and self._timers[0][0] <= now_ms:
+            timer = heapq.heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()
+
+    def _on_wake(self, _events: int) -> None:
+        os.eventfd_read(self._wake_fd)
