@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,7 +18,7 @@ from typing import NamedTuple, Protocol
 import zmq
 
 from kbroker.config import NativeConfig
-from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge
+from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge, ThrottlingQuotaExceeded
 from kbroker.wire import codec
 
 log = logging.getLogger(__name__)
@@ -109,10 +110,17 @@ class _Socket:
             fault = MessageTooLarge(
                 f"a header of {len(frames[2])} bytes is larger than native.header.bytes.max={self._header_bytes_max}"
             )
+        else:
+            fault = self._admit(client)
         if fault is not None:
             send_frames(self.socket, [client, request_id, codec.encode_error(fault)])
             return None
         return Asked(self, client, request_id, frames[2].bytes, frames[3:])
+
+    def _admit(self, client: bytes) -> KbrokerError | None:
+        """Count a request that will be answered; the error says why it will not be taken."""
+        del client
+        return None
 
     def send(self, frames: list[bytes | memoryview | zmq.Frame]) -> None:
         """Send an answer; it is dropped when the socket was closed or the peer does not take it."""
@@ -139,6 +147,33 @@ class ClientDoor(_Socket):
         socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
         super().__init__(socket, serve, limits.frames_max, limits.header_bytes_max)
+        self._limits = limits
+        self._unanswered: Counter[bytes] = Counter()
+
+    def _admit(self, client: bytes) -> KbrokerError | None:
+        limits = self._limits
+        unanswered = self._unanswered[client]
+        if unanswered >= limits.requests_in_flight_max:
+            return ThrottlingQuotaExceeded(
+                f"{unanswered} requests without an answer are native.requests.in.flight.max: wait for answers"
+            )
+        if not unanswered and len(self._unanswered) > limits.clients_max:
+            del self._unanswered[client]
+            return ThrottlingQuotaExceeded(
+                f"more than native.clients.max={limits.clients_max} clients wait for answers"
+            )
+        self._unanswered[client] = unanswered + 1
+        return None
+
+    def send(self, frames: list[bytes | memoryview | zmq.Frame]) -> None:
+        """Answer one request of a client; the answer is dropped when the client is gone or does not take it."""
+        client = bytes(frames[0])
+        unanswered = self._unanswered[client] - 1
+        if unanswered > 0:
+            self._unanswered[client] = unanswered
+        else:
+            del self._unanswered[client]
+        super().send(frames)
 
     def bind_ipc(self, path: Path) -> None:
         """Listen on a unix socket of mode 0660. The runtime folder's lock says that nobody else uses the path."""

@@ -74,7 +74,6 @@ class Front:
         self.owners: dict[tuple[str, int], int] = {}
         self.topics: dict[str, int] = {}
         self.on_the_way: dict[tuple[bytes, bytes], OnTheWay] = {}
-        self.per_client: Counter[bytes] = Counter()
         self.bytes_to: Counter[str] = Counter()
         self.has_catalog = False
 
@@ -146,15 +145,8 @@ class Front:
         if peer is None:
             raise LeaderNotAvailable(f"{target} is not running")
         key = (asked.client, asked.request_id)
-        limits = self.config.native
         if key in self.on_the_way:
             raise InvalidRequest(f"request id {asked.request_id.hex()} is in use by a request not answered yet")
-        if asked.client not in self.per_client and len(self.per_client) >= limits.clients_max:
-            raise ThrottlingQuotaExceeded(f"more than native.clients.max={limits.clients_max} clients wait for answers")
-        if self.per_client[asked.client] >= limits.requests_in_flight_max:
-            raise ThrottlingQuotaExceeded(
-                f"more than native.requests.in.flight.max={limits.requests_in_flight_max} requests without an answer"
-            )
         size = len(asked.header) + sum(len(frame) for frame in asked.payload)
         if self.bytes_to[target] and self.bytes_to[target] + size > BYTES_ON_THE_WAY_MAX:
             raise ThrottlingQuotaExceeded(f"{target} has {self.bytes_to[target]} bytes waiting; try again")
@@ -165,16 +157,11 @@ class Front:
             raise LeaderNotAvailable(f"{target} is starting; try again")
         # The payload is ZeroMQ's now; keeping its frames here would keep the memory.
         self.on_the_way[key] = OnTheWay(asked._replace(payload=[]), target, peer.incarnation, size)
-        self.per_client[asked.client] += 1
         self.bytes_to[target] += size
 
     def _forget(self, key: tuple[bytes, bytes]) -> OnTheWay | None:
         passing = self.on_the_way.pop(key, None)
         if passing is not None:
-            client = key[0]
-            self.per_client[client] -= 1
-            if not self.per_client[client]:
-                del self.per_client[client]
             self.bytes_to[passing.target] -= passing.size_bytes
         return passing
 

@@ -25,7 +25,7 @@ def topics_on_disk(data_dir: Path, node: int) -> tuple[list[TopicRecord], list[s
         metadata = folder / "partition.metadata"
         if match is None or not metadata.is_file():
             continue
-        topic_id = _read_topic_id(metadata)
+        topic_id = read_topic_id(metadata)
         if topic_id is None:
             problems.append(f"{metadata} names no topic id; the folder is left alone")
             continue
@@ -41,7 +41,8 @@ def topics_on_disk(data_dir: Path, node: int) -> tuple[list[TopicRecord], list[s
     return topics, problems
 
 
-def _read_topic_id(path: Path) -> bytes | None:
+def read_topic_id(path: Path) -> bytes | None:
+    """The 16 bytes of the topic id in a `partition.metadata` file; None when it is missing or cannot be understood."""
     try:
         match = _TOPIC_ID.search(path.read_text(encoding="ascii"))
         topic_id = base64.urlsafe_b64decode(match[1] + "==") if match else b""
