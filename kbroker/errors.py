@@ -132,6 +132,10 @@ class InvalidPartitions(RequestError):
     code = 37
 
 
+class InvalidReplicationFactor(RequestError):
+    code = 38
+
+
 class InvalidConfig(RequestError):
     code = 40
 

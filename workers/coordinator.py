@@ -22,13 +22,20 @@ from kbroker.catalog.rebuild import topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change
 from kbroker.config import TOPIC_SETTINGS, Config, Known, allowed, topic_log_config, value_text
-from kbroker.errors import InvalidRequest, KbrokerError, RequestTimedOut, UnknownTopicOrPartition, code_of
+from kbroker.errors import (
+    InvalidReplicationFactor,
+    InvalidRequest,
+    KbrokerError,
+    RequestTimedOut,
+    UnknownTopicOrPartition,
+    code_of,
+)
 from kbroker.types import worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import identity
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import Asked, FrontLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, FrontLink
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
@@ -118,7 +125,7 @@ class Coordinator:
         self.store.close()
         self.members.close()
         if self.front is not None:
-            self.front.close()
+            self.front.close(LAST_WORDS_MS)
         self.context.term()
 
     def _reload(self, config: Config) -> None:
@@ -193,6 +200,11 @@ class Coordinator:
         self._change_each(names, [partial(self._creation, topic) for topic in topics], timeout_ms, answer)
 
     def _creation(self, topic: m.NewTopic) -> list[Change]:
+        if topic.replication_factor not in (-1, 1):
+            raise InvalidReplicationFactor(
+                f"topic {topic.name:.80} asks for {topic.replication_factor} replicas; there is one broker host, so "
+                "only 1 is possible"
+            )
         partitions = self.config.server.num_partitions if topic.partitions == -1 else topic.partitions
         return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes)
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import zmq
@@ -22,6 +20,9 @@ from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge, Thrott
 from kbroker.wire import codec
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_MS = 500
+"""How long a process that ends in good order lets ZeroMQ send its last answers."""
 
 TURN_MESSAGES = 64
 """At most so many messages are taken from one socket before the loop looks at the others."""
@@ -46,7 +47,7 @@ class Asked(NamedTuple):
 
     def answer(self, header: bytes, payload: Payload = ()) -> None:
         """Send the answer. A client that is gone, or lets its answers pile up, does not get it."""
-        self.door.send([self.client, self.request_id, header, *payload])
+        self.door.send(self.client, [self.request_id, header, *payload])
 
     def refuse(self, error: BaseException) -> None:
         """Answer with an error."""
@@ -59,7 +60,7 @@ Serve = Callable[[Asked], None]
 class Door(Protocol):
     """Where a request came from."""
 
-    def send(self, frames: list[bytes | memoryview | zmq.Frame]) -> None: ...
+    def send(self, client: bytes, frames: Payload) -> None: ...
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: Payload) -> bool:
@@ -122,14 +123,14 @@ class _Socket:
         del client
         return None
 
-    def send(self, frames: list[bytes | memoryview | zmq.Frame]) -> None:
+    def send(self, client: bytes, frames: Payload) -> None:
         """Send an answer; it is dropped when the socket was closed or the peer does not take it."""
-        if not self.socket.closed and not send_frames(self.socket, frames):
+        if not self.socket.closed and not send_frames(self.socket, [client, *frames]):
             log.debug("an answer of %d frames was dropped: its client is gone or does not read", len(frames))
 
-    def close(self) -> None:
-        """Close the socket; what was not sent yet is dropped."""
-        self.socket.close(linger=0)
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what is not sent within `linger_ms` is dropped."""
+        self.socket.close(linger=linger_ms)
 
 
 class ClientDoor(_Socket):
@@ -165,27 +166,14 @@ class ClientDoor(_Socket):
         self._unanswered[client] = unanswered + 1
         return None
 
-    def send(self, frames: list[bytes | memoryview | zmq.Frame]) -> None:
+    def send(self, client: bytes, frames: Payload) -> None:
         """Answer one request of a client; the answer is dropped when the client is gone or does not take it."""
-        client = bytes(frames[0])
         unanswered = self._unanswered[client] - 1
         if unanswered > 0:
             self._unanswered[client] = unanswered
         else:
             del self._unanswered[client]
-        super().send(frames)
-
-    def bind_ipc(self, path: Path) -> None:
-        """Listen on a unix socket of mode 0660. The runtime folder's lock says that nobody else uses the path."""
-        self.socket.bind(f"ipc://{path}")
-        os.chmod(path, 0o660)
-
-    def bind_tcp(self, endpoint: str, descriptor: int) -> None:
-        """Listen on a tcp socket that the supervisor has bound, so that it outlives this process."""
-        self.socket.setsockopt(zmq.USE_FD, descriptor)
-        self.socket.setsockopt(zmq.IPV6, 1)
-        self.socket.bind(endpoint)
-        self.socket.setsockopt(zmq.USE_FD, -1)
+        super().send(client, frames)
 
 
 class FrontLink(_Socket):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity
 from kbroker.wire.messages import Hello, HelloAnswer
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import COORDINATOR, ControlLink
-from kbroker.workers.doors import TURN_MESSAGES, Asked, ClientDoor, send_frames
+from kbroker.workers.doors import LAST_WORDS_MS, TURN_MESSAGES, Asked, ClientDoor, send_frames
 from kbroker.workers.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -79,12 +78,12 @@ class Front:
 
         limits = self.config.native
         self.door = ClientDoor(self.context, self._serve, limits)
-        runtime = self.config.runtime_dir
-        self.door.bind_ipc(runtime / endpoints.FRONT)
-        if limits.tcp_listen and "native" in child.listeners:
-            listener = child.listeners["native"]
+        child.bind(self.door.socket, endpoints.ipc(self.config.runtime_dir, endpoints.FRONT))
+        listener = child.listeners.get("native")
+        if listener is not None:
             host, port = listener.getsockname()[:2]
-            self.door.bind_tcp(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}", listener.fileno())
+            child.bind(self.door.socket, f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}", "native")
+        self.is_draining = False
         self.backend = Backend(self._bind_backend(), self._pass_on)
         self.control = ControlLink(
             self.context, child, self.loop, Join(child.incarnation, child.name), self._update_catalog
@@ -97,24 +96,30 @@ class Front:
         # Bounded here by BYTES_ON_THE_WAY_MAX and the requests in flight of each client, so not by ZeroMQ as well.
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
-        path = self.config.runtime_dir / endpoints.BACKEND
-        socket.bind(f"ipc://{path}")
-        os.chmod(path, 0o660)
+        self.child.bind(socket, endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND))
         return socket
 
     def run(self) -> None:
         """Serve until told to end."""
         self.child.attach(self.loop)
         self.child.on_peers = self._follow_peers
-        self.child.on_drain = self.loop.stop
+        self.child.on_drain = self._drain
         self.loop.add_port(self.door)
         self.loop.add_port(self.backend)
         self._follow_peers()
         self.loop.run()
-        self.door.close()
+        self.door.close(LAST_WORDS_MS)
         self.backend.socket.close(linger=0)
         self.control.close()
         self.context.term()
+
+    def _drain(self) -> None:
+        """Take nothing new; end when what is under way is answered."""
+        self.is_draining = True
+        if self.on_the_way:
+            self.loop.call_later(5, self._drain)
+        else:
+            self.loop.stop()
 
     # --- requests ---
 
@@ -125,6 +130,8 @@ class Front:
                 codec.decode_request(fields)
                 asked.answer(codec.encode_answer(hello_answer(self.child, node=-1)))
                 return
+            if self.is_draining:
+                raise NotLeaderOrFollower("the broker is stopping")
             self._hand_over(asked, self._target(fields))
         except KbrokerError as error:
             asked.refuse(error)
@@ -176,7 +183,7 @@ class Front:
         if passing is None or sender != identity(passing.target, passing.incarnation):
             return
         self._forget((client, request_id))
-        passing.asked.door.send([client, request_id, *frames[3:]])
+        passing.asked.door.send(client, frames[2:])
 
     # --- what the others tell ---
 

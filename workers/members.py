@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -78,9 +77,7 @@ class Members:
 
     def listen(self) -> None:
         """Let the other processes dial in."""
-        path = self._child.config.runtime_dir / endpoints.CONTROL
-        self._port.socket.bind(f"ipc://{path}")
-        os.chmod(path, 0o660)
+        self._child.bind(self._port.socket, endpoints.ipc(self._child.config.runtime_dir, endpoints.CONTROL))
         self._loop.add_port(self._port)
 
     def close(self) -> None:

@@ -284,7 +284,7 @@ def _tell_recovery(name: TopicPartition, opened: PartitionLog) -> None:
     report = opened.recovery
     for sentence in report.set_aside:
         log.error("%s: %s", name, sentence)
-    if not report.clean:
+    if report.scanned_batches or report.truncated_bytes or report.rebuilt_indexes:
         log.info(
             "%s recovered: %d batches (%d bytes) read, %d bytes of a torn tail cut, %d indexes rebuilt",
             name,

@@ -32,7 +32,7 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join, identity
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.doors import Asked, ClientDoor, FrontLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor, FrontLink
 from kbroker.workers.fetching import Credits, FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.io_threads import IoThreads
@@ -67,7 +67,7 @@ class Worker:
 
         runtime = self.config.runtime_dir
         self.door = ClientDoor(self.context, self._serve, self.config.native)
-        self.door.bind_ipc(runtime / endpoints.worker_ipc(child.worker_index))
+        child.bind(self.door.socket, endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)))
         self.front: FrontLink | None = None
         self._front_incarnation = 0
         shm_path = ""
@@ -114,9 +114,9 @@ class Worker:
         self._flush_later()
         self._follow_peers()
         self.loop.run()
-        self.door.close()
+        self.door.close(LAST_WORDS_MS)
         if self.front is not None:
-            self.front.close()
+            self.front.close(LAST_WORDS_MS)
         self.control.close()
         self.context.term()
 

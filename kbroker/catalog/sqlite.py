@@ -8,9 +8,10 @@ import sqlite3
 from pathlib import Path
 
 from kbroker.catalog.store import ABSENT, Change, VersionConflict, Versioned, Watch
-from kbroker.errors import StorageError
+from kbroker.errors import StartError, StorageError
 
-FILE_NAME = "catalog.db"
+FILE_NAME = "meta.db"
+FORMAT_VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, version INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
@@ -19,7 +20,8 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, next INTEGER NOT NUL
 
 
 class SqliteStore:
-    """A store for one process. Raises StorageError when the file cannot be read or written."""
+    """A store for one process. Raises StorageError when the file cannot be read or written, StartError when it was
+    written by a newer kbroker."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,12 +33,22 @@ class SqliteStore:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > FORMAT_VERSION:
+                raise StartError(
+                    f"the catalog {path} has format {version}; this kbroker knows {FORMAT_VERSION}: use "
+                    "the newer kbroker that wrote it"
+                )
             self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
             damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
                 raise sqlite3.DatabaseError(damage)
         except sqlite3.Error as error:
             raise StorageError(f"the catalog {path} cannot be used: {error}") from None
+        except StartError:
+            self._db.close()
+            raise
         os.chmod(path, 0o640)
         if is_new:
             _fsync_folder(path.parent)

@@ -19,6 +19,7 @@ from kbroker.errors import (
     InvalidPartitions,
     InvalidTopic,
     KbrokerError,
+    StartError,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
 )
@@ -135,7 +136,7 @@ def test_another_number_of_workers_moves_as_few_partitions_as_it_takes(
 
 
 def test_sqlite_keeps_what_was_committed(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "catalog.db")
+    store = SqliteStore(tmp_path / "meta.db")
     found = catalog()
     for name in ("a", "b"):
         changes = found.create(name, 2, {}, name.encode() * 16)
@@ -146,14 +147,14 @@ def test_sqlite_keeps_what_was_committed(tmp_path: Path) -> None:
     found.apply(changes)
     store.close()
     again = catalog()
-    again.load(SqliteStore(tmp_path / "catalog.db").entries(""))
+    again.load(SqliteStore(tmp_path / "meta.db").entries(""))
     assert again.topics == found.topics
     assert again.removed == found.removed
     again.apply(again.grow("b", 3))
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "catalog.db")
+    store = SqliteStore(tmp_path / "meta.db")
     seen: list[Change] = []
     store.watch("x/", seen.extend)
     store.commit([Change("x/1", ABSENT, b"one")])
@@ -164,10 +165,10 @@ def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
 
 
 def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "catalog.db")
+    store = SqliteStore(tmp_path / "meta.db")
     assert store.allocate("ids", 10) == 0
     store.close()
-    store = SqliteStore(tmp_path / "catalog.db")
+    store = SqliteStore(tmp_path / "meta.db")
     assert store.allocate("ids", 10) == 10
     store.raise_counter("ids", 500)
     store.raise_counter("ids", 100)
@@ -176,11 +177,19 @@ def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 4080])
 def test_a_damaged_store_is_set_aside_and_the_topics_are_found_again(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / "catalog.db").write_bytes(damage)
+    (tmp_path / "meta.db").write_bytes(damage)
     store, aside = open_store(tmp_path, 123)
-    assert aside == tmp_path / "catalog.db.corrupt-123"
+    assert aside == tmp_path / "meta.db.corrupt-123"
     assert aside.read_bytes() == damage
     assert store.entries("") == {}
+
+
+def test_a_store_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "meta.db")
+    db.execute("PRAGMA user_version=2")
+    db.close()
+    with pytest.raises(StartError, match="has format 2; this kbroker knows 1"):
+        open_store(tmp_path, 0)
 
 
 def test_topics_are_found_by_their_folders(tmp_path: Path) -> None:
@@ -197,7 +206,7 @@ def test_topics_are_found_by_their_folders(tmp_path: Path) -> None:
 
 
 def test_sqlite_says_what_is_wrong_with_the_file(tmp_path: Path) -> None:
-    (tmp_path / "catalog.db").mkdir()
-    with pytest.raises(KbrokerError, match=r"catalog\.db cannot be used"):
-        SqliteStore(tmp_path / "catalog.db")
+    (tmp_path / "meta.db").mkdir()
+    with pytest.raises(KbrokerError, match=r"meta\.db cannot be used"):
+        SqliteStore(tmp_path / "meta.db")
     assert sqlite3.sqlite_version_info >= (3, 35)

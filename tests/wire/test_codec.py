@@ -19,7 +19,7 @@ REQUESTS: list[Any] = [
     m.Hello("me", "test 1"),
     m.Metadata(["a", "b"], True),
     m.Metadata(None),
-    m.CreateTopics([m.NewTopic("t", 3, {"retention.ms": "5"})]),
+    m.CreateTopics([m.NewTopic("t", 3, 1, {"retention.ms": "5"})]),
     m.DeleteTopics(["t"]),
     m.CreatePartitions("t", 9),
     m.DescribeSettings(),
