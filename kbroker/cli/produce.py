@@ -13,7 +13,7 @@ import click
 
 from kbroker.cli.format import compile_text
 from kbroker.cli.lines import split_key, split_lines
-from kbroker.cli.options import assignments, server_option
+from kbroker.cli.options import CONNECT_TIMEOUT_MS, assignments, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.progress import progress
 from kbroker.errors import KbrokerError
@@ -113,7 +113,7 @@ def command(
         server=server,
         acks="all" if acks == "all" else int(acks),
         compression_type=None if compression == "none" else compression,
-        linger_ms=5,
+        api_timeout_ms=CONNECT_TIMEOUT_MS,
     )
     tally = Tally()
     pending: deque[Any] = deque()

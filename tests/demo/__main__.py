@@ -65,7 +65,7 @@ def run() -> None:
         recovery = Recovery(pid, owned)
         with Readers(broker.server, TOPIC, PARTITIONS, broker.environment) as readers:
             print(f"demo: {text.total_bytes >> 20} MiB of text go in; worker {KILLED_WORKER} dies half-way")
-            writer = Writer(broker.server, TOPIC, recovery)
+            writer = Writer(broker.server, TOPIC, PARTITIONS, recovery)
             with writer.producer, progress("writing", text.total_bytes) as advance:
                 writer.run(text, text.total_bytes // 2, advance)
             read_meanwhile = readers.records
