@@ -9,9 +9,6 @@ from typing import Any, TypeVar
 
 import click
 
-CONNECT_TIMEOUT_MS = 1_800
-"""A command that finds no broker says so within two seconds."""
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

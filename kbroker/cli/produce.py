@@ -13,9 +13,10 @@ import click
 
 from kbroker.cli.format import compile_text
 from kbroker.cli.lines import split_key, split_lines
-from kbroker.cli.options import CONNECT_TIMEOUT_MS, assignments, server_option
+from kbroker.cli.options import assignments, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.progress import progress
+from kbroker.cli.reach import reach
 from kbroker.errors import KbrokerError
 
 if TYPE_CHECKING:
@@ -110,10 +111,9 @@ def command(
     from kbroker import Producer
 
     producer = Producer(
-        server=server,
+        server=reach(server),
         acks="all" if acks == "all" else int(acks),
         compression_type=None if compression == "none" else compression,
-        api_timeout_ms=CONNECT_TIMEOUT_MS,
     )
     tally = Tally()
     pending: deque[Any] = deque()
