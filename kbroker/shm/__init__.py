@@ -6,6 +6,8 @@ segment_file  whole batches out of one segment file
 messages      what reader and worker say to each other on the unix socket
 access        who may connect
 connection    one connected reader, in the worker
+shared        what a worker must tell of a partition, and where an offset lies
 server        hands out descriptors and wakes sleeping readers, in the worker
-reader        the other end, in the consumer's process
+partition     one partition, in the consumer's process
+reader        its connection to a worker
 """

@@ -12,7 +12,7 @@ from kbroker.errors import (
 )
 from kbroker.shm.control_page import CLOSED, DELETED, LIVE, ControlPageView, PageFacts
 from kbroker.shm.errors import ConnectionLost
-from kbroker.shm.segment_file import HOT_BYTES, SegmentFile
+from kbroker.shm.segment_file import HOT_BYTES, SegmentFile, last_header
 from kbroker.types import TopicPartition
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class ShmPartition:
             if self._segment_base == limit_base:
                 end, next_offset = limit_position, limit
             elif self._closed_bytes < 0:
-                self._ask()  # it was rolled; where does it end, and what follows?
+                self._learn_end(facts)
                 if self._closed_bytes < 0 and self._segment_base != limit_base:
                     return b""  # the page has moved on since its facts were taken
                 continue
@@ -117,11 +117,13 @@ class ShmPartition:
                     f"{self._name()}: nothing lies at position {self._position}, but {limit} is published"
                 )
             self.offset = max(self.offset, next_offset)
-            self._ask()
+            self._ask()  # the next one
         assert self._file is not None
         hot = limit_position - self._position <= HOT_BYTES and self._segment_base == limit_base
         data, last = self._file.read(self._position, end, max_bytes, hot=hot)
         self._position += len(data)
+        if last is None and next_offset < 0:
+            last = last_header(data)
         self.offset = next_offset if last is None else last.next_offset
         return data
 
@@ -178,6 +180,15 @@ class ShmPartition:
             raise LogTruncated(self.partition, self.offset, facts.high_watermark)
         if facts.state == CLOSED:
             raise ConnectionLost(f"{self.partition}: its worker has let go of it: reconnect")
+
+    def _learn_end(self, facts: PageFacts) -> None:
+        """The segment was rolled: where does it end, and what follows?"""
+        assert self._file is not None
+        if self.offset < facts.log_start_offset:
+            # Retention took it out of the log, and its name is gone; the file is here, and all of it was published.
+            self._closed_bytes = self._file.size_bytes()
+        else:
+            self._ask()
 
     def _ask(self) -> None:
         """Have the worker tell the segment and position of `offset`, and hand the file over if it is another."""

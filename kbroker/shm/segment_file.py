@@ -65,6 +65,13 @@ class SegmentFile:
             return self.read(position, end, stop, hot=hot)
         return data[:stop], read_header(data, last)
 
+    def size_bytes(self) -> int:
+        """The file's size. Raises StorageError."""
+        try:
+            return os.fstat(self.fd).st_size
+        except OSError as error:
+            raise StorageError(f"{self.name}: {error}") from error
+
     def _cut(self, view: memoryview, start: int, position: int, limit: int, end: int) -> tuple[int, int]:
         """Where the last batch that ends by `limit` ends and starts; when the first is longer, where that one ends."""
         at = last = start
@@ -116,3 +123,13 @@ class SegmentFile:
     def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
             self.close()
+
+
+def last_header(batches: bytes) -> Header:
+    """The header of the last of whole batches."""
+    position = 0
+    while True:
+        following = position + LENGTH_END + _length(batches, position + LENGTH_POSITION)[0]
+        if following >= len(batches):
+            return read_header(batches, position)
+        position = following

@@ -13,8 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from kbroker.config import ShmConfig
 from kbroker.errors import (
@@ -30,7 +29,7 @@ from kbroker.errors import (
 )
 from kbroker.shm.access import Access, peer_of
 from kbroker.shm.connection import Connection, EventLoop, Handle, HungUp, refuse_descriptors
-from kbroker.shm.control_page import LIVE, ControlPage
+from kbroker.shm.control_page import LIVE
 from kbroker.shm.messages import (
     ARM_MAX,
     MESSAGE_BYTES_MAX,
@@ -48,6 +47,7 @@ from kbroker.shm.messages import (
     Wake,
     Welcome,
 )
+from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_segment, place
 
 _log = logging.getLogger("kbroker.shm")
 
@@ -58,57 +58,6 @@ HANDOVERS_MAX: Final = 256
 """Hand-overs that no reader has acknowledged; one more, and the reader that has waited longest is hung up on. The
 kernel bounds descriptors on their way for the whole process, so that hoarders would shut out everybody else."""
 _LOG_INTERVAL_S: Final = 10.0
-
-
-class SegmentPlace(Protocol):
-    """One segment file. `next_base_offset` None: it is the last."""
-
-    @property
-    def base_offset(self) -> int: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def closed(self) -> bool: ...
-    @property
-    def next_base_offset(self) -> int | None: ...
-
-
-class BatchPlace(Protocol):
-    """Where a read begins."""
-
-    @property
-    def segment_base(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-
-
-class LogView(Protocol):
-    """What is needed of a partition's log."""
-
-    @property
-    def log_start_offset(self) -> int: ...
-    def segment_for(self, offset: int) -> SegmentPlace: ...
-    def read(self, offset: int, max_bytes: int) -> BatchPlace: ...
-    def epoch_end_offset(self, epoch: int) -> tuple[int, int]: ...
-
-
-class SharedPartition(Protocol):
-    """A partition that this worker owns and publishes in `control_page`."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def topic_id(self) -> bytes: ...
-    @property
-    def control_page(self) -> ControlPage: ...
-    @property
-    def log(self) -> LogView: ...
 
 
 class _Waiter:
@@ -327,19 +276,19 @@ class DescriptorServer:
         partition = self._lookup(request.topic, request.partition)
         if request.topic_id and request.topic_id != partition.topic_id:
             raise UnknownTopicId(f"{request.topic} was deleted and made again")
-        diverging_offset = _diverging_offset(partition, request)
-        if diverging_offset >= 0:
-            connection.send(Opened(diverging_offset=diverging_offset))
+        cut_at = diverging_offset(partition, request)
+        if cut_at >= 0:
+            connection.send(Opened(diverging_offset=cut_at))
             return
-        segment, position = _place(partition, request.offset)
+        segment, position = place(partition, request.offset)
         descriptors: list[int] = []
         try:
             descriptors.append(partition.control_page.open_for_reader())
-            descriptors.append(_open_segment(segment))
+            descriptors.append(open_segment(segment))
             handle = connection.add_handle(Handle(request.topic, request.partition, partition.topic_id))
             answer = Opened(handle, partition.topic_id)
             answer.base_offset, answer.position = segment.base_offset, position
-            answer.closed_bytes, answer.next_base_offset = _end_of(segment)
+            answer.closed_bytes, answer.next_base_offset = end_of(segment)
             answer.files_generation = partition.control_page.files_generation
             try:
                 self._hand_over(connection, answer, descriptors)
@@ -353,13 +302,13 @@ class DescriptorServer:
     def _next_segment(self, connection: Connection, request: Segment) -> None:
         partition = self._opened(connection, request.handle)
         page = partition.control_page
-        segment, position = _place(partition, request.offset)
-        closed_bytes, next_base_offset = _end_of(segment)
+        segment, position = place(partition, request.offset)
+        closed_bytes, next_base_offset = end_of(segment)
         answer = NextSegment(segment.base_offset, position, closed_bytes, next_base_offset, page.files_generation)
         if request.held_base == segment.base_offset and request.files_generation == page.files_generation:
             connection.send(answer)
             return
-        descriptor = _open_segment(segment)
+        descriptor = open_segment(segment)
         try:
             self._hand_over(connection, answer, [descriptor])
         finally:
@@ -426,55 +375,3 @@ class DescriptorServer:
             waiter.connection.send(Wake([waiter.handle]))
         except HungUp as gone:
             self._hang_up(waiter.connection, str(gone))
-
-
-def _diverging_offset(partition: SharedPartition, request: Open) -> int:
-    """Where the log was cut behind a reader that has read up to `request.offset`; -1: it was not.
-
-    `last_epoch` may be newer than the last record's: then the answer is the same.
-    """
-    high_watermark = partition.control_page.high_watermark
-    if request.last_epoch < 0:
-        return -1
-    epoch, end_offset = partition.log.epoch_end_offset(request.last_epoch)
-    if epoch < 0:
-        # Newer than anything here: all that is here is older, and ends at the high watermark.
-        newer = request.last_epoch > partition.control_page.leader_epoch
-        return min(request.offset, high_watermark) if newer else -1
-    return end_offset if end_offset < request.offset else -1
-
-
-def _place(partition: SharedPartition, offset: int) -> tuple[SegmentPlace, int]:
-    """The segment that has `offset`, and where the batch with it starts. Raises OffsetOutOfRange, StorageError."""
-    log, page = partition.log, partition.control_page
-    if not log.log_start_offset <= offset <= page.high_watermark:
-        raise OffsetOutOfRange(
-            f"{partition.topic}-{partition.partition}: offset {offset} is not in {log.log_start_offset} … "
-            f"{page.high_watermark}",
-            earliest=log.log_start_offset,
-            next_offset=page.high_watermark,
-        )
-    segment = log.segment_for(offset)
-    if offset == segment.base_offset:
-        return segment, 0
-    if offset == page.high_watermark:
-        base, position = page.high_watermark_place
-        if base == segment.base_offset:
-            return segment, position
-    found = log.read(offset, 1)
-    if found.segment_base != segment.base_offset:
-        # The segment holds nothing from `offset` on.
-        segment = log.segment_for(found.segment_base)
-    return segment, found.position
-
-
-def _open_segment(segment: SegmentPlace) -> int:
-    """A file description of its own for each hand-over: flags such as O_DIRECT are shared by all who hold one."""
-    return os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-
-def _end_of(segment: SegmentPlace) -> tuple[int, int]:
-    """Size and next base offset of a closed segment; -1 for both while it may grow."""
-    if not segment.closed or segment.next_base_offset is None:
-        return -1, -1
-    return segment.size_bytes, segment.next_base_offset

@@ -75,25 +75,42 @@ def test_follows_rolls_and_reads_old_segments(worker: WorkerProcess, connection:
     assert read_all(connection.open("t", 0, 6)) == 15
 
 
-def test_retention_does_not_disturb_a_reader_in_the_old_file(worker: WorkerProcess, connection: ShmConnection) -> None:
-    worker.append(topic="t", count=1, batches=3)
+def test_a_reader_goes_on_in_a_file_that_retention_unlinked(worker: WorkerProcess, connection: ShmConnection) -> None:
+    worker.append(topic="t", count=2, batches=3)
     partition = connection.open("t", 0, 0)
-    assert check_batches(partition.read(1), 0) == 1
+    idle = connection.open("t", 0, 0)
+    assert check_batches(partition.read(1), 0) == 2
     worker.roll(topic="t")
-    worker.append(topic="t", count=1, batches=3)
+    worker.append(topic="t", count=2, batches=3)
     worker.roll(topic="t")
-    assert worker.drop_oldest(topic="t", count=1) == 3
-    # Which segment follows its own it must ask, and for that its offset must still be there.
+    assert worker.drop_oldest(topic="t", count=1) == 6
+    assert check_batches(partition.read(1), 2) == 4
+    assert read_all(partition) == 12
+    assert worker.append(topic="t", count=1) == 13
+    worker.roll(topic="t")
+    assert worker.drop_oldest(topic="t", count=1) == 12
+    # Its own file is there, the one after it is not.
     with pytest.raises(OffsetOutOfRange) as refused:
-        read_all(partition)
-    assert refused.value.earliest == 3
+        read_all(idle)
+    assert refused.value.earliest == 12
+    assert idle.offset == 6
+
+
+def test_an_offset_that_retention_took_is_out_of_range(worker: WorkerProcess, connection: ShmConnection) -> None:
+    worker.append(topic="t", count=3)
+    partition = connection.open("t", 0, 0)
+    worker.roll(topic="t")
+    worker.append(topic="t", count=3)
+    assert worker.drop_oldest(topic="t", count=1) == 3
+    with pytest.raises(OffsetOutOfRange) as refused:
+        partition.seek(0)
+    assert (refused.value.earliest, refused.value.next_offset) == (3, 6)
     partition.seek(3)
     assert read_all(partition) == 6
-    with pytest.raises(OffsetOutOfRange):
-        partition.seek(0)
-    with pytest.raises(OffsetOutOfRange) as refused:
-        connection.open("t", 0, 7)
-    assert (refused.value.earliest, refused.value.next_offset) == (3, 6)
+    for offset in (2, 7):
+        with pytest.raises(OffsetOutOfRange) as refused:
+            connection.open("t", 0, offset)
+        assert (refused.value.earliest, refused.value.next_offset) == (3, 6)
 
 
 def test_deletion_wakes_and_ends_a_reader(worker: WorkerProcess, connection: ShmConnection) -> None:
