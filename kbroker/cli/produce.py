@@ -16,6 +16,7 @@ from kbroker.cli.lines import split_key, split_lines
 from kbroker.cli.options import assignments, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.progress import progress
+from kbroker.cli.reach import reach
 from kbroker.errors import KbrokerError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _total_bytes(files: tuple[str, ...]) -> int | None:
     help="What an acknowledgement promises: nothing; it survives any process's death; it survives power loss.",
 )  # fmt: skip
 @click.option(
-    "-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True, help="How batches travel and lie."
+    "-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True, help="Of the batches."
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
 @server_option
@@ -110,10 +111,9 @@ def command(
     from kbroker import Producer
 
     producer = Producer(
-        server=server,
+        server=reach(server),
         acks="all" if acks == "all" else int(acks),
         compression_type=None if compression == "none" else compression,
-        linger_ms=5,
     )
     tally = Tally()
     pending: deque[Any] = deque()

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from kbroker.cli.progress import progress
 from kbroker.cli.table import print_table
 from kbroker.errors import KbrokerError
+from kbroker.testing.broker import BrokerFailed
 from kbroker.types import worker_node
 from tests.demo.broker import DemoBroker, DemoFailed
 from tests.demo.readers import Readers
@@ -22,6 +23,7 @@ from tests.demo.writer import Recovery, Writer
 
 TOPIC = "lines"
 PARTITIONS = 8
+WORKERS = 2
 KILLED_WORKER = 0
 DEADLINE_S = 240
 READ_TO_END_S = 120
@@ -48,24 +50,24 @@ def verify(expected: dict[str, Expected], results: list[dict[str, Any]]) -> int:
 
 def partitions_of(broker: DemoBroker, worker: int) -> set[int]:
     """The partitions that a worker owns."""
-    (topic,) = json.loads(broker.must("topic", "describe", TOPIC, "--json"))
+    (topic,) = json.loads(broker.kbroker("topic", "describe", TOPIC, "--json"))
     return {p["partition"] for p in topic["partitions"] if p["leader"] == worker_node(worker)}
 
 
 def run() -> None:
     """The demo. Raises DemoFailed when anything is off."""
     text = Text(choose_files())
-    with DemoBroker() as broker:
+    with DemoBroker(workers=WORKERS, tcp=True) as broker:
         print(f"demo: a broker serves at {broker.server}")
-        broker.must("topic", "create", TOPIC, "--partitions", str(PARTITIONS))
+        broker.kbroker("topic", "create", TOPIC, "--partitions", str(PARTITIONS))
         owned = partitions_of(broker, KILLED_WORKER)
         if not owned or len(owned) == PARTITIONS:
             raise DemoFailed(f"worker {KILLED_WORKER} owns {len(owned)} of {PARTITIONS} partitions")
-        pid = broker.worker_pid(KILLED_WORKER)
+        pid = broker.pid(f"worker-{KILLED_WORKER}")
         recovery = Recovery(pid, owned)
         with Readers(broker.server, TOPIC, PARTITIONS, broker.environment) as readers:
             print(f"demo: {text.total_bytes >> 20} MiB of text go in; worker {KILLED_WORKER} dies half-way")
-            writer = Writer(broker.server, TOPIC, recovery)
+            writer = Writer(broker.server, TOPIC, PARTITIONS, recovery)
             with writer.producer, progress("writing", text.total_bytes) as advance:
                 writer.run(text, text.total_bytes // 2, advance)
             read_meanwhile = readers.records
@@ -80,19 +82,19 @@ def run() -> None:
             )
         if not read_meanwhile:
             raise DemoFailed("nothing was read while it was written")
-        if broker.worker_pid(KILLED_WORKER) == pid:
+        if broker.pid(f"worker-{KILLED_WORKER}") == pid:
             raise DemoFailed(f"worker {KILLED_WORKER} was not killed")
         transports = {result["transport"] for result in results}
         if transports != {"shm"}:
             raise DemoFailed(f"records were read through {', '.join(sorted(transports))}, not through shared memory")
         broker.drain()
-        broker.must("log", "verify", str(broker.data_dir))
+        broker.kbroker("log", "verify", str(broker.data_dir))
         report(text, writer, recovery, results, read_meanwhile)
 
 
 def ends_of(broker: DemoBroker) -> dict[str, int]:
     """The end of each partition, by its number."""
-    (topic,) = json.loads(broker.must("topic", "describe", TOPIC, "--json"))
+    (topic,) = json.loads(broker.kbroker("topic", "describe", TOPIC, "--json"))
     return {str(p["partition"]): p["high_watermark"] for p in topic["partitions"]}
 
 
@@ -141,7 +143,7 @@ def main() -> NoReturn:
     try:
         with deadline():
             run()
-    except (DemoFailed, KbrokerError, OSError) as error:
+    except (DemoFailed, BrokerFailed, KbrokerError, OSError) as error:
         print(f"demo: FAILED: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
