@@ -77,6 +77,7 @@ class ShmConnection:
         self._partitions: dict[int, ShmPartition] = {}
         self._armed: dict[int, int] = {}  # handle to offset
         self._woken: set[int] = set()
+        self._buffer = bytearray(MESSAGE_BYTES_MAX)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             self._connect()
@@ -177,12 +178,14 @@ class ShmConnection:
 
         Raises ConnectionLost when the worker hung up.
         """
-        while True:
-            message, descriptors = self._receive()
-            if message is None:
-                break
-            _close_all(descriptors)
-            self._note(message)
+        try:
+            self._take_wake(self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT))
+            while self._poll.poll(0):
+                self._take_wake(self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            raise ConnectionLost(f"the worker at {self.path} is gone: {error}") from None
         woken, self._woken = self._woken, set()
         return [self._partitions[handle] for handle in woken if handle in self._partitions]
 
@@ -218,6 +221,11 @@ class ShmConnection:
             self._send(Close(handle))
 
     # Messages
+
+    def _take_wake(self, size_bytes: int) -> None:
+        if not size_bytes:
+            raise ConnectionLost(f"the worker at {self.path} hung up: reconnect")
+        self._note(decode_from_worker(memoryview(self._buffer)[:size_bytes]))
 
     def _note(self, message: FromWorker) -> None:
         if isinstance(message, Wake):

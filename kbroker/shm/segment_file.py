@@ -21,6 +21,8 @@ MAPPING_BYTES: Final = 1 << 31
 """Address space for one growing segment: a position never passes 2³¹ - 1."""
 HOT_BYTES: Final = 64 << 20
 """What is published less than this ago is taken to be in the page cache."""
+MAPPED_BYTES_MIN: Final = 32 << 10
+"""Fewer bytes cost less by pread: at the end of a growing file nearly every page is a new one, and must be mapped."""
 
 _length = Struct(">i").unpack_from
 _populates = functools.cache(can_populate)
@@ -48,7 +50,7 @@ class SegmentFile:
         """
         size_bytes = min(end - position, max(max_bytes, HEADER_BYTES))
         whole = size_bytes == end - position
-        if hot and self.mapped:
+        if hot and self.mapped and size_bytes >= MAPPED_BYTES_MIN:
             mapping = self._mapping or self._map()
             if mapping is not None and mapping.populate(position, size_bytes):
                 if whole:

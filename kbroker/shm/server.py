@@ -46,6 +46,7 @@ from kbroker.shm.messages import (
     Taken,
     Wake,
     Welcome,
+    encode,
 )
 from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_segment, place
 
@@ -61,15 +62,16 @@ _LOG_INTERVAL_S: Final = 10.0
 
 
 class _Waiter:
-    """A reader that sleeps until there is a record at `offset`."""
+    """A reader that sleeps until there is a record at `offset`. `wake` is made beforehand: appends wait for it."""
 
-    __slots__ = ("committed", "connection", "handle", "offset")
+    __slots__ = ("committed", "connection", "handle", "offset", "wake")
 
     def __init__(self, connection: Connection, handle: int, offset: int, committed: bool) -> None:
         self.connection = connection
         self.handle = handle
         self.offset = offset
         self.committed = committed
+        self.wake = encode(Wake([handle]))
 
 
 class DescriptorServer:
@@ -372,6 +374,6 @@ class DescriptorServer:
     def _wake(self, waiter: _Waiter) -> None:
         waiter.connection.armed.discard(waiter.handle)
         try:
-            waiter.connection.send(Wake([waiter.handle]))
+            waiter.connection.send_encoded(waiter.wake)
         except HungUp as gone:
             self._hang_up(waiter.connection, str(gone))
