@@ -131,21 +131,24 @@ class ShmConnection:
         if opened.diverging_offset >= 0:
             _close_all(descriptors)
             raise LogTruncated(where, offset, opened.diverging_offset)
-        if len(descriptors) != 2:
+        if len(descriptors) < 2:
             _close_all(descriptors)
             raise InvalidRequest(f"{where}: two descriptors were to come, not {len(descriptors)}")
-        page_fd, segment_fd = descriptors
+        page_fd, *files = descriptors
         try:
             view = ControlPageView(page_fd)
         except BaseException:
-            os.close(segment_fd)
+            _close_all(files)
             raise
         finally:
             os.close(page_fd)
-        opened_partition = ShmPartition(
-            self, where, opened, view, segment_fd, offset, committed=committed, mapped=self._mapped
-        )
+        opened_partition = ShmPartition(self, where, opened, view, offset, committed=committed, mapped=self._mapped)
         self._partitions[opened.handle] = opened_partition
+        try:
+            opened_partition.take(opened, files)
+        except BaseException:
+            opened_partition.close()
+            raise
         return opened_partition
 
     def fileno(self) -> int:
@@ -203,14 +206,10 @@ class ShmConnection:
 
     # What its partitions call
 
-    def next_segment(self, handle: int, offset: int, held_base: int, generation: int) -> tuple[NextSegment, int]:
-        """The segment that has `offset`, and its descriptor, or -1 when the reader holds it. Raises as `open`."""
+    def next_segment(self, handle: int, offset: int, held_base: int, generation: int) -> tuple[NextSegment, list[int]]:
+        """The segment that has `offset`, and the descriptors that came with it. Raises as `open`."""
         self._send(Segment(handle, offset, held_base, generation))
-        answer, descriptors = self._answer(NextSegment)
-        if len(descriptors) > 1:
-            _close_all(descriptors)
-            raise InvalidRequest(f"one descriptor was to come, not {len(descriptors)}")
-        return answer, descriptors[0] if descriptors else -1
+        return self._answer(NextSegment)
 
     def forget(self, handle: int) -> None:
         """The partition is closed."""

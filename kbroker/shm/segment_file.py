@@ -59,7 +59,7 @@ class SegmentFile:
                 if stop <= position + size_bytes:
                     return mapping.copy(position, stop - position), read_header(mapping.view, last)
                 return self.read(position, end, stop - position, hot=hot)
-        data = self._pread(position, size_bytes)
+        data = self.pread(position, size_bytes)
         if whole:
             return data, None
         stop, last = self._cut(memoryview(data), 0, position, size_bytes, end - position)
@@ -81,13 +81,17 @@ class SegmentFile:
             (length,) = _length(view, at + LENGTH_POSITION)
             stop = at + LENGTH_END + length
             if length < HEADER_BYTES - LENGTH_END or stop > end:
-                raise StorageError(f"{self.name}: no valid batch at position {position + at - start}")
+                raise self.damaged(position + at - start)
             if stop > limit:
                 if at == start:
                     return stop, start
                 break
             last, at = at, stop
         return at, last
+
+    def damaged(self, position: int) -> StorageError:
+        """The error for what is no batch."""
+        return StorageError(f"{self.name}: no valid batch at position {position}")
 
     def _map(self) -> Mapping | None:
         try:
@@ -96,7 +100,8 @@ class SegmentFile:
             self.mapped = False
         return self._mapping
 
-    def _pread(self, position: int, size_bytes: int) -> bytes:
+    def pread(self, position: int, size_bytes: int) -> bytes:
+        """Exactly so many bytes. Raises StorageError: the disk failed, or the file is shorter."""
         try:
             data = os.pread(self.fd, size_bytes, position)
             while len(data) < size_bytes:

@@ -93,6 +93,10 @@ class SmallWorker:
         shared.log.roll(0)
         shared.publish()
 
+    def write_indexes(self, topic: str, partition: int = 0) -> None:
+        for segment in self.partitions[topic, partition].log.segments:
+            segment.write_indexes()
+
     def drop_oldest(self, topic: str, count: int, partition: int = 0) -> int:
         """Take the oldest segments away, files and all, as retention does after its delay. Returns the log start."""
         shared = self.partitions[topic, partition]

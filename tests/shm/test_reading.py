@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kbroker.errors import LogTruncated, OffsetOutOfRange, UnknownTopicOrPartition
+from kbroker.shm import segment_file
 from kbroker.shm.errors import ConnectionLost
 from kbroker.shm.partition import ShmPartition
 from kbroker.shm.reader import ShmConnection
@@ -15,8 +16,11 @@ from tests.shm.conftest import WorkerProcess
 
 
 @pytest.fixture(params=[True, False], ids=["mapped", "pread"])
-def connection(worker: WorkerProcess, request: pytest.FixtureRequest) -> Iterator[ShmConnection]:
+def connection(
+    worker: WorkerProcess, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ShmConnection]:
     """Both ways to the bytes pass the same tests."""
+    monkeypatch.setattr(segment_file, "MAPPED_BYTES_MIN", 0)
     with ShmConnection(worker.path, mapped=request.param) as made:
         yield made
 
@@ -73,6 +77,27 @@ def test_follows_rolls_and_reads_old_segments(worker: WorkerProcess, connection:
         assert read_all(beside) == beside.facts().high_watermark
     assert read_all(behind) == beside.offset == 15
     assert read_all(connection.open("t", 0, 6)) == 15
+
+
+@pytest.mark.parametrize("index", ["good", "missing", "wrong", "not rising"])
+def test_finds_offsets_in_closed_segments(worker: WorkerProcess, connection: ShmConnection, index: str) -> None:
+    worker.append(topic="t", count=3, size_bytes=1000, batches=200)
+    worker.roll(topic="t")
+    worker.append(topic="t", count=3)
+    path = worker.folder / "t-0" / "00000000000000000000.index"
+    worker.write_indexes(topic="t")
+    assert path.stat().st_size > 100
+    if index == "missing":
+        path.unlink()
+    elif index == "wrong":
+        path.write_bytes(bytes(reversed(path.read_bytes())) + b"half")
+    elif index == "not rising":
+        path.write_bytes(path.read_bytes()[:80] * 7)
+    partition = connection.open("t", 0, 301)
+    for offset in (301, 0, 1, 599, 12, 600, 450, 452, 602, 603):
+        partition.seek(offset)
+        assert read_all(partition, 3000) == 603
+        assert read_all(connection.open("t", 0, offset), 70_000) == 603
 
 
 def test_a_reader_goes_on_in_a_file_that_retention_unlinked(worker: WorkerProcess, connection: ShmConnection) -> None:
