@@ -158,9 +158,11 @@ class ShmConnection:
     def arm(self, partitions: Iterable[ShmPartition]) -> bool:
         """Ask to be woken once when any of these can be read on. False: do not sleep, there is something already.
 
-        Cheap to call again: what is armed stays so until it wakes. Raises ConnectionLost.
+        Cheap to call again: what is armed stays so until it wakes. A wake-up that came while another answer was
+        awaited does not show on the socket any more; that there is something to read shows here. Raises
+        ConnectionLost.
         """
-        ready = bool(self._woken)
+        ready = False
         wanted: dict[bool, list[ShmPartition]] = {False: [], True: []}
         for partition in partitions:
             if partition.readable:
@@ -194,9 +196,9 @@ class ShmConnection:
 
     def close(self) -> None:
         """Close the connection and all its partitions. A second call does nothing."""
+        self._sock.close()  # first: the worker then forgets the partitions all at once
         for partition in tuple(self._partitions.values()):
             partition.close()
-        self._sock.close()
 
     def __enter__(self) -> ShmConnection:
         return self
@@ -256,7 +258,8 @@ class ShmConnection:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 # A late answer would be taken for the next one's.
-                self._sock.close()
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
                 raise ConnectionLost(f"the worker at {self.path} has not answered within {self.timeout_s:g} s")
             self._poll.poll(max(1, int(left_s * 1000)))
 

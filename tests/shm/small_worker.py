@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from kbroker.config import LogConfig, make_config
 from kbroker.errors import KbrokerError, UnknownTopicOrPartition
 from kbroker.log.log import PartitionLog
+from kbroker.log.positions import LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import TopicPartition
@@ -36,12 +38,20 @@ class Shared:
         place.mkdir(exist_ok=True)
         self.log = PartitionLog.open(place, TopicPartition(topic, partition), topic_id, config, 0, 0)
         self.control_page = ControlPage.create(self.log.leader_epoch, os.getpid())
+        self.stable: LogPosition | None = None  # None: the high watermark
         self.publish()
 
     def publish(self) -> None:
         at = self.log.high_watermark_position
+        stable = self.stable or at
         self.control_page.publish(
-            self.log.log_start_offset, at.offset, at.position, at.segment_base, at.offset, at.position, at.segment_base
+            self.log.log_start_offset,
+            at.offset,
+            at.position,
+            at.segment_base,
+            stable.offset,
+            stable.position,
+            stable.segment_base,
         )
 
 
@@ -85,8 +95,41 @@ class SmallWorker:
             data = make_batch(shared.log.next_offset, count, size_bytes)
             shared.log.append(bytearray(data), 0, sync=False)
             shared.publish()
-            self.server.published(topic, partition, shared.log.high_watermark)
+            self.tell(shared)
         return shared.log.next_offset
+
+    def tell(self, shared: Shared) -> None:
+        stable = shared.stable.offset if shared.stable else None
+        self.server.published(shared.topic, shared.partition, shared.log.high_watermark, stable)
+
+    def hold_stable(self, topic: str, hold: bool, partition: int = 0) -> None:
+        """A transaction begins, or ends: the last stable offset stays, or catches up."""
+        shared = self.partitions[topic, partition]
+        shared.stable = shared.log.high_watermark_position if hold else None
+        shared.publish()
+        self.tell(shared)
+
+    def repair(self, topic: str, keep_bytes: int | None = None, partition: int = 0) -> int:
+        """As after a failed fsync: new files in the place of the old. `keep_bytes`: the disk gives back no more."""
+        shared = self.partitions[topic, partition]
+        shared.log.failed = "said so by a test"
+        shared.log.synced_offset = 0
+        if keep_bytes is not None:
+            path = shared.log.segments[-1].path
+            data = path.read_bytes()
+            path.write_bytes(data[:keep_bytes] + bytes(len(data) - keep_bytes))
+        shared.log.repair(0)
+        shared.control_page.files_replaced()
+        shared.publish()
+        return shared.log.next_offset
+
+    def limit_descriptors(self, limited: bool) -> None:
+        """No further descriptor may be opened, or many."""
+        limit, hard = 4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if limited:
+            limit = os.dup(0)
+            os.close(limit)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
     def roll(self, topic: str, partition: int = 0) -> None:
         shared = self.partitions[topic, partition]
