@@ -1,7 +1,7 @@
 """A worker reduced to what shared memory needs: real logs, control pages, a descriptor server, on the real loop.
 
-Run as a process of its own: `small_worker.py FOLDER NAME=VALUE…`. Commands come as lines of JSON on standard input and
-are answered in order on standard output; the loop serves readers meanwhile.
+It runs in a process of its own. Commands come as lines of JSON through one pipe and are answered in order through
+another; the loop serves readers meanwhile.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import json
 import os
 import resource
 import socket
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kbroker.config import LogConfig, make_config
 from kbroker.errors import KbrokerError, UnknownTopicOrPartition
@@ -181,12 +180,14 @@ class SmallWorker:
 
     # The process
 
-    def run(self) -> None:
-        self.loop.add(0, READ, self._on_command)
-        self.loop.run()
+    def run(self, commands_fd: int, answers_fd: int) -> None:
+        """Serve until the pipe of commands is closed."""
+        with os.fdopen(commands_fd) as commands, os.fdopen(answers_fd, "w") as answers:
+            self.loop.add(commands_fd, READ, lambda _events: self._on_command(commands, answers))
+            self.loop.run()
 
-    def _on_command(self, _events: int) -> None:
-        line = sys.stdin.readline()
+    def _on_command(self, commands: TextIO, answers: TextIO) -> None:
+        line = commands.readline()
         if not line:
             self.loop.stop()
             return
@@ -195,8 +196,4 @@ class SmallWorker:
             answer: dict[str, Any] = {"answer": getattr(self, name)(**arguments)}
         except KbrokerError as error:
             answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    SmallWorker(Path(sys.argv[1]), dict(part.split("=", 1) for part in sys.argv[2:])).run()
+        print(json.dumps(answer), file=answers, flush=True)

@@ -345,6 +345,7 @@ def test_a_worker_killed_while_publishing_does_not_hang_its_readers(worker: Work
             connection.arm([partition])
 
 
+@pytest.mark.slow
 def test_ten_thousand_opens_leak_nothing(worker: WorkerProcess, connection: ShmConnection) -> None:
     def held() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("\n")
