@@ -102,6 +102,12 @@ class MessageTooLarge(RequestError):
     code = 10
 
 
+class NetworkError(RetriableError):
+    """The connection to a broker process ended before the answer came: nobody knows whether it acted."""
+
+    code = 13
+
+
 class InvalidTopic(RequestError):
     code = 17
 
@@ -124,6 +130,10 @@ class TopicAlreadyExists(RequestError):
 
 class InvalidPartitions(RequestError):
     code = 37
+
+
+class InvalidReplicationFactor(RequestError):
+    code = 38
 
 
 class InvalidConfig(RequestError):

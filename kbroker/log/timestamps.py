@@ -23,21 +23,21 @@ def find(log: PartitionLog, timestamp_ms: int) -> tuple[int, int] | None:
         log.index_used(segment)
         if segment.max_timestamp < timestamp_ms:
             continue
-        after = _after(segment, timestamp_ms, limit)
+        after = _after(segment, timestamp_ms)
         found = _in_segment(segment, timestamp_ms, max(after, log.log_start_offset), limit)
         if found is not None:
             return found if found[0] < log.high_watermark else None
     return None
 
 
-def _after(segment: Segment, timestamp_ms: int, limit: int) -> int:
+def _after(segment: Segment, timestamp_ms: int) -> int:
     """An offset before which every record is earlier, from the time index; an index that lies is rebuilt."""
     index = segment.time_index
     number = index.before(timestamp_ms)
     if number < 0:
         return segment.base_offset
     offset = segment.base_offset + index.offsets[number]
-    found = segment.find(offset, limit)
+    found = segment.find(offset, segment.size_bytes)
     if found is not None and (found.next_offset, found.max_timestamp) == (offset + 1, index.timestamps[number]):
         return offset + 1
     segment.rebuild_indexes()

@@ -33,6 +33,7 @@ _BLOCK_LENGTH: Final = Struct(">i")
 assert _XERIAL_HEADER.size == 16
 
 _GZIP_LEVEL: Final = 6
+_LZ4_LEVEL: Final = 1
 _ZSTD_LEVEL: Final = 3
 
 Bytes = bytes | bytearray | memoryview
@@ -49,7 +50,10 @@ def codec_number(name: str) -> int:
 def compress(codec: int, data: Bytes) -> bytes:
     """`data` compressed; `codec` 1 to 4. Raises UnsupportedCompressionType."""
     if codec == LZ4:
-        return bytes(cramjam.lz4.compress(data))
+        # Java reads frames of independent blocks only.
+        frame = cramjam.lz4.Compressor(level=_LZ4_LEVEL, content_checksum=False, block_linked=False)
+        frame.compress(bytes(data))
+        return bytes(frame.finish())
     if codec == ZSTD:
         return bytes(cramjam.zstd.compress(data, level=_ZSTD_LEVEL))
     if codec == SNAPPY:

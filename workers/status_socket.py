@@ -1,0 +1,97 @@
+"""`supervisor.sock`: whoever connects gets one JSON document and the end of the stream."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kbroker.wire.endpoints import SUPERVISOR
+from kbroker.workers.listeners import bind_unix
+from kbroker.workers.loop import READ, WRITE, Loop, Timer
+
+READERS_MAX = 32
+RETRY_MS = 1_000
+"""When to accept again after the process had run out of descriptors."""
+READ_TIMEOUT_MS = 2_000
+"""A reader that has not taken the document by then is dropped."""
+
+
+class StatusSocket:
+    """Serves the status. Never blocks; more than READERS_MAX slow readers are hung up on."""
+
+    def __init__(self, runtime_dir: Path, loop: Loop, document: Callable[[], dict[str, Any]]) -> None:
+        """Listen. Raises StartError."""
+        self._path = runtime_dir / SUPERVISOR
+        self._loop = loop
+        self._document = document
+        self._readers: dict[int, _Reader] = {}
+        self._retry: Timer | None = None
+        self._listener = bind_unix(self._path, socket.SOCK_STREAM)
+        loop.add(self._listener.fileno(), READ, self._accept)
+
+    def close(self) -> None:
+        """Hang up on all readers and remove the socket."""
+        for reader in list(self._readers.values()):
+            reader.close()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove(self._listener.fileno())
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self, _events: int) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # The connection stays in the backlog: look again later instead of at every turn.
+                self._loop.modify(self._listener.fileno(), 0)
+                self._retry = self._loop.call_later(RETRY_MS, self._listen_again)
+            return
+        connection.setblocking(False)
+        if len(self._readers) >= READERS_MAX:
+            connection.close()
+            return
+        reader = _Reader(connection, json.dumps(self._document()).encode(), self._loop, self._readers)
+        reader.write()
+
+    def _listen_again(self) -> None:
+        self._loop.modify(self._listener.fileno(), READ)
+
+
+class _Reader:
+    def __init__(self, connection: socket.socket, text: bytes, loop: Loop, readers: dict[int, _Reader]) -> None:
+        self._connection = connection
+        self._left = memoryview(text)
+        self._loop = loop
+        self._readers = readers
+        self._fd = connection.fileno()
+        readers[self._fd] = self
+        loop.add(self._fd, WRITE, self._ready)
+        self._deadline = loop.call_later(READ_TIMEOUT_MS, self.close)
+
+    def write(self) -> None:
+        try:
+            self._left = self._left[self._connection.send(self._left) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not self._left:
+            self.close()
+
+    def close(self) -> None:
+        self._deadline.cancel()
+        self._readers.pop(self._fd, None)
+        self._loop.remove(self._fd)
+        self._connection.close()
+
+    def _ready(self, _events: int) -> None:
+        # Served in an earlier callback of the same turn, and the number may be another connection's by now.
+        if self._readers.get(self._fd) is self:
+            self.write()
