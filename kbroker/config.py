@@ -3,7 +3,8 @@
 `--help`, the reference (`kbroker config`), the error for a wrong value and the topic settings of `kbroker topic` all
 come from the fields below. Names and meanings are Kafka's where Kafka has them.
 
-A configuration file holds `name=value` lines, as Kafka's server.properties does; `#` starts a comment.
+A configuration file whose name ends in `.toml` is TOML with the same names (`log.segment.bytes = 1048576`, or tables);
+any other holds `name=value` lines, as Kafka's server.properties does, and `#` starts a comment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -350,17 +352,48 @@ def parse_properties(text: str, source: str) -> dict[str, str]:
     return values
 
 
+def parse_toml(text: str, source: str) -> dict[str, str]:
+    """The settings of a TOML file, tables joined by dots; `source` names the file in errors. Raises ConfigError."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    values: dict[str, str] = {}
+
+    def flatten(prefix: str, entries: Mapping[str, Any]) -> None:
+        for key, value in entries.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, dict):
+                flatten(f"{name}.", value)
+            elif isinstance(value, (str, int, bool)):
+                values[name] = value_text(value)
+            else:
+                raise ConfigError(f"{source}: {name} must be text, a whole number, true or false, not {value!r}")
+
+    flatten("", table)
+    return values
+
+
+def read_settings(path: Path) -> dict[str, str]:
+    """The settings in a configuration file, each checked. Raises ConfigError naming the file and what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: it is not UTF-8 ({error})") from None
+    values = parse_toml(text, str(path)) if path.suffix == ".toml" else parse_properties(text, str(path))
+    try:
+        make_config(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return values
+
+
 def load_config(path: Path | None, overrides: Mapping[str, str]) -> Config:
     """The defaults, then the file, then `overrides`. Raises ConfigError naming the file or setting at fault."""
-    values: dict[str, str] = {}
-    if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
-        values.update(parse_properties(text, str(path)))
-    values.update(overrides)
-    return make_config(values)
+    values = read_settings(path) if path is not None else {}
+    return make_config({**values, **overrides})
 
 
 def check_topic_settings(settings: Mapping[str, str]) -> None:

@@ -66,7 +66,14 @@ class UnknownServerError(RequestError):
 
 
 class OffsetOutOfRange(RequestError):
+    """`earliest` is the log start offset and `next_offset` the log end where known, else -1."""
+
     code = 1
+
+    def __init__(self, message: str, *, earliest: int = -1, next_offset: int = -1) -> None:
+        super().__init__(message)
+        self.earliest = earliest
+        self.next_offset = next_offset
 
 
 class CorruptMessage(RetriableError):
@@ -95,6 +102,12 @@ class MessageTooLarge(RequestError):
     code = 10
 
 
+class NetworkError(RetriableError):
+    """The connection to a broker process ended before the answer came: nobody knows whether it acted."""
+
+    code = 13
+
+
 class InvalidTopic(RequestError):
     code = 17
 
@@ -117,6 +130,10 @@ class TopicAlreadyExists(RequestError):
 
 class InvalidPartitions(RequestError):
     code = 37
+
+
+class InvalidReplicationFactor(RequestError):
+    code = 38
 
 
 class InvalidConfig(RequestError):

@@ -1,0 +1,1 @@
+"""The command `kbroker`: one noun per file, each loaded only when it is used."""

@@ -1,0 +1,1 @@
+"""Record batches: bytes in, facts out. No I/O, no clock."""

@@ -60,6 +60,11 @@ def default_data_dir() -> Path:
     return Path(base) / "kbroker"
 
 
+def usual_runtime_dirs() -> list[Path]:
+    """Where a broker of this host has its sockets when nobody said otherwise."""
+    return list(dict.fromkeys((Path("/run/kbroker"), Path("/var/lib/kbroker/run"), default_data_dir() / "run")))
+
+
 def resolve_server(server: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The ZeroMQ endpoint that a client's `server` means.
 
@@ -68,12 +73,12 @@ def resolve_server(server: str | None, environment: Mapping[str, str] = os.envir
     """
     server = server or environment.get(SERVER_VARIABLE)
     if not server:
-        usual = [Path("/run/kbroker"), Path("/var/lib/kbroker/run"), default_data_dir() / "run"]
+        usual = usual_runtime_dirs()
         for folder in usual:
             if (folder / FRONT).exists():
                 return ipc(folder, FRONT)
         raise BrokerUnavailable(
-            f"no broker found in {', '.join(str(f) for f in usual)}: start one with `kbroker serve`, or name it by "
+            f"no broker found in {', '.join(map(str, usual))}: start one with `kbroker serve`, or name it by "
             f"server=… or {SERVER_VARIABLE}=…"
         )
     if server.startswith(("tcp://", "ipc://")):

@@ -111,10 +111,14 @@ class MetadataAnswer:
 
 @dataclass(slots=True)
 class NewTopic:
-    """`partitions` -1: the broker's `num.partitions`. `settings`: topic settings by Kafka's names, values as text."""
+    """`partitions` -1: the broker's `num.partitions`. `settings`: topic settings by Kafka's names, values as text.
+
+    `replication_factor` is 1 or -1 (the default): one host holds one copy.
+    """
 
     name: str
     partitions: int = -1
+    replication_factor: int = -1
     settings: dict[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,33 @@
+"""From the command line into the supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kbroker.config import Config
+from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, ipc
+from kbroker.workers import coordinator, front, worker
+from kbroker.workers.supervisor import Supervisor
+
+MAINS = {"front": front.main, "coordinator": coordinator.main, "worker": worker.main}
+
+
+def ready_line(config: Config, status: dict[str, Any]) -> str:
+    """How to reach a broker that serves now."""
+    tcp = status["listeners"].get("native")
+    also = f" (or tcp://{tcp})" if tcp else ""
+    workers = f"{status['worker_count']} worker{'s' if status['worker_count'] != 1 else ''}"
+    reach = f"{SERVER_VARIABLE}={ipc(config.runtime_dir, FRONT)}{also}"
+    return f"kbroker is ready: {reach}; {workers}, data in {config.data_dir}"
+
+
+def run(config: Config, settings_source: Callable[[], Config]) -> int:
+    """Serve until told to stop; the exit code. Raises StartError."""
+
+    def on_ready(status: dict[str, Any]) -> None:
+        click.echo(ready_line(config, status))
+
+    return Supervisor(config, settings_source, MAINS, on_ready).run()

@@ -1,0 +1,150 @@
+"""`kbroker consume`: print a topic's records."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from kbroker.cli.format import Format, compile_format, json_line, value_lines
+from kbroker.cli.options import server_option
+from kbroker.cli.outcome import complain
+from kbroker.cli.reach import reach
+from kbroker.errors import UnknownTopicOrPartition
+from kbroker.types import TopicPartition
+
+if TYPE_CHECKING:
+    from kbroker.clients.consumer import Consumer
+
+
+POLL_MS = 500
+POLL_RECORDS = 10_000
+DEFAULT_FORMAT = r"%v\n"
+
+
+def parse_time(text: str) -> int:
+    """Milliseconds since 1970 of `text`: such a number, or an ISO date or time (local unless it says otherwise)."""
+    if text.lstrip("-").isdigit():
+        return int(text)
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def _time_option(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither milliseconds since 1970 nor an ISO time") from None
+
+
+def _format_option(_context: click.Context, _parameter: click.Parameter, text: str) -> Format:
+    try:
+        return value_lines if text == DEFAULT_FORMAT else compile_format(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--from-beginning", is_flag=True, help="Start at the first record.")
+@click.option("--offset", type=int, help="Start at this offset; a negative one counts from each partition's end.")
+@click.option(
+    "--from-timestamp", "since_ms", metavar="TIME", callback=_time_option,
+    help="Start at the first record not older: ms since 1970, or an ISO time.",
+)  # fmt: skip
+@click.option("-p", "--partition", "numbers", multiple=True, type=click.IntRange(0), help="Only this partition.")
+@click.option("-n", "--count", type=click.IntRange(0), help="Stop after this many records.")
+@click.option("--exit-at-end", is_flag=True, help="Stop at the end offsets found at the start.")
+@click.option(
+    "-f", "--format", "write", default=DEFAULT_FORMAT, show_default=True, callback=_format_option,
+    help=r"%t topic, %p partition, %o offset, %k key, %v value, %T timestamp, %h headers, \n \t \xNN …; adds nothing.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="A JSON object on a line.")
+@click.option("-v", "--verbose", is_flag=True, help="Say at the end how many records came, and which way.")
+@server_option
+def command(
+    topic: str,
+    from_beginning: bool,
+    offset: int | None,
+    since_ms: int | None,
+    numbers: tuple[int, ...],
+    count: int | None,
+    exit_at_end: bool,
+    write: Format,
+    as_json: bool,
+    verbose: bool,
+    server: str | None,
+) -> None:
+    """Print TOPIC's records, from the end on unless told otherwise, until stopped.
+
+    Null prints empty. In JSON, a key or value that is not UTF-8 stands as key_base64, value_base64.
+    """
+    if from_beginning + (offset is not None) + (since_ms is not None) > 1:
+        raise click.UsageError("--from-beginning, --offset and --from-timestamp exclude each other")
+    from kbroker import Consumer
+
+    with Consumer(server=reach(server)) as consumer:
+        partitions = _partitions(consumer, topic, numbers)
+        consumer.assign(partitions)
+        ends = consumer.end_offsets(partitions)
+        _seek(consumer, partitions, ends, from_beginning, offset, since_ms)
+        printed = _print(consumer, json_line if as_json else write, count, ends if exit_at_end else None)
+        if verbose:
+            complain(f"{printed} records, read through {consumer.transport}")
+
+
+def _partitions(consumer: Consumer, topic: str, numbers: tuple[int, ...]) -> list[TopicPartition]:
+    known = consumer.partitions_for_topic(topic)
+    if not known:
+        raise UnknownTopicOrPartition(f"there is no topic {topic!r}; see `kbroker topic list`")
+    for number in numbers:
+        if number not in known:
+            raise UnknownTopicOrPartition(f"topic {topic!r} has no partition {number}, only 0 to {max(known)}")
+    return [TopicPartition(topic, number) for number in sorted(set(numbers) or known)]
+
+
+def _seek(
+    consumer: Consumer,
+    partitions: list[TopicPartition],
+    ends: dict[TopicPartition, int],
+    from_beginning: bool,
+    offset: int | None,
+    since_ms: int | None,
+) -> None:
+    starts = consumer.beginning_offsets(partitions)
+    found = consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)) if since_ms is not None else {}
+    for partition in partitions:
+        start, end = starts[partition], ends[partition]
+        if from_beginning:
+            at = start
+        elif offset is not None:
+            at = offset if offset >= 0 else max(start, end + offset)
+        else:
+            match = found.get(partition)
+            at = match.offset if match is not None else end
+        consumer.seek(partition, at)
+
+
+def _print(consumer: Consumer, write: Format, count: int | None, ends: dict[TopicPartition, int] | None) -> int:
+    """Print until `count` records were, or each partition has reached its end in `ends`; how many were printed."""
+    out = sys.stdout.buffer
+    left = count
+    printed = 0
+    while left is None or left > 0:
+        if ends is not None and all(consumer.position(partition) >= end for partition, end in ends.items()):
+            break
+        batches = consumer.poll(
+            timeout_ms=POLL_MS, max_records=POLL_RECORDS if left is None else min(POLL_RECORDS, left)
+        )
+        for partition, records in batches.items():
+            if ends is not None:
+                records = [record for record in records if record.offset < ends[partition]]
+            out.write(b"".join([write(record) for record in records]))
+            printed += len(records)
+            if left is not None:
+                left -= len(records)
+        out.flush()
+    return printed

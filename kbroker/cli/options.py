@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def server_option(command: F) -> F:
+    """`--server`: which broker a client command talks to."""
+    return click.option(
+        "--server",
+        metavar="ENDPOINT",
+        envvar="KBROKER_SERVER",
+        help="tcp://HOST:PORT, HOST:PORT, ipc://PATH or a broker's folder. Default: KBROKER_SERVER, else the broker "
+        "found in the usual folders of this host.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`: print facts for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def print_json(value: Any) -> None:
+    """`value` as indented JSON on stdout."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def assignments(texts: Iterable[str], option: str) -> dict[str, str]:
+    """The NAME=VALUE texts that `option` was given, as a map. Raises click.UsageError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}")
+        found[name.strip()] = value
+    return found

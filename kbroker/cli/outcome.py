@@ -1,0 +1,90 @@
+"""How a command ends: its exit code, and for a failure one line on stderr that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import click
+
+from kbroker.errors import BrokerUnavailable, ConfigError, KbrokerError
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NOT_READY = 3
+NO_BROKER = 4
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+EXIT_CODES = {
+    OK: "all well",
+    FAILED: "the broker refused, or something failed",
+    USAGE: "wrong usage: an unknown command, option, setting or value",
+    NOT_READY: "`status`: a process is not ready",
+    NO_BROKER: "no broker answered",
+    INTERRUPTED: "interrupted (Ctrl-C)",
+    BROKEN_PIPE: "whoever read the output has gone",
+}
+
+
+TRACEBACK_VARIABLE = "KBROKER_TRACEBACK"
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    text = " ".join(message.split())
+    with contextlib.suppress(OSError):  # nobody reads stderr: the exit code must do
+        print(f"kbroker: {text}", file=sys.stderr, flush=True)
+
+
+def _silence_stdout() -> None:
+    # What is still buffered must not fail again, with a traceback, when Python ends.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def outcome(command: Callable[[], object]) -> int:
+    """Run a command; the exit code that tells how it went. Says in one line what failed; never raises."""
+    try:
+        command()
+        sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.UsageError as error:
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        complain(error.format_message().rstrip(".") + where)
+        return USAGE
+    except click.ClickException as error:
+        complain(error.format_message())
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except BrokerUnavailable as error:
+        complain(str(error))
+        return NO_BROKER
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    except KbrokerError as error:
+        complain(str(error) or type(error).__name__)
+        return FAILED
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return FAILED
+    except Exception as error:
+        if TRACEBACK_VARIABLE in os.environ:
+            traceback.print_exc()
+        complain(
+            f"a fault of kbroker's own: {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where; please "
+            "report it)"
+        )
+        return FAILED
+    return OK

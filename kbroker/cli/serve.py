@@ -1,0 +1,65 @@
+"""`kbroker serve`: run a broker in the foreground."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from kbroker.cli.options import assignments
+from kbroker.cli.sources import CONFIG_VARIABLE, Sources
+from kbroker.wire.endpoints import FRONT, check_runtime_path, ipc
+
+
+def _flags(
+    data_dir: Path | None, runtime_dir: Path | None, workers: int | None, listen: str | None, changes: tuple[str, ...]
+) -> dict[str, str]:
+    flags = assignments(changes, "--set")
+    if data_dir is not None:
+        flags["log.dir"] = str(data_dir.absolute())
+    if runtime_dir is not None:
+        flags["runtime.dir"] = str(runtime_dir.absolute())
+    if workers is not None:
+        flags["workers"] = str(workers)
+    if listen is not None:
+        flags["native.listen"] = listen.removeprefix("tcp://")
+    return flags
+
+
+@click.command()
+@click.option("--config", "file", envvar=CONFIG_VARIABLE, type=click.Path(path_type=Path), help="A configuration file.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of partitions and catalog; made if missing.")
+@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the sockets; made if missing.")
+@click.option("--workers", type=int, help="Worker processes; 0: one for each core.")
+@click.option(
+    "--native-listen",
+    "--zmq",
+    "listen",
+    metavar="HOST:PORT",
+    help="Native clients over tcp too; port 0 picks a free one. Without it: this host only.",
+)
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Any setting (see `kbroker config`).")
+@click.option("--check", is_flag=True, help="Check the settings and end.")
+def command(
+    file: Path | None,
+    data_dir: Path | None,
+    runtime_dir: Path | None,
+    workers: int | None,
+    listen: str | None,
+    changes: tuple[str, ...],
+    check: bool,
+) -> None:
+    """Run a broker in the foreground, until SIGTERM or Ctrl-C.
+
+    Says `kbroker is ready: KBROKER_SERVER=…` on stdout once every process serves. SIGHUP reloads the settings.
+    """
+    sources = Sources(file, os.environ, _flags(data_dir, runtime_dir, workers, listen, changes))
+    config = sources.config()
+    check_runtime_path(config.runtime_dir)
+    if check:
+        click.echo(f"the settings are valid; KBROKER_SERVER={ipc(config.runtime_dir, FRONT)}")
+        return
+    from kbroker.cli import broker  # imports all that the processes share: only when one is wanted
+
+    raise click.exceptions.Exit(broker.run(config, sources.config))

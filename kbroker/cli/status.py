@@ -1,0 +1,95 @@
+"""`kbroker status`: what every process of the broker here is doing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kbroker.cli.options import json_option, print_json
+from kbroker.cli.outcome import NOT_READY
+from kbroker.cli.table import print_table
+from kbroker.errors import BrokerUnavailable
+from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, SUPERVISOR, usual_runtime_dirs
+from kbroker.wire.status import read_status
+
+
+def find_runtime_dir() -> Path:
+    """Where the broker that client commands would talk to has its sockets. Raises BrokerUnavailable."""
+    server = os.environ.get(SERVER_VARIABLE, "")
+    if server.startswith("ipc://") and server.endswith(f"/{FRONT}"):
+        return Path(server.removeprefix("ipc://")).parent
+    if server.startswith(("/", ".", "~")):
+        path = Path(server).expanduser()
+        return path / "run" if (path / "run" / SUPERVISOR).exists() else path
+    usual = usual_runtime_dirs()
+    for folder in usual:
+        if (folder / SUPERVISOR).exists():
+            return folder
+    raise BrokerUnavailable(
+        f"no broker found in {', '.join(map(str, usual))}: name its folder by --runtime-dir, or start one with "
+        "`kbroker serve`"
+    )
+
+
+def _state(process: dict[str, Any]) -> str:
+    if not process["pid"]:
+        return "restarting"
+    if process["stalled"]:
+        return "disk stalled"
+    return "ready" if process["ready"] else "starting"
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole_seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    for count, unit, less, less_unit in ((days, "d", hours, "h"), (hours, "h", minutes, "m")):
+        if count:
+            return f"{count}{unit} {less}{less_unit}"
+    return f"{minutes}m {whole_seconds}s" if minutes else f"{whole_seconds}s"
+
+
+def _print(status: dict[str, Any]) -> None:
+    click.echo(f"kbroker {status['version']}  {status['state']}: {status['status']}")
+    click.echo(f"data in {status['data_dir']}, sockets in {status['runtime_dir']}")
+    if status["listeners"].get("native"):
+        click.echo(f"native clients: tcp://{status['listeners']['native']}")
+    columns = ("process", "pid", "state", "up", "restarts", "memory", "cpu", "last end")
+    print_table(
+        columns,
+        [
+            (
+                process["title"],
+                process["pid"] or "",
+                _state(process),
+                _duration(process["uptime_s"]),
+                process["restarts"],
+                f"{process['rss_bytes'] / 1e6:.0f} MB",
+                f"{process['cpu_s']:.1f} s",
+                process["last_exit"] or "",
+            )
+            for process in status["processes"]
+        ],
+        right=("pid", "up", "restarts", "memory", "cpu"),
+    )
+
+
+@click.command()
+@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the broker's sockets.")
+@json_option
+def command(runtime_dir: Path | None, as_json: bool) -> None:
+    """Tell what every process of the broker here is doing.
+
+    Ends with 0 when all are ready, 3 when one is not, 4 when there is no broker.
+    """
+    status = read_status(runtime_dir or find_runtime_dir())
+    if as_json:
+        print_json(status)
+    else:
+        _print(status)
+    ready = status["state"] == "ready" and all(process["ready"] for process in status["processes"])
+    if not ready:
+        raise click.exceptions.Exit(NOT_READY)

@@ -1,0 +1,173 @@
+"""`kbroker topic`: create, list, describe, change and delete topics."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from uuid import UUID
+
+import click
+
+from kbroker.cli.options import assignments, json_option, print_json, server_option
+from kbroker.cli.reach import reach
+from kbroker.cli.table import print_table
+from kbroker.errors import TopicAlreadyExists
+
+settings_option = click.option(
+    "-c",
+    "--set",
+    "--config",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A topic setting (docs/SETTINGS.md, column topic).",
+)
+
+
+@click.group()
+def command() -> None:
+    """Create, list, describe, change and delete topics."""
+
+
+@command.command()
+@click.argument("name")
+@click.option("-p", "--partitions", type=click.IntRange(1), help="How many; default: the broker's num.partitions.")
+@settings_option
+@click.option("--replication-factor", type=int, default=-1, help="1: there is one host.")
+@click.option("--if-not-exists", is_flag=True, help="All well when it is there already.")
+@server_option
+def create(
+    name: str,
+    partitions: int | None,
+    changes: tuple[str, ...],
+    replication_factor: int,
+    if_not_exists: bool,
+    server: str | None,
+) -> None:
+    """Create the topic NAME."""
+    from kbroker import Admin
+    from kbroker.clients.records import NewTopic
+
+    topic = NewTopic(name, partitions or -1, replication_factor, dict(assignments(changes, "--set")))
+    with Admin(server=reach(server)) as admin:
+        try:
+            admin.create_topics([topic])
+        except TopicAlreadyExists:
+            if not if_not_exists:
+                raise
+            click.echo(f"{name} is there already")
+        else:
+            click.echo(f"created {name}")
+
+
+@command.command("list")
+@json_option
+@server_option
+def list_(as_json: bool, server: str | None) -> None:
+    """The names of all topics, one on a line."""
+    from kbroker import Admin
+
+    with Admin(server=reach(server)) as admin:
+        names = sorted(admin.list_topics())
+    if as_json:
+        print_json(names)
+    else:
+        for name in names:
+            click.echo(name)
+
+
+@command.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all-settings", is_flag=True, help="Every setting in force, not only the topic's own.")
+@json_option
+@server_option
+def describe(names: tuple[str, ...], all_settings: bool, as_json: bool, server: str | None) -> None:
+    """Partitions, owners, offsets and settings of the topics NAME (default: all)."""
+    from kbroker import Admin, Consumer, TopicPartition
+
+    facts: list[dict[str, Any]] = []
+    with Admin(server=(endpoint := reach(server))) as admin, Consumer(server=endpoint) as consumer:
+        for topic in admin.describe_topics(list(names) or None):
+            partitions = [TopicPartition(topic.name, partition.partition) for partition in topic.partitions]
+            starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            settings = topic.settings
+            if all_settings:
+                settings = {entry.name: entry.value for entry in admin.describe_configs(topic.name)}
+            facts.append(
+                {
+                    "name": topic.name,
+                    "topic_id": str(UUID(bytes=bytes(topic.topic_id))),
+                    "settings": settings,
+                    "partitions": [
+                        {
+                            "partition": partition.partition,
+                            "leader": partition.leader,
+                            "leader_epoch": partition.leader_epoch,
+                            "log_start_offset": starts[where],
+                            "high_watermark": ends[where],
+                        }
+                        for partition, where in zip(topic.partitions, partitions, strict=True)
+                    ],
+                }
+            )
+    if as_json:
+        print_json(facts)
+        return
+    for topic_facts in facts:
+        _print_topic(topic_facts)
+
+
+def _print_topic(facts: dict[str, Any]) -> None:
+    settings = " ".join(f"{name}={value}" for name, value in facts["settings"].items())
+    records = sum(p["high_watermark"] - p["log_start_offset"] for p in facts["partitions"])
+    click.echo(f"{facts['name']}  {len(facts['partitions'])} partitions, {records} records  {settings}".rstrip())
+    columns = ("partition", "owner", "epoch", "first offset", "next offset")
+    print_table(columns, [tuple(partition.values()) for partition in facts["partitions"]], right=columns)
+    click.echo()
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@server_option
+def delete(names: tuple[str, ...], yes: bool, server: str | None) -> None:
+    """Delete topics with all their records."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask on: say --yes to delete without being asked")
+        click.confirm(f"Delete {', '.join(names)} with all records?", abort=True, err=True)
+    from kbroker import Admin
+
+    with Admin(server=reach(server)) as admin:
+        for name in names:
+            admin.delete_topics([name])
+            click.echo(f"deleted {name}")
+
+
+@command.command()
+@click.argument("name")
+@settings_option
+@click.option("--unset", "removed", multiple=True, metavar="NAME", help="Back to the broker's value.")
+@server_option
+def alter(name: str, changes: tuple[str, ...], removed: tuple[str, ...], server: str | None) -> None:
+    """Change settings of the topic NAME."""
+    if not changes and not removed:
+        raise click.UsageError("nothing to change: give --set NAME=VALUE or --unset NAME")
+    from kbroker import Admin
+
+    with Admin(server=reach(server)) as admin:
+        admin.alter_configs(name, assignments(changes, "--set"), list(removed))
+    click.echo(f"changed {name}")
+
+
+@command.command("add-partitions")
+@click.argument("name")
+@click.argument("total", type=click.IntRange(1))
+@server_option
+def add_partitions(name: str, total: int, server: str | None) -> None:
+    """Give the topic NAME more partitions: TOTAL in all. Keys may land elsewhere from then on."""
+    from kbroker import Admin
+
+    with Admin(server=reach(server)) as admin:
+        admin.create_partitions({name: total})
+    click.echo(f"{name} has {total} partitions")

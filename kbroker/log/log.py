@@ -1,0 +1,533 @@
+"""PartitionLog: the log of one partition. Owned by one process, used from one thread.
+
+It does no I/O but through its Storage and reads no clock. What may block is taken out as a Flush for an I/O thread.
+High watermark = min(log end, first offset of an acks=all batch that is not yet synced): nothing past it is shown.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from pathlib import Path
+
+from kbroker.config import LogConfig
+from kbroker.errors import InvalidRecord, InvalidTimestamp, OffsetOutOfRange, StorageError
+from kbroker.log import names, opening, reading, retention, timestamps
+from kbroker.log.checkpoint import RecoveryPoint
+from kbroker.log.flush import Flush
+from kbroker.log.index import POSITION_MAX, RELATIVE_OFFSET_MAX
+from kbroker.log.positions import AppendResult, LogPosition, RecoveryReport, SegmentInfo
+from kbroker.log.reading import RECENT_MAX
+from kbroker.log.recovery import Recovered
+from kbroker.log.segment import Segment
+from kbroker.log.slices import LogSlice
+from kbroker.log.storage import DISK, File, Storage
+from kbroker.records.batch import (
+    LOG_APPEND_TIME,
+    TRANSACTIONAL,
+    BatchFacts,
+    check_batches,
+    patch_log_append_time,
+    patch_sized,
+)
+from kbroker.types import TopicPartition
+
+_LOADED_INDEXES_MAX = 8
+HOT_WINDOW_BYTES = 64 << 20
+
+
+class PartitionLog:
+    """Open one with `PartitionLog.open`. Facts are plain attributes; only methods change them.
+
+    `synced_offset`: every record before it is on the disk. `failed`: why nothing is appended any more, or None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        partition: TopicPartition,
+        topic_id: bytes,
+        config: LogConfig,
+        storage: Storage,
+        lock: File,
+        recovered: Recovered,
+        now_ms: int,
+    ) -> None:
+        self.folder = folder
+        self.partition = partition
+        self.topic_id = topic_id
+        self.config = config
+        self.storage = storage
+        self.lock: File | None = lock
+        self.hot_window_bytes = HOT_WINDOW_BYTES
+        self._start(recovered, now_ms)
+
+    def _start(self, recovered: Recovered, now_ms: int) -> None:
+        self.recovery: RecoveryReport = recovered.report
+        self.segments = recovered.segments
+        self.bases = [segment.base_offset for segment in recovered.segments]
+        self.producers = recovered.producers
+        self.epochs = recovered.epochs
+        self.leader_epoch = recovered.epochs.latest
+        self.next_offset = recovered.next_offset
+        self.log_start_offset = recovered.log_start_offset
+        self.synced_offset = recovered.next_offset
+        self.failed: str | None = None
+        self.size_bytes = sum(segment.size_bytes for segment in recovered.segments)
+        self.deletions: deque[tuple[int, Path]] = deque((now_ms, path) for path in recovered.deleted)
+        self._active = recovered.segments[-1]
+        self._waiting: deque[LogPosition] = deque()  # acks=all appends that are not yet synced
+        self._wanted_offset = 0  # acks=all answers wait for a sync up to here
+        self.recent: dict[int, tuple[Segment, int]] = {}  # where batches begin that were lately written or read up to
+        self._loaded: deque[Segment] = deque()
+        self._unsynced: list[Segment] = []  # rolled since the last flush
+        self._folder_changed = False
+        self._flush: Flush | None = None
+        self._point_bytes = 0  # appended since the last recovery point
+        self._point_batches = 0
+        self._point_due = False
+        listing = self.storage.list(self.folder)
+        self._snapshots: list[Path] = [self.folder / name for name in listing if name.endswith(names.SNAPSHOT)]
+        self.high_watermark_position = LogPosition(self.next_offset, self._active.base_offset, self._active.size_bytes)
+        self.high_watermark = self.next_offset
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        partition: TopicPartition,
+        topic_id: bytes,
+        config: LogConfig,
+        leader_epoch: int,
+        now_ms: int,
+        storage: Storage = DISK,
+        *,
+        distrust_cache: bool = False,
+    ) -> PartitionLog:
+        """Take ownership: lock, recover, and durably begin a leader epoch above all before.
+
+        `topic_id` is 16 bytes; `leader_epoch` is the least epoch to begin. `distrust_cache`: an fsync of this
+        partition failed since the machine started. Raises StartError (locked by another process), StorageError
+        (another topic's folder, or the disk failed).
+        """
+        lock, recovered = opening.take_over(
+            storage, folder, partition, topic_id, config, leader_epoch, now_ms, distrust_cache
+        )
+        return cls(folder, partition, topic_id, config, storage, lock, recovered, now_ms)
+
+    # Facts
+
+    @property
+    def last_stable_offset(self) -> int:
+        """End of what read_committed consumers see; the high watermark while there are no transactions."""
+        return self.high_watermark
+
+    @property
+    def acknowledged_offset(self) -> int:
+        """acks=all is answered up to here: below the high watermark and, unless the setting says page-cache, synced."""
+        if self.config.flush_acks_all == "fdatasync":
+            return min(self.high_watermark, self.synced_offset)
+        return self.high_watermark
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether somebody waits for acks=all and no flush is under way."""
+        return self._wanted_offset > self.synced_offset and self._flush is None and self.failed is None
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether anything is not on the disk yet: what the background flush asks."""
+        return self.synced_offset < self.next_offset or bool(self._unsynced) or self._folder_changed
+
+    @property
+    def flushing(self) -> bool:
+        """Whether a Flush is out."""
+        return self._flush is not None
+
+    # Append
+
+    def append(self, batches: bytes | bytearray | memoryview, now_ms: int, *, sync: bool) -> AppendResult:
+        """Append whole batches with one write. A writable buffer is patched in place, a read-only one copied.
+
+        `sync` is acks=all: the records stay hidden until a flush has them on the disk. Raises what check_batches
+        does; OutOfOrderSequence, InvalidProducerEpoch, DuplicateSequence; StorageError when the disk took none of it
+        (the log goes on when there is space again) or has failed before.
+        """
+        if self.failed is not None:
+            raise StorageError(f"{self.partition}: {self.failed}")
+        view = memoryview(batches)
+        if view.readonly:
+            view = memoryview(bytearray(view))
+        found = check_batches(view, self.config.message_max_bytes)
+        waits = sync and self.config.flush_acks_all == "fdatasync"
+        known: list[int | None] | None = None
+        if len(found) > 1 or found[0].producer_id >= 0:
+            known = self._check_producers(found)
+            if None not in known:
+                return self._duplicate(found, known, now_ms, waits)
+            dropped = known.index(None)
+            if any(base_offset is not None for base_offset in known[dropped:]):
+                raise InvalidRecord(f"{self.partition}: new batches stand before repeated ones")
+            if dropped:
+                start = found[dropped].position
+                view = view[start:]
+                found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
+        stamp = -1
+        if self.config.timestamp_type == "LogAppendTime":
+            stamp = now_ms
+            found = [patch_log_append_time(view, facts, now_ms) for facts in found]
+        offset = base_offset = self.next_offset
+        epoch = self.leader_epoch
+        for facts in found:
+            if facts.attributes & LOG_APPEND_TIME and stamp < 0:
+                raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
+            patch_sized(view, facts, offset, epoch)
+            offset += facts.record_count
+        size_bytes = len(view)
+        segment = self._active
+        if self._must_roll(segment, size_bytes, offset, found[0].max_timestamp, now_ms):
+            segment = self.roll(now_ms)
+        position = segment.size_bytes
+        self._write(segment, view, position)
+        offset = base_offset
+        for facts in found:
+            segment.note_batch(
+                position + facts.position, facts.size_bytes, offset + facts.last_offset_delta, facts.max_timestamp
+            )
+            if facts.producer_id >= 0:
+                self.producers.add(facts, offset, now_ms)
+            offset += facts.record_count
+        recent = self.recent
+        if len(recent) >= RECENT_MAX:
+            recent.clear()
+        recent[base_offset] = (segment, position)
+        segment.size_bytes = position + size_bytes
+        self.size_bytes += size_bytes
+        self.next_offset = offset
+        self._point_bytes += size_bytes
+        self._point_batches += len(found)
+        if waits:
+            self._waiting.append(LogPosition(base_offset, segment.base_offset, position))
+            self._wanted_offset = offset
+        if not self._waiting:
+            self.high_watermark = offset
+            self.high_watermark_position = LogPosition(offset, segment.base_offset, segment.size_bytes)
+        elif len(self._waiting) == 1 and waits:
+            self.high_watermark = base_offset
+            self.high_watermark_position = self._waiting[0]
+        if known is None or len(known) == 1:
+            return AppendResult(base_offset, offset, self.log_start_offset, stamp, False, waits, offset)
+        return self._several(known, found, base_offset, stamp, waits)
+
+    def _several(
+        self, known: list[int | None], found: list[BatchFacts], base_offset: int, stamp: int, waits: bool
+    ) -> AppendResult:
+        end = self.next_offset
+        offsets = [repeated for repeated in known if repeated is not None]
+        for facts in found:
+            offsets.append(base_offset)
+            base_offset += facts.record_count
+        return AppendResult(offsets[0], end, self.log_start_offset, stamp, False, waits, end, tuple(offsets))
+
+    def _check_producers(self, found: list[BatchFacts]) -> list[int | None]:
+        """For each batch the base offset at which it stands already, or None when it is new."""
+        pending: dict[int, tuple[int, int]] = {}
+        known: list[int | None] = []
+        for facts in found:
+            if facts.attributes & TRANSACTIONAL:
+                raise InvalidRecord(f"{self.partition}: transactional batches are not supported yet")
+            kept = self.producers.check(facts, pending) if facts.producer_id >= 0 else None
+            known.append(None if kept is None else kept.base_offset)
+        return known
+
+    def _duplicate(self, found: list[BatchFacts], known: list[int | None], now_ms: int, waits: bool) -> AppendResult:
+        offsets = [base_offset for base_offset in known if base_offset is not None]
+        end = max(base + facts.record_count for base, facts in zip(offsets, found, strict=True))
+        if waits and end > self.synced_offset:
+            # The first time it may have come with acks=1: this answer waits for the disk all the same.
+            self._wanted_offset = max(self._wanted_offset, end)
+        stamp = now_ms if self.config.timestamp_type == "LogAppendTime" else -1
+        several = tuple(offsets) if len(offsets) > 1 else None
+        return AppendResult(offsets[0], end, self.log_start_offset, stamp, True, waits, end, several)
+
+    def _write(self, segment: Segment, view: memoryview, position: int) -> None:
+        try:
+            written = self.storage.pwrite(segment.file, view, position)
+            if written == len(view):
+                return
+            # A full disk takes what fits and says so the next time.
+            self.storage.pwrite_all(segment.file, view[written:], position + written)
+        except OSError as error:
+            try:
+                self.storage.truncate(segment.file, position)
+            except OSError as worse:
+                self.failed = f"a failed write could not be taken back: {worse}"
+            raise StorageError(f"{self.partition}: cannot write {segment.path}: {error}") from error
+
+    def _must_roll(self, segment: Segment, size_bytes: int, next_offset: int, max_timestamp: int, now_ms: int) -> bool:
+        position = segment.size_bytes
+        if not position:
+            return False
+        config = self.config
+        end = position + size_bytes
+        if end > config.segment_bytes or end > POSITION_MAX:
+            return True
+        if next_offset - 1 - segment.base_offset > RELATIVE_OFFSET_MAX:
+            return True
+        if segment.rolling_timestamp >= 0 and max_timestamp >= 0:
+            waited = max_timestamp - segment.rolling_timestamp
+        else:
+            waited = now_ms - segment.created_ms
+        if waited > config.segment_ms:
+            return True
+        index_max = config.index_size_max_bytes
+        return segment.offset_index.size_bytes >= index_max - 8 or segment.time_index.size_bytes >= index_max - 12
+
+    # Segments
+
+    def roll(self, now_ms: int) -> Segment:
+        """Close the active segment and begin a new one at the log end. An empty one stays. Raises StorageError."""
+        old = self._active
+        if not old.size_bytes:
+            return old
+        try:
+            old.time_index.maybe_append(old.max_timestamp, old.max_timestamp_offset - old.base_offset)
+            segment = Segment.create(
+                self.storage, self.folder, self.next_offset, self.config.index_interval_bytes, now_ms
+            )
+        except OSError as error:
+            raise StorageError(f"{self.partition}: cannot begin a new segment: {error}") from error
+        self.segments.append(segment)
+        self.bases.append(segment.base_offset)
+        self._active = segment
+        self._unsynced.append(old)
+        self._folder_changed = True
+        self._point_due = True
+        self.recent[self.next_offset] = (segment, 0)
+        if self.high_watermark == self.next_offset:
+            self.high_watermark_position = LogPosition(self.next_offset, segment.base_offset, 0)
+        return segment
+
+    def maybe_roll(self, now_ms: int) -> bool:
+        """Roll when the active segment is older than segment.ms by the broker's clock."""
+        active = self._active
+        if not active.size_bytes or now_ms - active.created_ms <= self.config.segment_ms:
+            return False
+        self.roll(now_ms)
+        return True
+
+    def segment_for(self, offset: int) -> SegmentInfo:
+        """The segment that has `offset`, or would. Raises OffsetOutOfRange."""
+        if not self.log_start_offset <= offset <= self.next_offset:
+            raise self._out_of_range(offset)
+        number = bisect_right(self.bases, offset) - 1
+        segment = self.segments[number]
+        following = self.bases[number + 1] if number + 1 < len(self.bases) else None
+        return SegmentInfo(segment.base_offset, segment.path, segment.size_bytes, following is not None, following)
+
+    def _out_of_range(self, offset: int) -> OffsetOutOfRange:
+        return OffsetOutOfRange(
+            f"{self.partition}: offset {offset} is not in {self.log_start_offset} … {self.next_offset}",
+            earliest=self.log_start_offset,
+            next_offset=self.next_offset,
+        )
+
+    def index_used(self, segment: Segment) -> None:
+        """Keep the indexes of only a few closed segments in memory."""
+        if segment is self._active or segment in self._loaded:
+            return
+        self._loaded.append(segment)
+        if len(self._loaded) > _LOADED_INDEXES_MAX:
+            old = self._loaded.popleft()
+            if old not in self._unsynced and old is not self._active:
+                old.drop_indexes()
+
+    # Read
+
+    def read(
+        self, offset: int, max_bytes: int, *, isolation: str = "uncommitted", up_to: str = "high_watermark"
+    ) -> LogSlice:
+        """Whole batches from the one that has `offset`: at most `max_bytes`, but one batch at least.
+
+        `up_to`: "high_watermark" or, for the log's own use, "log_end". Empty at and past that end. `isolation`
+        "committed" ends at the last stable offset. Raises OffsetOutOfRange, StorageError (damaged or failing disk).
+        """
+        del isolation  # the last stable offset is the high watermark while there are no transactions
+        if not self.log_start_offset <= offset <= self.next_offset:
+            raise self._out_of_range(offset)
+        try:
+            return reading.read(self, offset, max_bytes, up_to == "high_watermark")
+        except OSError as error:
+            raise StorageError(f"{self.partition}: cannot read at offset {offset}: {error}") from error
+
+    def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int] | None:
+        """Offset and timestamp of the first shown record with that timestamp or a later one; None: there is none.
+
+        Raises StorageError, CorruptMessage, MessageTooLarge (a batch that decompresses to too much).
+        """
+        try:
+            return timestamps.find(self, timestamp_ms)
+        except OSError as error:
+            raise StorageError(f"{self.partition}: cannot look up timestamp {timestamp_ms}: {error}") from error
+
+    def epoch_end_offset(self, epoch: int) -> tuple[int, int]:
+        """The largest leader epoch ≤ `epoch` and the offset after its records; (-1, -1) when not known."""
+        return self.epochs.end_offset(epoch, self.next_offset)
+
+    # Flush
+
+    def begin_flush(self, *, force_recovery_point: bool = False) -> Flush | None:
+        """Take everything that is not synced into a Flush for an I/O thread. None: nothing to do, or one is out."""
+        if self._flush is not None or self.failed is not None:
+            return None
+        config = self.config
+        due = (
+            force_recovery_point
+            or self._point_due
+            or self._point_bytes >= config.recovery_point_bytes
+            or self._point_batches >= config.recovery_point_batches
+        )
+        if not due and not self.unsynced:
+            return None
+        active = self._active
+        files = [segment.file for segment in self._unsynced]
+        files.append(active.file)
+        flush = Flush(self.storage, self.folder, files, self.next_offset, self._folder_changed)
+        if due:
+            for segment in (*self._unsynced, active):
+                flush.index_writes += segment.index_writes()
+            flush.snapshot = self.producers.snapshot()
+            flush.recovery_point = self.recovery_point()
+            kept = names.numbered(self.folder, self.next_offset, names.SNAPSHOT)
+            flush.stale = [path for path in self._snapshots[:-1] if path != kept]
+            self._snapshots = [path for path in self._snapshots[-1:] if path != kept] + [kept]
+            self._point_bytes = self._point_batches = 0
+            self._point_due = False
+            for segment in self._unsynced:
+                self.index_used(segment)
+            self._unsynced = []
+        self._folder_changed = False
+        self._flush = flush
+        return flush
+
+    def recovery_point(self) -> RecoveryPoint:
+        """The log end as a recovery point."""
+        active = self._active
+        return RecoveryPoint(
+            self.next_offset,
+            active.base_offset,
+            active.size_bytes,
+            self.log_start_offset,
+            active.max_timestamp,
+            active.max_timestamp_offset,
+        )
+
+    def finish_flush(self, flush: Flush, now_ms: int) -> None:
+        """On the loop, after `run`: the high watermark moves past what is now on the disk."""
+        del now_ms
+        assert flush is self._flush, "one flush at a time"
+        self._flush = None
+        if self.failed is None:
+            self.synced_up_to(flush.end_offset)
+
+    def synced_up_to(self, offset: int) -> None:
+        """Everything before `offset` is on the disk."""
+        self.synced_offset = max(self.synced_offset, offset)
+        waiting = self._waiting
+        while waiting and waiting[0].offset < offset:
+            waiting.popleft()
+        active = self._active
+        shown = waiting[0] if waiting else LogPosition(self.next_offset, active.base_offset, active.size_bytes)
+        self.high_watermark = shown.offset
+        self.high_watermark_position = shown
+
+    def fail_flush(self, flush: Flush, error: BaseException) -> None:
+        """On the loop, after `run` raised: nothing more is acknowledged until `repair` or a new owner has copied what
+        the page cache shows. A mark in the folder says so to the next owner, if the disk lets us.
+        """
+        assert flush is self._flush, "one flush at a time"
+        self._flush = None
+        self.failed = f"the disk failed to sync ({error}); records are refused until the log is repaired"
+        opening.leave_failure_mark(self, str(error))
+
+    def repair(self, now_ms: int) -> int:
+        """After a failed flush: recover again, copying everything past the recovery point into new files, which are
+        synced and swapped in; readers keep the old files. Begins a new leader epoch. May block long.
+
+        Returns the number of records that were lost (none that acks=all had acknowledged). Raises StorageError when
+        the disk still fails: try again later.
+        """
+        if self.lock is None or self._flush is not None:
+            raise StorageError(f"{self.partition}: cannot repair now: {self.failed or 'a flush is out'}")
+        if self.failed is None:
+            return 0
+        ended = self.next_offset
+        recovered = opening.recover_again(self, now_ms)
+        self._start(recovered, now_ms)
+        return max(0, ended - self.next_offset)
+
+    # Retention
+
+    def retain(self, now_ms: int) -> list[SegmentInfo]:
+        """Take out the segments that retention.ms and retention.bytes no longer keep; the files stay for
+        file.delete.delay.ms. Returns them. Raises StorageError.
+        """
+        return retention.retain(self, now_ms)
+
+    def delete_due(self, now_ms: int) -> int:
+        """Unlink the files whose delay is over. Returns how many. Raises StorageError."""
+        return retention.delete_due(self, now_ms)
+
+    def drop_oldest(self, count: int) -> list[Segment]:
+        """Forget the oldest `count` segments (never all); the log start offset moves up."""
+        dropped = self.segments[:count]
+        del self.segments[:count], self.bases[:count]
+        gone = set(map(id, dropped))
+        self.recent = {at: found for at, found in self.recent.items() if id(found[0]) not in gone}
+        self._loaded = deque(segment for segment in self._loaded if id(segment) not in gone)
+        self._unsynced = [segment for segment in self._unsynced if id(segment) not in gone]
+        self.size_bytes -= sum(segment.size_bytes for segment in dropped)
+        self.log_start_offset = max(self.log_start_offset, self.bases[0])
+        self.epochs.cut_start(self.log_start_offset)
+        self._folder_changed = True
+        return dropped
+
+    def configure(self, config: LogConfig) -> None:
+        """Other settings, from now on."""
+        self.config = config
+        for segment in self.segments:
+            segment.index_interval_bytes = config.index_interval_bytes
+
+    # End
+
+    def close(self, now_ms: int) -> None:
+        """Sync, write indexes, snapshot and the clean-shutdown mark, and let go of the folder. Raises StorageError;
+        the folder is let go even then. A failed log is left as after a crash.
+        """
+        del now_ms
+        if self.lock is None:
+            return
+        try:
+            if self.failed is None:
+                opening.close_clean(self)
+        except OSError as error:
+            raise StorageError(f"{self.partition}: cannot close cleanly: {error}") from error
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the folder as a crash would: nothing is written."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+        self.failed = self.failed or "the log is closed"
+
+    @staticmethod
+    def delete(folder: Path, storage: Storage = DISK) -> Path:
+        """Take a closed partition away: its folder is renamed, durably. Returns the new name, for `purge`."""
+        return retention.delete_folder(folder, storage)
+
+    @staticmethod
+    def purge(folder: Path, storage: Storage = DISK) -> None:
+        """Unlink a folder that `delete` renamed, with everything in it. Going on after a crash is fine."""
+        retention.purge_folder(folder, storage)

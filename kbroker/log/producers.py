@@ -1,0 +1,230 @@
+"""What a partition knows of idempotent producers: their epochs and the last batches of each, as in Kafka.
+
+Answers "was this batch appended before?" and "does it follow the last one?". Rebuilt from a snapshot and the log.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from kbroker.errors import DuplicateSequence, InvalidProducerEpoch, OutOfOrderSequence
+from kbroker.records.batch import BatchFacts
+
+SEQUENCE_MAX: Final = 2**31 - 1
+BATCHES_KEPT: Final = 5
+"""Kafka's clients have at most five requests in flight for a partition."""
+
+SNAPSHOT_HEAD: Final = Struct(
+    ">"
+    "h"  # version           1
+    "I"  # crc               CRC-32C of everything after this field
+    "i"  # entry_count       entries that follow
+)
+assert SNAPSHOT_HEAD.size == 10
+_CRC_END: Final = 6
+
+SNAPSHOT_ENTRY: Final = Struct(
+    ">"
+    "q"  # producer_id
+    "h"  # producer_epoch
+    "i"  # last_sequence     sequence of the last record of the batch
+    "q"  # last_offset       offset of the last record of the batch
+    "i"  # offset_delta      last offset minus first offset of the batch
+    "q"  # timestamp         the batch's largest timestamp, ms since 1970
+    "i"  # coordinator_epoch -1: no transaction marker seen
+    "q"  # txn_first_offset  -1: no transaction is open
+)
+assert SNAPSHOT_ENTRY.size == 46
+
+_COUNT: Final = Struct(">i")
+
+
+class Kept(NamedTuple):
+    """One batch of a producer that is remembered."""
+
+    first_sequence: int
+    last_sequence: int
+    base_offset: int
+    last_offset: int
+    timestamp: int
+
+
+class Producer:
+    """One producer id in this partition. `batches` are its last ones, oldest first, all of `epoch`."""
+
+    __slots__ = ("batches", "complete", "epoch", "seen_ms")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.batches: list[Kept] = []
+        self.complete = True  # nothing is missing between the kept batches and those before them
+        self.seen_ms = -1
+
+
+class ProducerStates:
+    """All producers of one partition."""
+
+    __slots__ = ("_producers",)
+
+    def __init__(self) -> None:
+        self._producers: dict[int, Producer] = {}
+
+    def __len__(self) -> int:
+        return len(self._producers)
+
+    def get(self, producer_id: int) -> Producer | None:
+        return self._producers.get(producer_id)
+
+    def check(self, batch: BatchFacts, pending: dict[int, tuple[int, int]]) -> Kept | None:
+        """What is known of `batch` already: the batch it repeats, or None when it may be appended.
+
+        `pending` holds epoch and last sequence by producer id for batches checked before this one in the same append,
+        and is updated. Raises InvalidProducerEpoch, OutOfOrderSequence, DuplicateSequence.
+        """
+        producer_id, epoch, first = batch.producer_id, batch.producer_epoch, batch.base_sequence
+        last = _last_sequence(first, batch.last_offset_delta)
+        known = self._producers.get(producer_id)
+        earlier = pending.get(producer_id)
+        if earlier is not None:
+            current_epoch, current_last = earlier
+        elif known is not None:
+            current_epoch, current_last = known.epoch, known.batches[-1].last_sequence if known.batches else -1
+        else:
+            # Retention or expiry may have removed all that was known: Kafka takes any sequence then, and so do we.
+            pending[producer_id] = (epoch, last)
+            return None
+        if epoch < current_epoch:
+            raise InvalidProducerEpoch(
+                f"producer {producer_id} has epoch {current_epoch}; a batch of epoch {epoch} comes too late"
+            )
+        if epoch > current_epoch:
+            if first != 0:
+                raise OutOfOrderSequence(
+                    f"producer {producer_id}: the first sequence of new epoch {epoch} is {first}; 0 is expected"
+                )
+        else:
+            expected = _next_sequence(current_last) if current_last >= 0 else first
+            if first != expected:
+                if known is not None and known.epoch == epoch:
+                    for kept in known.batches:
+                        if kept.first_sequence == first and kept.last_sequence == last:
+                            return kept
+                    if _too_old(known, first, last):
+                        raise DuplicateSequence(
+                            f"producer {producer_id}: sequence {first} is older than the last {BATCHES_KEPT} batches"
+                        )
+                raise OutOfOrderSequence(
+                    f"producer {producer_id}, epoch {epoch}: sequence {first} follows {current_last}; "
+                    f"{expected} is expected"
+                )
+        pending[producer_id] = (epoch, last)
+        return None
+
+    def add(self, batch: BatchFacts, base_offset: int, now_ms: int) -> None:
+        """Remember a batch that was appended at `base_offset`. Takes gaps, as a replay of a damaged log has them."""
+        last = _last_sequence(batch.base_sequence, batch.last_offset_delta)
+        producer = self._producers.get(batch.producer_id)
+        if producer is None or producer.epoch != batch.producer_epoch:
+            producer = self._producers[batch.producer_id] = Producer(batch.producer_epoch)
+            producer.complete = batch.base_sequence == 0
+        elif producer.batches and _next_sequence(producer.batches[-1].last_sequence) != batch.base_sequence:
+            producer.batches.clear()
+            producer.complete = False
+        producer.seen_ms = now_ms
+        kept = producer.batches
+        kept.append(
+            Kept(batch.base_sequence, last, base_offset, base_offset + batch.last_offset_delta, batch.max_timestamp)
+        )
+        if len(kept) > BATCHES_KEPT:
+            del kept[0]
+
+    def expire(self, now_ms: int, silent_ms: int) -> int:
+        """Forget producers that were silent for `silent_ms`. Returns how many."""
+        old = [number for number, p in self._producers.items() if p.seen_ms + silent_ms < now_ms]
+        for number in old:
+            del self._producers[number]
+        return len(old)
+
+    def restored(self, now_ms: int) -> None:
+        """Start the clock of expiry for everything that came from a snapshot or the log."""
+        for producer in self._producers.values():
+            producer.seen_ms = now_ms
+
+    def snapshot(self) -> bytes:
+        """Kafka's producer snapshot, version 1: the last batch of each producer; then ours, in the same form: the
+        earlier batches that are kept. Kafka stops reading before those.
+        """
+        newest: list[bytes] = []
+        earlier: list[bytes] = []
+        for producer_id, producer in self._producers.items():
+            for number, kept in enumerate(producer.batches):
+                packed = SNAPSHOT_ENTRY.pack(
+                    producer_id,
+                    producer.epoch,
+                    kept.last_sequence,
+                    kept.last_offset,
+                    kept.last_offset - kept.base_offset,
+                    kept.timestamp,
+                    -1,
+                    -1,
+                )
+                (newest if number == len(producer.batches) - 1 else earlier).append(packed)
+        body = b"".join((_COUNT.pack(len(newest)), *newest, _COUNT.pack(len(earlier)), *earlier))
+        return SNAPSHOT_HEAD.pack(1, crc32c(body), 0)[:_CRC_END] + body
+
+    @classmethod
+    def parse(cls, data: bytes) -> ProducerStates | None:
+        """The producers in a snapshot's bytes; None when it is damaged or of a newer version."""
+        states = cls()
+        try:
+            version, crc, count = SNAPSHOT_HEAD.unpack_from(data)
+            if version != 1 or crc != crc32c(memoryview(data)[_CRC_END:]):
+                return None
+            position = SNAPSHOT_HEAD.size
+            newest = _entries(data, position, count)
+            position += count * SNAPSHOT_ENTRY.size
+            earlier: list[tuple[int, ...]] = []
+            if position < len(data):
+                (count,) = _COUNT.unpack_from(data, position)
+                earlier = _entries(data, position + _COUNT.size, count)
+        except (StructError, ValueError):
+            return None
+        for producer_id, epoch, last_sequence, last_offset, delta, timestamp, _, _ in earlier + newest:
+            producer = states._producers.get(producer_id)
+            if producer is None or producer.epoch != epoch:
+                producer = states._producers[producer_id] = Producer(epoch)
+            first = last_sequence - delta if last_sequence >= delta else last_sequence - delta + SEQUENCE_MAX + 1
+            if producer.batches and _next_sequence(producer.batches[-1].last_sequence) != first:
+                producer.batches.clear()
+            producer.batches.append(Kept(first, last_sequence, last_offset - delta, last_offset, timestamp))
+        for producer in states._producers.values():
+            # Five kept batches in a row show that nothing is missing; with fewer, nobody can know.
+            producer.complete = len(producer.batches) >= BATCHES_KEPT or producer.batches[0].first_sequence == 0
+        return states
+
+
+def _entries(data: bytes, position: int, count: int) -> list[tuple[int, ...]]:
+    end = position + count * SNAPSHOT_ENTRY.size
+    if count < 0 or end > len(data):
+        raise ValueError
+    return list(SNAPSHOT_ENTRY.iter_unpack(memoryview(data)[position:end]))
+
+
+def _last_sequence(first: int, delta: int) -> int:
+    last = first + delta
+    return last if last <= SEQUENCE_MAX else last - SEQUENCE_MAX - 1
+
+
+def _next_sequence(sequence: int) -> int:
+    return sequence + 1 if sequence < SEQUENCE_MAX else 0
+
+
+def _too_old(producer: Producer, first: int, last: int) -> bool:
+    """Whether the batch surely was appended, and is only no longer remembered. Clients take that for success, so it
+    must not be said of a batch that a damaged log may have lost.
+    """
+    return producer.complete and bool(producer.batches) and first <= last < producer.batches[0].first_sequence

@@ -1,0 +1,298 @@
+"""One segment of a log: a file of whole batches and its two indexes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from kbroker.errors import StorageError
+from kbroker.log import names
+from kbroker.log.index import OffsetIndex, TimeIndex
+from kbroker.log.scan import Scan
+from kbroker.log.storage import File, Storage
+from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC
+
+_CHUNK_BYTES = 8192
+_INDEX_GAP_MAX = 16 << 20
+"""An index that says nothing of the last so many bytes of a closed segment is taken for damaged."""
+
+_unpack = HEADER.unpack_from
+
+
+class Found(NamedTuple):
+    """A batch found by its header."""
+
+    position: int
+    size_bytes: int
+    base_offset: int
+    next_offset: int
+    max_timestamp: int
+
+
+class IndexWrite(NamedTuple):
+    """Index entries that are to be written."""
+
+    file: File
+    data: bytes
+    position: int
+
+
+class Segment:
+    """`size_bytes` is the end of the last whole batch; `next_offset` the offset after it."""
+
+    __slots__ = (
+        "_offset_index",
+        "_offset_index_file",
+        "_time_index",
+        "_time_index_file",
+        "base_offset",
+        "bytes_since_index",
+        "created_ms",
+        "file",
+        "folder",
+        "index_interval_bytes",
+        "max_timestamp",
+        "max_timestamp_offset",
+        "next_offset",
+        "path",
+        "rolling_timestamp",
+        "size_bytes",
+        "storage",
+    )
+
+    def __init__(
+        self, storage: Storage, folder: Path, base_offset: int, index_interval_bytes: int, created_ms: int
+    ) -> None:
+        self.storage = storage
+        self.folder = folder
+        self.base_offset = base_offset
+        self.index_interval_bytes = index_interval_bytes
+        self.created_ms = created_ms
+        self.path = names.numbered(folder, base_offset, names.LOG)
+        self.file: File = storage.open(self.path, create=True)
+        self.size_bytes = storage.size(self.file)
+        self.next_offset = base_offset
+        self.max_timestamp = -1
+        self.max_timestamp_offset = -1
+        self.rolling_timestamp = -1  # of the first batch
+        self.bytes_since_index = 0
+        self._offset_index: OffsetIndex | None = None
+        self._time_index: TimeIndex | None = None
+        self._offset_index_file: File | None = None
+        self._time_index_file: File | None = None
+
+    @classmethod
+    def create(
+        cls, storage: Storage, folder: Path, base_offset: int, index_interval_bytes: int, created_ms: int
+    ) -> Segment:
+        """A new, empty segment; its names are not yet synced. Raises StorageError when there is data already."""
+        segment = cls(storage, folder, base_offset, index_interval_bytes, created_ms)
+        if segment.size_bytes:
+            raise StorageError(f"{segment.path} has {segment.size_bytes} bytes; a new segment was to begin there")
+        segment.reset_indexes()
+        segment.write_indexes()
+        return segment
+
+    # Indexes
+
+    def reset_indexes(self) -> None:
+        """Empty indexes; the files follow with write_indexes()."""
+        self._offset_index = OffsetIndex()
+        self._time_index = TimeIndex()
+        self.bytes_since_index = 0
+
+    @property
+    def offset_index(self) -> OffsetIndex:
+        """In memory; read from its file, or rebuilt, when it is not there yet."""
+        if self._offset_index is None:
+            self.load_indexes()
+        assert self._offset_index is not None
+        return self._offset_index
+
+    @property
+    def time_index(self) -> TimeIndex:
+        if self._time_index is None:
+            self.load_indexes()
+        assert self._time_index is not None
+        return self._time_index
+
+    def drop_indexes(self) -> None:
+        """Forget what is in memory of a closed segment's indexes; everything must have been written."""
+        self._offset_index = self._time_index = None
+        self._offset_index_file = self._time_index_file = None
+
+    @property
+    def indexes_loaded(self) -> bool:
+        return self._offset_index is not None
+
+    def load_indexes(self) -> bool:
+        """Read both indexes, or rebuild them from the log when they are missing or cannot be right. True: rebuilt."""
+        offset_index = self._parse_offset_index()
+        time_index = self._parse_time_index()
+        if offset_index is None or time_index is None:
+            self.rebuild_indexes()
+            return True
+        self._offset_index, self._time_index = offset_index, time_index
+        last = offset_index.positions[-1] if len(offset_index) else 0
+        self.bytes_since_index = self.size_bytes - last
+        if len(time_index):
+            self.max_timestamp = time_index.timestamps[-1]
+            self.max_timestamp_offset = self.base_offset + time_index.offsets[-1]
+        return False
+
+    def _parse_offset_index(self) -> OffsetIndex | None:
+        data = self._index_bytes(names.INDEX)
+        index = None if data is None else OffsetIndex.parse(data, self.size_bytes)
+        if index is None:
+            return None
+        last = index.positions[-1] if len(index) else 0
+        return index if self.size_bytes - last <= _INDEX_GAP_MAX else None
+
+    def _parse_time_index(self) -> TimeIndex | None:
+        data = self._index_bytes(names.TIME_INDEX)
+        return None if data is None else TimeIndex.parse(data)
+
+    def _index_bytes(self, suffix: str) -> bytes | None:
+        try:
+            return self.storage.read_file(names.numbered(self.folder, self.base_offset, suffix))
+        except FileNotFoundError:
+            return None
+
+    def rebuild_indexes(self) -> None:
+        """Make both indexes anew from the log and write them. Stops at the first bad batch."""
+        self.reset_indexes()
+        self.max_timestamp = self.max_timestamp_offset = -1
+        size_bytes = self.size_bytes
+        for facts in Scan(self.storage, self.file, 0, size_bytes, self.base_offset):
+            self.note_batch(
+                facts.position, facts.size_bytes, facts.base_offset + facts.last_offset_delta, facts.max_timestamp
+            )
+        self.time_index.maybe_append(self.max_timestamp, self.max_timestamp_offset - self.base_offset)
+        self.write_indexes()
+
+    def index_writes(self) -> list[IndexWrite]:
+        """What the index files lack; taken to be written from now on."""
+        writes = []
+        if self._offset_index is not None and self._offset_index.pending:
+            index = self._offset_index
+            writes.append(IndexWrite(self.offset_index_file, bytes(index.pending), index.written_bytes))
+            index.written_bytes += len(index.pending)
+            index.pending = bytearray()
+        if self._time_index is not None and self._time_index.pending:
+            times = self._time_index
+            writes.append(IndexWrite(self.time_index_file, bytes(times.pending), times.written_bytes))
+            times.written_bytes += len(times.pending)
+            times.pending = bytearray()
+        return writes
+
+    def write_indexes(self) -> None:
+        """Write what the files lack and cut what they have too much."""
+        for write in self.index_writes():
+            self.storage.pwrite_all(write.file, write.data, write.position)
+        for file, index in ((self.offset_index_file, self.offset_index), (self.time_index_file, self.time_index)):
+            if self.storage.size(file) != index.size_bytes:
+                self.storage.truncate(file, index.size_bytes)
+
+    @property
+    def offset_index_file(self) -> File:
+        if self._offset_index_file is None:
+            path = names.numbered(self.folder, self.base_offset, names.INDEX)
+            self._offset_index_file = self.storage.open(path, create=True)
+        return self._offset_index_file
+
+    @property
+    def time_index_file(self) -> File:
+        if self._time_index_file is None:
+            path = names.numbered(self.folder, self.base_offset, names.TIME_INDEX)
+            self._time_index_file = self.storage.open(path, create=True)
+        return self._time_index_file
+
+    # Batches
+
+    def note_batch(self, position: int, size_bytes: int, last_offset: int, max_timestamp: int) -> None:
+        """Index a batch that stands at `position`, as Kafka does: about one entry for each index interval."""
+        if max_timestamp > self.max_timestamp:
+            self.max_timestamp = max_timestamp
+            self.max_timestamp_offset = last_offset
+        if position == 0:
+            self.rolling_timestamp = max_timestamp
+        if self.bytes_since_index > self.index_interval_bytes:
+            assert self._offset_index is not None
+            assert self._time_index is not None
+            self._offset_index.append(last_offset - self.base_offset, position)
+            self._time_index.maybe_append(self.max_timestamp, self.max_timestamp_offset - self.base_offset)
+            self.bytes_since_index = 0
+        self.bytes_since_index += size_bytes
+        self.next_offset = last_offset + 1
+
+    def header_at(self, chunk: bytes, chunk_start: int, position: int, end: int) -> tuple[Found, bytes, int]:
+        """The batch at `position`, from `chunk` when it has it, else from a new one. Raises StorageError."""
+        at = position - chunk_start
+        if at < 0 or at + HEADER_BYTES > len(chunk):
+            chunk_start, at = position, 0
+            chunk = self.storage.pread(self.file, min(_CHUNK_BYTES, end - position), position)
+            if len(chunk) < HEADER_BYTES:
+                raise self.damaged(position)
+        base_offset, length, _, magic, _, _, delta, _, max_timestamp, _, _, _, _ = _unpack(chunk, at)
+        size_bytes = length + LENGTH_END
+        if magic != MAGIC or size_bytes < HEADER_BYTES or size_bytes > end - position or delta < 0:
+            raise self.damaged(position)
+        if base_offset < self.base_offset:
+            raise self.damaged(position)
+        return Found(position, size_bytes, base_offset, base_offset + delta + 1, max_timestamp), chunk, chunk_start
+
+    def damaged(self, position: int) -> StorageError:
+        return StorageError(
+            f"{self.path}: no valid batch at position {position}: the file is damaged; "
+            "a restart sets it aside and keeps what is good"
+        )
+
+    def find(self, offset: int, end: int) -> Found | None:
+        """The first batch whose records reach `offset`, before position `end`; None when there is none."""
+        for attempt in (0, 1):
+            index = self.offset_index
+            number = index.before(offset - self.base_offset)
+            position = index.positions[number] if number >= 0 else 0
+            if number >= 0:
+                try:
+                    found, _, _ = self.header_at(b"", 0, position, max(end, self.size_bytes))
+                except StorageError:
+                    if attempt:
+                        raise
+                    self.rebuild_indexes()
+                    continue
+                if found.next_offset != self.base_offset + index.offsets[number] + 1:
+                    if attempt:
+                        raise self.damaged(position)
+                    self.rebuild_indexes()
+                    continue
+            break
+        chunk, chunk_start = b"", 0
+        while position < end:
+            found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
+            if found.next_offset > offset:
+                return found
+            position += found.size_bytes
+        return None
+
+    def last_whole(self, start: int, max_bytes: int, end: int) -> tuple[int, int | None]:
+        """Where a read from the batch at `start` ends: at most `max_bytes` on, but after one batch at least.
+
+        Returns the position and the base offset of the batch there (None: not looked at).
+        """
+        limit = start + max_bytes
+        number = self.offset_index.at_or_below_position(limit)
+        position = max(start, self.offset_index.positions[number]) if number >= 0 else start
+        if position > start:
+            # An index that lies would end the answer in the middle of a batch.
+            found, _, _ = self.header_at(b"", 0, position, end)
+            if found.next_offset != self.base_offset + self.offset_index.offsets[number] + 1:
+                self.rebuild_indexes()
+                position = start
+        chunk, chunk_start = b"", 0
+        while position < end:
+            found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
+            if position > start and position + found.size_bytes > limit:
+                return position, found.base_offset
+            position += found.size_bytes
+        return position, None

@@ -1,0 +1,173 @@
+"""The only door to the disk: everything the log does to files goes through a Storage.
+
+Tests put another one underneath that fails on request or forgets what was not synced. Plain OSErrors come out here;
+the log turns them into StorageError with what they meant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+FILE_MODE: Final = 0o640
+FOLDER_MODE: Final = 0o750
+_COPY_BYTES: Final = 8 << 20
+
+
+class File:
+    """An open file. It is closed when nobody holds it any more: a slice keeps its segment readable after retention."""
+
+    __slots__ = ("__weakref__", "fd", "path")
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    def close(self) -> None:
+        """Close now, whoever else holds it. A second close does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:
+            with contextlib.suppress(OSError):
+                self.close()
+
+    def __repr__(self) -> str:
+        return f"File({self.fd}, {str(self.path)!r})"
+
+
+class Storage:
+    """The real disk. Every method may raise OSError."""
+
+    def open(self, path: Path, *, create: bool = False) -> File:
+        """Open to read and write; `create` makes a missing file (mode 0640) and does not sync its folder."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        return File(os.open(path, flags, FILE_MODE), path)
+
+    def open_to_read(self, path: Path) -> File:
+        return File(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), path)
+
+    def pwrite(self, file: File, data: bytes | bytearray | memoryview, position: int) -> int:
+        """One write; the bytes written may be fewer than asked for."""
+        return os.pwrite(file.fd, data, position)
+
+    def pread(self, file: File, size_bytes: int, position: int) -> bytes:
+        """One read; shorter only at the end of the file."""
+        return os.pread(file.fd, size_bytes, position)
+
+    def size(self, file: File) -> int:
+        """Size in bytes."""
+        return os.fstat(file.fd).st_size
+
+    def truncate(self, file: File, size_bytes: int) -> None:
+        os.ftruncate(file.fd, size_bytes)
+
+    def fdatasync(self, file: File) -> None:
+        os.fdatasync(file.fd)
+
+    def fsync_folder(self, folder: Path) -> None:
+        """Make the names in `folder` durable."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.rename(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        """A second name for a file."""
+        os.link(old, new)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
+
+    def list(self, folder: Path) -> list[str]:
+        """Names in a folder, sorted."""
+        return sorted(os.listdir(folder))
+
+    def exists(self, path: Path) -> bool:
+        return os.path.lexists(path)
+
+    def file_size(self, path: Path) -> int:
+        """Size in bytes of a file by its name."""
+        return os.stat(path).st_size
+
+    def make_folder(self, path: Path) -> None:
+        """Make one folder (mode 0750). FileExistsError when it is there."""
+        os.mkdir(path, FOLDER_MODE)
+
+    def lock_folder(self, folder: Path) -> File:
+        """An exclusive flock on the folder, held until the File is closed. BlockingIOError when somebody has it."""
+        lock = File(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
+        try:
+            fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise
+        return lock
+
+    # Built from the above.
+
+    def read_file(self, path: Path) -> bytes:
+        """A whole file."""
+        file = self.open_to_read(path)
+        return self.pread_all(file, self.size(file), 0)
+
+    def pread_all(self, file: File, size_bytes: int, position: int) -> bytes:
+        """`size_bytes` from `position`; shorter only at the end of the file."""
+        data = self.pread(file, size_bytes, position)
+        if len(data) == size_bytes or not data:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < size_bytes:
+            data = self.pread(file, size_bytes - got, position + got)
+            if not data:
+                break
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def pwrite_all(self, file: File, data: bytes | bytearray | memoryview, position: int) -> None:
+        """Write all of `data`; a disk that takes no more raises OSError."""
+        view = memoryview(data)
+        while view:
+            written = self.pwrite(file, view, position)
+            if written <= 0:
+                raise OSError(f"{file.path}: nothing written")
+            view = view[written:]
+            position += written
+
+    def replace_file(self, path: Path, data: bytes) -> None:
+        """Put a file in place whole or not at all, its bytes synced. The caller syncs the folder."""
+        temporary = path.with_name(path.name + ".tmp")
+        file = self.open(temporary, create=True)
+        self.truncate(file, 0)
+        self.pwrite_all(file, data, 0)
+        self.fdatasync(file)
+        file.close()
+        self.rename(temporary, path)
+
+    def copy(self, source: File, target: File, size_bytes: int, *, source_position: int = 0) -> None:
+        """Copy `size_bytes` bytes of `source` to the start of `target`."""
+        position = 0
+        while position < size_bytes:
+            data = self.pread_all(source, min(_COPY_BYTES, size_bytes - position), source_position + position)
+            if not data:
+                raise OSError(f"{source.path}: ends too early, {size_bytes - position} bytes more were expected")
+            self.pwrite_all(target, data, position)
+            position += len(data)
+
+
+DISK: Final = Storage()

@@ -1,0 +1,377 @@
+"""DescriptorServer: hands out descriptors of control pages and segments, and wakes readers that sleep.
+
+It runs on the worker's event loop and never waits: not for a reader that does not read, not for one that does not
+acknowledge. What a reader does costs others nothing but the few µs of its message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from kbroker.config import ShmConfig
+from kbroker.errors import (
+    InvalidRequest,
+    OffsetOutOfRange,
+    RequestError,
+    StorageError,
+    ThrottlingQuotaExceeded,
+    UnknownTopicId,
+    UnknownTopicOrPartition,
+    UnsupportedVersion,
+    code_of,
+)
+from kbroker.shm.access import Access, peer_of
+from kbroker.shm.connection import Connection, EventLoop, Handle, HungUp, refuse_descriptors
+from kbroker.shm.control_page import LIVE
+from kbroker.shm.messages import (
+    ARM_MAX,
+    MESSAGE_BYTES_MAX,
+    PROTOCOL_VERSION,
+    Arm,
+    Close,
+    Error,
+    FromReader,
+    Hello,
+    NextSegment,
+    Open,
+    Opened,
+    Segment,
+    Taken,
+    Wake,
+    Welcome,
+)
+from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_segment, place
+
+_log = logging.getLogger("kbroker.shm")
+
+_MESSAGES_A_TURN: Final = 16
+_ACCEPTS_A_TURN: Final = 64
+_ACCEPT_PAUSE_MS: Final = 100
+HANDOVERS_MAX: Final = 256
+"""Hand-overs that no reader has acknowledged; one more, and the reader that has waited longest is hung up on. The
+kernel bounds descriptors on their way for the whole process, so that hoarders would shut out everybody else."""
+_LOG_INTERVAL_S: Final = 10.0
+
+
+class _Waiter:
+    """A reader that sleeps until there is a record at `offset`."""
+
+    __slots__ = ("committed", "connection", "handle", "offset")
+
+    def __init__(self, connection: Connection, handle: int, offset: int, committed: bool) -> None:
+        self.connection = connection
+        self.handle = handle
+        self.offset = offset
+        self.committed = committed
+
+
+class DescriptorServer:
+    """Serves the readers that connect to `listener`, a listening SOCK_SEQPACKET unix socket; it stays the caller's.
+
+    `lookup` gives the partition, or raises RequestError (not here, still recovering) or StorageError.
+    Raises ConfigError when a user or group in the settings does not exist.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        loop: EventLoop,
+        lookup: Callable[[str, int], SharedPartition],
+        config: ShmConfig,
+    ) -> None:
+        self._listener = listener
+        self._loop = loop
+        self._lookup = lookup
+        self._config = config
+        self._access = Access(config)
+        self._connections: dict[int, Connection] = {}
+        self._armed: dict[tuple[str, int], dict[tuple[int, int], _Waiter]] = {}
+        self._handovers: dict[int, Connection] = {}  # not acknowledged, oldest first
+        self._buffer = bytearray(MESSAGE_BYTES_MAX + 1)
+        self._logged_s = float("-inf")
+        self._unlogged = 0
+        self._closed = False
+        listener.setblocking(False)
+        refuse_descriptors(listener)
+        loop.add(listener.fileno(), select.EPOLLIN, self._on_listener)
+
+    # What the worker calls
+
+    def published(self, topic: str, partition: int, high_watermark: int, last_stable_offset: int | None = None) -> None:
+        """Wake the readers that sleep until there is more. Call it after each `ControlPage.publish`.
+
+        `last_stable_offset` None: it is the high watermark.
+        """
+        waiters = self._armed.get((topic, partition))
+        if waiters:
+            stable = high_watermark if last_stable_offset is None else last_stable_offset
+            for key, waiter in tuple(waiters.items()):
+                past = waiter.offset < (stable if waiter.committed else high_watermark)
+                # Hanging up on a reader takes its other waiters out, too.
+                if past and waiters.pop(key, None) is not None:
+                    self._wake(waiter)
+            if not waiters:
+                self._armed.pop((topic, partition), None)
+
+    def forget(self, topic: str, partition: int) -> None:
+        """The partition is served no longer: wake all who wait for it. Its page says why: call `close_page` before."""
+        for waiter in self._armed.pop((topic, partition), {}).values():
+            self._wake(waiter)
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    def close(self) -> None:
+        """Hang up on all readers and accept no more. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove(self._listener.fileno())
+        for connection in tuple(self._connections.values()):
+            self._hang_up(connection)
+
+    # Connections
+
+    def _on_listener(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError as error:
+                # No descriptor left: whoever waits goes on waiting, and the loop does not spin on it.
+                self._report(f"cannot accept readers: {error}")
+                self._loop.remove(self._listener.fileno())
+                self._loop.call_later(_ACCEPT_PAUSE_MS, self._accept_again)
+                return
+            try:
+                self._welcome_or_refuse(sock)
+            except OSError:  # gone again
+                sock.close()
+
+    def _accept_again(self) -> None:
+        if not self._closed:
+            self._loop.add(self._listener.fileno(), select.EPOLLIN, self._on_listener)
+
+    def _welcome_or_refuse(self, sock: socket.socket) -> None:
+        connection = Connection(sock, peer_of(sock), self._buffer)
+        refusal = self._refusal(connection)
+        if refusal is not None:
+            with contextlib.suppress(HungUp):
+                connection.send(refusal)
+            connection.close()
+            self._report(f"refused process {connection.peer.pid}: {refusal.message}")
+            return
+        self._connections[sock.fileno()] = connection
+        self._await(connection)
+        self._loop.add(sock.fileno(), select.EPOLLIN, lambda _events: self._on_reader(connection))
+
+    def _refusal(self, connection: Connection) -> Error | None:
+        peer = connection.peer
+        if not self._access.allows(peer):
+            return Error(31, self._access.refusal(peer))  # CLUSTER_AUTHORIZATION_FAILED
+        if len(self._connections) >= self._config.connections_max:
+            most = self._config.connections_max
+            return Error(
+                ThrottlingQuotaExceeded.code, f"{most} readers are connected; shm.connections.max allows no more"
+            )
+        return None
+
+    def _await(self, connection: Connection) -> None:
+        connection.deadline = self._loop.call_later(
+            self._config.handover_timeout_ms, lambda: self._hang_up(connection, "it takes too long to answer")
+        )
+
+    def _hang_up(self, connection: Connection, reason: str = "") -> None:
+        fd = connection.fileno()
+        if self._connections.pop(fd, None) is None:
+            return
+        if reason:
+            self._report(f"hung up on process {connection.peer.pid}: {reason}")
+        self._handovers.pop(fd, None)
+        for handle in tuple(connection.armed):
+            self._disarm(connection, handle)
+        self._loop.remove(fd)
+        connection.close()
+
+    def _report(self, line: str) -> None:
+        """One line to the log, but not more often than every 10 s: a hostile peer must not fill the disk."""
+        now_s = time.monotonic()
+        if now_s - self._logged_s < _LOG_INTERVAL_S:
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} such lines left out)" if self._unlogged else ""
+        self._logged_s, self._unlogged = now_s, 0
+        _log.warning("shared memory: %s%s", line, more)
+
+    # Messages
+
+    def _on_reader(self, connection: Connection) -> None:
+        for _ in range(_MESSAGES_A_TURN):
+            try:
+                if connection.fileno() < 0:
+                    return
+                message = connection.receive()
+                if message is None:
+                    return
+                self._serve(connection, message)
+            except HungUp:
+                self._hang_up(connection)
+            except UnsupportedVersion as error:
+                self._refuse(connection, error)
+                self._hang_up(connection, str(error))
+            except (RequestError, StorageError, OSError) as error:
+                self._refuse(connection, error)
+
+    def _refuse(self, connection: Connection, error: Exception) -> None:
+        if isinstance(error, OSError):
+            error = StorageError(f"cannot hand out descriptors: {error}")
+        answer = Error(code_of(error), str(error))
+        if isinstance(error, OffsetOutOfRange):
+            answer.earliest, answer.next_offset = error.earliest, error.next_offset
+        try:
+            connection.send(answer)
+        except HungUp as gone:
+            self._hang_up(connection, str(gone))
+
+    def _serve(self, connection: Connection, message: FromReader) -> None:
+        if isinstance(message, Hello):
+            if connection.greeted:
+                raise InvalidRequest("hello comes once")
+            connection.met_deadline()
+            connection.greeted = True
+            connection.send(Welcome(PROTOCOL_VERSION, self._config.open_max))
+        elif not connection.greeted:
+            raise InvalidRequest(f"the first message must be hello, not {message.OP}")
+        elif isinstance(message, Arm):
+            self._arm(connection, message)
+        elif isinstance(message, Taken):
+            connection.met_deadline()
+            self._handovers.pop(connection.fileno(), None)
+        elif isinstance(message, Close):
+            self._disarm(connection, message.handle)
+            connection.handles.pop(message.handle, None)
+        elif connection.fileno() in self._handovers:
+            raise InvalidRequest(f"{message.OP} before the descriptors of the last answer were acknowledged by taken")
+        elif isinstance(message, Open):
+            self._open(connection, message)
+        else:
+            self._next_segment(connection, message)
+
+    # Descriptors
+
+    def _open(self, connection: Connection, request: Open) -> None:
+        if len(connection.handles) >= self._config.open_max:
+            raise ThrottlingQuotaExceeded(
+                f"{len(connection.handles)} partitions are open on this connection; shm.open.max allows no more"
+            )
+        partition = self._lookup(request.topic, request.partition)
+        if request.topic_id and request.topic_id != partition.topic_id:
+            raise UnknownTopicId(f"{request.topic} was deleted and made again")
+        cut_at = diverging_offset(partition, request)
+        if cut_at >= 0:
+            connection.send(Opened(diverging_offset=cut_at))
+            return
+        segment, position = place(partition, request.offset)
+        descriptors: list[int] = []
+        try:
+            descriptors.append(partition.control_page.open_for_reader())
+            descriptors.append(open_segment(segment))
+            handle = connection.add_handle(Handle(request.topic, request.partition, partition.topic_id))
+            answer = Opened(handle, partition.topic_id)
+            answer.base_offset, answer.position = segment.base_offset, position
+            answer.closed_bytes, answer.next_base_offset = end_of(segment)
+            answer.files_generation = partition.control_page.files_generation
+            try:
+                self._hand_over(connection, answer, descriptors)
+            except RequestError:
+                del connection.handles[handle]
+                raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _next_segment(self, connection: Connection, request: Segment) -> None:
+        partition = self._opened(connection, request.handle)
+        page = partition.control_page
+        segment, position = place(partition, request.offset)
+        closed_bytes, next_base_offset = end_of(segment)
+        answer = NextSegment(segment.base_offset, position, closed_bytes, next_base_offset, page.files_generation)
+        if request.held_base == segment.base_offset and request.files_generation == page.files_generation:
+            connection.send(answer)
+            return
+        descriptor = open_segment(segment)
+        try:
+            self._hand_over(connection, answer, [descriptor])
+        finally:
+            os.close(descriptor)
+
+    def _hand_over(self, connection: Connection, answer: Opened | NextSegment, descriptors: list[int]) -> None:
+        if len(self._handovers) >= HANDOVERS_MAX:
+            oldest = next(iter(self._handovers.values()))
+            self._hang_up(oldest, "too many readers have not acknowledged their descriptors")
+        connection.send(answer, descriptors)
+        self._handovers[connection.fileno()] = connection
+        self._await(connection)
+
+    def _opened(self, connection: Connection, number: int) -> SharedPartition:
+        handle = connection.handles.get(number)
+        if handle is None:
+            raise InvalidRequest(f"no partition is open as {number}")
+        partition = self._lookup(handle.topic, handle.partition)
+        if partition.topic_id != handle.topic_id:
+            raise UnknownTopicOrPartition(f"{handle.topic} was deleted and made again")
+        return partition
+
+    # Wake-ups
+
+    def _arm(self, connection: Connection, request: Arm) -> None:
+        if len(request.handles) != len(request.offsets) or len(request.handles) > ARM_MAX:
+            raise InvalidRequest(f"arm takes as many handles as offsets, and {ARM_MAX} at most")
+        unknown = [number for number in request.handles if number not in connection.handles]
+        if unknown:
+            raise InvalidRequest(f"no partition is open as {unknown[0]}")
+        ready = []
+        for number, offset in zip(request.handles, request.offsets, strict=True):
+            if self._is_past(connection, number, offset, request.committed):
+                self._disarm(connection, number)
+                ready.append(number)
+            else:
+                handle = connection.handles[number]
+                waiters = self._armed.setdefault((handle.topic, handle.partition), {})
+                waiters[connection.fileno(), number] = _Waiter(connection, number, offset, request.committed)
+                connection.armed.add(number)
+        if ready:
+            connection.send(Wake(ready))
+
+    def _is_past(self, connection: Connection, number: int, offset: int, committed: bool) -> bool:
+        try:
+            page = self._opened(connection, number).control_page
+        except (RequestError, StorageError):
+            return True  # its page says why, or the next request does
+        return page.state != LIVE or offset < (page.last_stable_offset if committed else page.high_watermark)
+
+    def _disarm(self, connection: Connection, number: int) -> None:
+        if number not in connection.armed:
+            return
+        connection.armed.discard(number)
+        handle = connection.handles[number]
+        waiters = self._armed.get((handle.topic, handle.partition), {})
+        waiters.pop((connection.fileno(), number), None)
+        if not waiters:
+            self._armed.pop((handle.topic, handle.partition), None)
+
+    def _wake(self, waiter: _Waiter) -> None:
+        waiter.connection.armed.discard(waiter.handle)
+        try:
+            waiter.connection.send(Wake([waiter.handle]))
+        except HungUp as gone:
+            self._hang_up(waiter.connection, str(gone))

@@ -1,0 +1,105 @@
+"""Messages between the coordinator and the other processes, on `control.ipc`.
+
+Front and workers dial in with the identity `NAME:INCARNATION`. Every message carries the incarnation of its sender;
+one from or for a dead incarnation is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import msgpack
+
+from kbroker.errors import InvalidRequest
+from kbroker.wire.messages import NodeInfo, TopicInfo
+from kbroker.wire.schema import compile_message, to_map
+
+
+@dataclass(slots=True)
+class Join:
+    """A process is up and wants the catalog. `node` -1: it is no node (the front)."""
+
+    KIND: ClassVar[str] = "join"
+    incarnation: int
+    name: str
+    node: int = -1
+    endpoint: str = ""
+    shm_path: str = ""
+
+
+@dataclass(slots=True)
+class RemovedInfo:
+    """A deleted topic; `partitions` are those whose folders the receiver has to delete."""
+
+    name: str
+    topic_id: bytes
+    partitions: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class CatalogUpdate:
+    """`full`: everything there is, replacing what the receiver knew; else only what changed."""
+
+    KIND: ClassVar[str] = "catalog"
+    incarnation: int
+    version: int
+    full: bool
+    topics: list[TopicInfo]
+    removed: list[RemovedInfo]
+    nodes: list[NodeInfo]
+
+
+@dataclass(slots=True)
+class OwnedPartition:
+    topic: str
+    partition: int
+    leader_epoch: int
+
+
+@dataclass(slots=True)
+class CatalogAck:
+    """All of that version has been done: partitions opened (with their new epochs), folders deleted.
+
+    `failed`: what could not be done, as `TOPIC-N` → why.
+    """
+
+    KIND: ClassVar[str] = "ack"
+    incarnation: int
+    version: int
+    owned: list[OwnedPartition] = field(default_factory=list)
+    removed: list[bytes] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Opened:
+    """A partition that had failed to open is open now."""
+
+    KIND: ClassVar[str] = "opened"
+    incarnation: int
+    owned: list[OwnedPartition] = field(default_factory=list)
+
+
+_DECODERS = {cls.KIND: compile_message(cls) for cls in (Join, CatalogUpdate, CatalogAck, Opened)}
+
+
+def encode_control(message: Any) -> bytes:
+    """One frame for a message of this module."""
+    packed: bytes = msgpack.packb({"kind": message.KIND, **to_map(message)})
+    return packed
+
+
+def decode_control(frame: bytes) -> Any:
+    """The message in a frame. Raises InvalidRequest."""
+    try:
+        fields = msgpack.unpackb(frame)
+        decoder = _DECODERS[fields["kind"]]
+    except Exception as error:  # msgpack raises many kinds; all mean the same
+        raise InvalidRequest(f"not a control message: {error!r:.200}") from None
+    return decoder(fields, fields["kind"])
+
+
+def identity(name: str, incarnation: int) -> bytes:
+    """The ZeroMQ identity of one incarnation of a process."""
+    return f"{name}:{incarnation}".encode()

@@ -1,0 +1,1 @@
+"""`make demo`: real text through a real broker, a worker killed on the way, everything verified."""

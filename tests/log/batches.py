@@ -1,0 +1,62 @@
+"""Batches for tests of the log, and what is read back."""
+
+from __future__ import annotations
+
+from kbroker.log import PartitionLog
+from kbroker.records.batch import read_header
+from kbroker.records.codec import BatchBuilder, RecordTuple, decode_list, iter_batches
+from kbroker.types import TopicPartition
+
+PARTITION = TopicPartition("orders", 3)
+TOPIC_ID = bytes(range(16))
+
+
+def batch(
+    values: list[bytes] | int = 1,
+    *,
+    timestamp_ms: int = 1_000,
+    producer_id: int = -1,
+    producer_epoch: int | None = None,
+    sequence: int | None = None,
+    codec: int = 0,
+    size_bytes: int = 20,
+) -> bytearray:
+    """A batch of these values, or of so many records, with rising timestamps."""
+    if isinstance(values, int):
+        values = [b"%d" % n + b"v" * size_bytes for n in range(values)]
+    given = producer_id >= 0
+    builder = BatchBuilder(
+        codec,
+        1 << 24,
+        producer_id=producer_id,
+        producer_epoch=(0 if producer_epoch is None else producer_epoch) if given else -1,
+        base_sequence=(0 if sequence is None else sequence) if given else -1,
+    )
+    for number, value in enumerate(values):
+        assert builder.append(timestamp_ms + number, b"k%d" % number, value)
+    return builder.build()
+
+
+def flush(log: PartitionLog, *, force: bool = False) -> None:
+    """One group commit, at once."""
+    work = log.begin_flush(force_recovery_point=force)
+    if work is not None:
+        work.run()
+        log.finish_flush(work, 0)
+
+
+def records(log: PartitionLog, *, up_to: str = "high_watermark", max_bytes: int = 1 << 30) -> list[RecordTuple]:
+    """Everything that the log shows, from its start."""
+    found: list[RecordTuple] = []
+    offset = log.log_start_offset
+    while True:
+        part = log.read(offset, max_bytes, up_to=up_to)
+        if not part.size_bytes:
+            return found
+        data = part.read()
+        assert sum(len(b) for b in iter_batches(data)) == len(data), "a slice ends in the middle of a batch"
+        assert read_header(data).base_offset == part.base_offset
+        for one in iter_batches(data):
+            found += decode_list(one)
+        assert part.next_offset > offset
+        offset = part.next_offset

@@ -1,0 +1,361 @@
+"""The coordinator: topics and their settings, placement on workers, producer ids.
+
+Every change goes one way: decided on the catalog (pure), committed to the store on the I/O thread, applied to the
+catalog, sent to every process, and answered when all that live have acknowledged it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import zmq
+
+from kbroker.catalog.catalog import PRODUCER_IDS, Catalog
+from kbroker.catalog.rebuild import topics_on_disk
+from kbroker.catalog.sqlite import SqliteStore, open_store
+from kbroker.catalog.store import Change
+from kbroker.config import TOPIC_SETTINGS, Config, Known, allowed, topic_log_config, value_text
+from kbroker.errors import (
+    InvalidReplicationFactor,
+    InvalidRequest,
+    KbrokerError,
+    RequestTimedOut,
+    UnknownTopicOrPartition,
+    code_of,
+)
+from kbroker.types import worker_node
+from kbroker.wire import codec, endpoints
+from kbroker.wire import messages as m
+from kbroker.wire.control import identity
+from kbroker.workers.child import ChildContext
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, FrontLink
+from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.loop import Loop
+from kbroker.workers.members import Members, topic_info
+
+log = logging.getLogger(__name__)
+
+PRODUCER_ID_BLOCK = 1000
+PRODUCER_IDS_AFTER_REBUILD_SHIFT = 20
+"""A lost counter goes on from the clock's seconds shifted by 20 bits: above anything it can have given before."""
+
+Decide = Callable[[], list[Change]]
+Done = Callable[[KbrokerError | None], None]
+
+
+class Coordinator:
+    """One coordinator process. `run()` returns when the supervisor asks for the end."""
+
+    def __init__(self, child: ChildContext) -> None:
+        self.child = child
+        self.config: Config = child.config
+        self.loop = Loop()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        nodes = [int(worker_node(index)) for index in range(child.worker_count)]
+        self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
+        self.store = self._open_store()
+        self.io = IoThreads(self.loop, 1, "store")
+        self.producer_ids = iter(range(0))
+        self.wanting_ids: list[Asked] = []
+        self.changes: deque[tuple[Decide, Done, int]] = deque()
+        self.is_committing = False
+        self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
+        self.front: FrontLink | None = None
+        self.front_incarnation = 0
+        self._requests: dict[type, Callable[[Asked, Any], None]] = {
+            m.Metadata: self._metadata,
+            m.CreateTopics: self._create_topics,
+            m.DeleteTopics: self._delete_topics,
+            m.CreatePartitions: self._create_partitions,
+            m.DescribeSettings: self._describe_settings,
+            m.AlterSettings: self._alter_settings,
+            m.InitProducerId: self._init_producer_id,
+        }
+
+    # --- start and end ---
+
+    def _open_store(self) -> SqliteStore:
+        now_ms = time.time_ns() // 1_000_000
+        store, aside = open_store(self.config.data_dir, now_ms)
+        entries = store.entries("")
+        if aside is not None:
+            log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
+        if not entries:
+            self._rebuild(store, now_ms)
+            entries = store.entries("")
+        self.catalog.load(entries)
+        moved = self.catalog.reassign()
+        if moved:
+            store.commit(moved)
+            self.catalog.apply(moved)
+            log.info("partitions of %d topics were reassigned to %d workers", len(moved), self.child.worker_count)
+        return store
+
+    def _rebuild(self, store: SqliteStore, now_ms: int) -> None:
+        topics, problems = topics_on_disk(self.config.data_dir, self.catalog.node_ids[0])
+        for problem in problems:
+            log.error("%s", problem)
+        if topics:
+            for topic in topics:
+                store.commit(self.catalog.adopt(topic))
+            store.raise_counter(PRODUCER_IDS, (now_ms // 1000) << PRODUCER_IDS_AFTER_REBUILD_SHIFT)
+            log.warning(
+                "the catalog was lost: %d topics were rebuilt from their folders; settings of their own are gone",
+                len(topics),
+            )
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        self.child.attach(self.loop)
+        self.child.on_peers = self._follow_peers
+        self.child.on_drain = self.loop.stop
+        self.child.on_reload = self._reload
+        self.members.listen()
+        self._follow_peers()
+        self.child.ready(f"{len(self.catalog.topics)} topics")
+        self.loop.run()
+        self.io.close(5)
+        self.store.close()
+        self.members.close()
+        if self.front is not None:
+            self.front.close(LAST_WORDS_MS)
+        self.context.term()
+
+    def _reload(self, config: Config) -> None:
+        self.config = config
+
+    def _follow_peers(self) -> None:
+        peer = self.child.peers.get("front")
+        if peer is not None and peer.incarnation != self.front_incarnation:
+            if self.front is not None:
+                self.loop.remove_port(self.front)
+                self.front.close()
+            self.front_incarnation = peer.incarnation
+            self.front = FrontLink(
+                self.context,
+                self._serve,
+                identity(self.child.name, self.child.incarnation),
+                endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
+                self.config.native,
+            )
+            self.loop.add_port(self.front)
+        self.members.follow_peers()
+
+    # --- requests ---
+
+    def _serve(self, asked: Asked) -> None:
+        try:
+            request = codec.decode_request(codec.unpack_request(asked.header))
+            serve = self._requests.get(type(request))
+            if serve is None:
+                raise InvalidRequest(f"{request.OP} is not answered by the coordinator")
+            serve(asked, request)
+        except KbrokerError as error:
+            asked.refuse(error)
+
+    def _metadata(self, asked: Asked, request: m.Metadata) -> None:
+        missing = [name for name in request.topics or () if name not in self.catalog.topics]
+        if missing and request.auto_create and self.config.server.auto_create_topics:
+            creations = [m.NewTopic(name) for name in dict.fromkeys(missing)]
+            self._create_all(creations, 5_000, lambda _results: asked.answer(self._encode_metadata(request)))
+            return
+        asked.answer(self._encode_metadata(request))
+
+    def _encode_metadata(self, request: m.Metadata) -> bytes:
+        names = sorted(self.catalog.topics) if request.topics is None else request.topics
+        return codec.encode_answer(
+            m.MetadataAnswer(
+                self.child.cluster_id, self.child.boot_id, self.members.nodes(), [self._topic_info(n) for n in names]
+            )
+        )
+
+    def _topic_info(self, name: str) -> m.TopicInfo:
+        try:
+            return topic_info(self.catalog, name)
+        except UnknownTopicOrPartition as error:
+            return m.TopicInfo(name, error.code, str(error))
+
+    def _create_topics(self, asked: Asked, request: m.CreateTopics) -> None:
+        if request.validate_only:
+            results = [self._result_of(topic.name, partial(self._creation, topic)) for topic in request.topics]
+            asked.answer(codec.encode_answer(m.TopicResults(results)))
+            return
+        self._create_all(
+            request.topics,
+            request.timeout_ms,
+            lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
+        )
+
+    def _create_all(
+        self, topics: list[m.NewTopic], timeout_ms: int, answer: Callable[[list[m.TopicResult]], None]
+    ) -> None:
+        names = [topic.name for topic in topics]
+        self._change_each(names, [partial(self._creation, topic) for topic in topics], timeout_ms, answer)
+
+    def _creation(self, topic: m.NewTopic) -> list[Change]:
+        if topic.replication_factor not in (-1, 1):
+            raise InvalidReplicationFactor(
+                f"topic {topic.name:.80} asks for {topic.replication_factor} replicas; there is one broker host, so "
+                "only 1 is possible"
+            )
+        partitions = self.config.server.num_partitions if topic.partitions == -1 else topic.partitions
+        return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes)
+
+    def _delete_topics(self, asked: Asked, request: m.DeleteTopics) -> None:
+        self._change_each(
+            request.names,
+            [partial(self.catalog.delete, name) for name in request.names],
+            request.timeout_ms,
+            lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
+        )
+
+    def _create_partitions(self, asked: Asked, request: m.CreatePartitions) -> None:
+        self._change_one(
+            asked, request.name, lambda: self.catalog.grow(request.name, request.total), request.timeout_ms
+        )
+
+    def _alter_settings(self, asked: Asked, request: m.AlterSettings) -> None:
+        self._change_one(
+            asked,
+            request.topic,
+            lambda: self.catalog.alter(request.topic, request.set, request.remove),
+            request.timeout_ms,
+        )
+
+    def _describe_settings(self, asked: Asked, request: m.DescribeSettings) -> None:
+        own = self.catalog.topic(request.topic).settings if request.topic else {}
+        effective = topic_log_config(self.config.log, own)
+        default = Config().log
+        found = []
+        for name, known in sorted(TOPIC_SETTINGS.items()):
+            value = getattr(effective, known.attribute)
+            changed = getattr(self.config.log, known.attribute) != getattr(default, known.attribute)
+            source = "topic" if name in own else "broker" if changed else "default"
+            found.append(_setting_info(name, value, source, known))
+        asked.answer(codec.encode_answer(m.SettingsAnswer(found)))
+
+    def _init_producer_id(self, asked: Asked, _request: m.InitProducerId) -> None:
+        producer_id = next(self.producer_ids, None)
+        if producer_id is not None:
+            asked.answer(codec.encode_answer(m.ProducerIdAnswer(producer_id, 0)))
+            return
+        self.wanting_ids.append(asked)
+        if len(self.wanting_ids) == 1:
+            # A block that was begun before kill -9 is never gone on with: ids are given once.
+            self.io.submit(lambda: self.store.allocate(PRODUCER_IDS, PRODUCER_ID_BLOCK), self._take_ids)
+
+    def _take_ids(self, first: int | None, error: BaseException | None) -> None:
+        waiting, self.wanting_ids = self.wanting_ids, []
+        if error is not None or first is None:
+            for asked in waiting:
+                asked.refuse(error or KbrokerError("no producer ids"))
+            return
+        self.producer_ids = iter(range(first, first + PRODUCER_ID_BLOCK))
+        for asked in waiting:
+            self._init_producer_id(asked, m.InitProducerId())
+
+    # --- changes ---
+
+    def _change_one(self, asked: Asked, name: str, decide: Decide, timeout_ms: int) -> None:
+        self._change_each(
+            [name],
+            [decide],
+            timeout_ms,
+            lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
+        )
+
+    def _change_each(
+        self,
+        names: list[str],
+        decisions: list[Decide],
+        timeout_ms: int,
+        answer: Callable[[list[m.TopicResult]], None],
+    ) -> None:
+        """Make several changes, each on its own; `answer` gets one result each, in order, when all are through."""
+        results: list[m.TopicResult | None] = [None] * len(names)
+
+        def settled(index: int) -> Done:
+            def done(error: KbrokerError | None) -> None:
+                results[index] = _result(names[index], error)
+                complete = [result for result in results if result is not None]
+                if len(complete) == len(results):
+                    answer(complete)
+
+            return done
+
+        if not names:
+            answer([])
+        for index, decide in enumerate(decisions):
+            self.changes.append((decide, settled(index), timeout_ms))
+        self._next_change()
+
+    def _next_change(self) -> None:
+        """Decide and commit one change at a time: each decision sees the one before."""
+        while self.changes and not self.is_committing:
+            decide, done, timeout_ms = self.changes.popleft()
+            try:
+                changes = decide()
+            except KbrokerError as error:
+                done(error)
+                continue
+            self._commit(changes, done, timeout_ms)
+
+    def _commit(self, changes: list[Change], done: Done, timeout_ms: int) -> None:
+        self.is_committing = True
+
+        def committed(_result: None, error: BaseException | None) -> None:
+            self.is_committing = False
+            if error is None:
+                self.catalog.apply(changes)
+                self.members.broadcast(changes, done, timeout_ms)
+            else:
+                log.error("a change of the catalog failed: %s", error)
+                done(error if isinstance(error, KbrokerError) else KbrokerError(str(error)))
+            self._next_change()
+
+        self.io.submit(lambda: self.store.commit(changes), committed)
+
+    def _owners_report(self, epochs: dict[tuple[str, int], int], removed: list[bytes]) -> None:
+        """Owners have opened partitions under new leader epochs, or deleted the folders of removed topics."""
+
+        def decide() -> list[Change]:
+            changes = self.catalog.raise_epochs(epochs)
+            for topic_id in removed:
+                changes += self.catalog.folders_gone(topic_id)
+            return changes
+
+        def committed(error: KbrokerError | None) -> None:
+            if error is not None and not isinstance(error, RequestTimedOut):
+                log.error("leader epochs could not be recorded: %s", error)
+
+        if epochs or removed:
+            self.changes.append((decide, committed, 30_000))
+            self._next_change()
+
+    def _result_of(self, name: str, decide: Decide) -> m.TopicResult:
+        try:
+            decide()
+        except KbrokerError as error:
+            return _result(name, error)
+        return m.TopicResult(name)
+
+
+def _result(name: str, error: KbrokerError | None) -> m.TopicResult:
+    return m.TopicResult(name) if error is None else m.TopicResult(name, code_of(error), str(error))
+
+
+def _setting_info(name: str, value: object, source: str, known: Known) -> m.SettingInfo:
+    return m.SettingInfo(name, value_text(value), source, known.setting.doc, allowed(known))
+
+
+def main(child: ChildContext) -> None:
+    """The coordinator's process, after the fork."""
+    gc.freeze()
+    Coordinator(child).run()

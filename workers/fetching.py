@@ -1,0 +1,191 @@
+"""Fetch requests: read what is there, or park until there is enough or the time is up."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from kbroker.errors import (
+    KbrokerError,
+    RequestError,
+    StorageError,
+    ThrottlingQuotaExceeded,
+    UnknownTopicId,
+    code_of,
+)
+from kbroker.log.slices import LogSlice
+from kbroker.types import TopicPartition
+from kbroker.wire import codec
+from kbroker.wire import messages as m
+from kbroker.workers.doors import Asked
+from kbroker.workers.loop import Timer
+from kbroker.workers.partition import Partition, storage_refusal
+
+if TYPE_CHECKING:
+    from kbroker.workers.worker import Worker
+
+_WOULD_BLOCK = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def read_if_cached(piece: LogSlice) -> bytes | None:
+    """The slice's bytes when the page cache has all of them; None: read it where waiting does no harm."""
+    buffer = bytearray(piece.size_bytes)
+    try:
+        count = os.preadv(piece.fd, [buffer], piece.position, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in _WOULD_BLOCK:
+            return None if piece.cold else piece.read()
+        raise StorageError(f"{piece.path}: cannot read at {piece.position}: {error}") from error
+    return bytes(buffer) if count == piece.size_bytes else None
+
+
+class FetchInProgress:
+    """One fetch request from arrival to answer."""
+
+    __slots__ = ("_asked", "_is_over", "_places", "_request", "_served", "_timer", "_worker")
+
+    def __init__(self, worker: Worker, asked: Asked, request: m.Fetch) -> None:
+        self._worker = worker
+        self._asked = asked
+        self._request = request
+        self._is_over = False
+        self._places: list[Partition] = []
+        self._timer: Timer | None = None
+        self._served: list[tuple[m.FetchedPartition, LogSlice | None]] = []
+
+    def start(self) -> None:
+        """Answer at once when there is enough, or something to say; else park."""
+        self._check_credit()
+        if self._gather() or self._request.max_wait_ms <= 0:
+            self._read()
+            return
+        for item in self._request.partitions:
+            partition = self._worker.table.serving.get(TopicPartition(item.topic, item.partition))
+            if partition is not None:
+                self._places.append(partition)
+                partition.parked.add(self)
+        self._timer = self._worker.loop.call_later(min(self._request.max_wait_ms, 3_600_000), self._time_is_up)
+
+    def _check_credit(self) -> None:
+        """A client that does not take its answers is sent no more. Raises ThrottlingQuotaExceeded."""
+        credit = self._request.credit
+        taken = credit.received_bytes if credit.incarnation == self._worker.child.incarnation else 0
+        waiting = self._asked.door.sent_bytes.get(self._asked.client, 0) - taken
+        most = self._worker.config.native.bytes_in_flight_max
+        if waiting > most:
+            raise ThrottlingQuotaExceeded(
+                f"{waiting} bytes of answers were not taken yet, and native.bytes.in.flight.max={most}: take them first"
+            )
+
+    def look_again(self) -> None:
+        """A high watermark has moved."""
+        if not self._is_over and self._gather():
+            self._finish_waiting()
+            self._read()
+
+    def abandon(self, error: KbrokerError) -> None:
+        """A partition goes away: say what is known now; the other partitions get their answer too."""
+        del error
+        if not self._is_over:
+            self._worker.loop.call_soon(self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if not self._is_over:
+            self._finish_waiting()
+            self._gather()
+            self._read()
+
+    def _finish_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for partition in self._places:
+            partition.parked.discard(self)
+        self._places = []
+
+    def _gather(self) -> bool:
+        """Look up each partition. True when there is enough to answer, or an error that must not wait."""
+        left = min(self._request.max_bytes, self._worker.config.native.fetch_bytes_max)
+        found = 0
+        is_urgent = False
+        self._served = []
+        for item in self._request.partitions:
+            answer = m.FetchedPartition(item.topic, item.partition)
+            piece = None
+            try:
+                # At least one batch in all, whatever its size; after that only what fits.
+                if left > 0:
+                    piece = self._look_up(item, answer, min(item.max_bytes, left))
+                    if piece is not None and found and piece.size_bytes > left:
+                        piece = None
+            except (RequestError, StorageError) as error:
+                answer.error, answer.message = code_of(error), str(error)
+                is_urgent = True
+            if answer.diverging_offset >= 0:
+                is_urgent = True
+            if piece is not None:
+                found += piece.size_bytes
+                left -= piece.size_bytes
+            self._served.append((answer, piece))
+        return is_urgent or found >= max(1, self._request.min_bytes)
+
+    def _look_up(self, item: m.FetchPartition, answer: m.FetchedPartition, max_bytes: int) -> LogSlice | None:
+        partition = self._worker.table.get(item.topic, item.partition)
+        if item.topic_id and item.topic_id != partition.topic_id:
+            raise UnknownTopicId(f"topic {item.topic} was deleted and made anew; its id is another one now")
+        partition_log = partition.log
+        answer.high_watermark = answer.last_stable_offset = partition_log.high_watermark
+        answer.log_start_offset = partition_log.log_start_offset
+        answer.leader_epoch = partition_log.leader_epoch
+        if item.last_epoch >= 0:
+            epoch, end_offset = partition_log.epoch_end_offset(item.last_epoch)
+            # -1: retention has taken that epoch's records, which says nothing about the reader's place.
+            if epoch >= 0 and (epoch != item.last_epoch or end_offset < item.offset):
+                answer.diverging_offset = min(end_offset, item.offset)
+                return None
+        piece = partition_log.read(item.offset, max(1, max_bytes))
+        return piece if piece.size_bytes else None
+
+    def _read(self) -> None:
+        """Read the bytes: here what is in the page cache, the rest on an I/O thread."""
+        self._is_over = True
+        pieces = [piece for _, piece in self._served if piece is not None]
+        found: dict[int, bytes] = {}
+        cold: list[LogSlice] = []
+        try:
+            for piece in pieces:
+                data = read_if_cached(piece)
+                if data is None:
+                    cold.append(piece)
+                else:
+                    found[id(piece)] = data
+        except StorageError as error:
+            self._asked.refuse(storage_refusal(self._first(), error))
+            return
+        if not cold:
+            self._answer(found)
+            return
+
+        def done(data: list[bytes] | None, error: BaseException | None) -> None:
+            if data is None:
+                self._asked.refuse(storage_refusal(self._first(), error or OSError("no data")))
+                return
+            found.update((id(piece), read) for piece, read in zip(cold, data, strict=True))
+            self._answer(found)
+
+        self._worker.io.submit(lambda: [piece.read() for piece in cold], done)
+
+    def _first(self) -> TopicPartition:
+        item = self._request.partitions[0]
+        return TopicPartition(item.topic, item.partition)
+
+    def _answer(self, found: dict[int, bytes]) -> None:
+        payload: list[bytes | memoryview] = []
+        for answer, piece in self._served:
+            if piece is not None:
+                answer.frames = 1
+                payload.append(found[id(piece)])
+        header = codec.encode_answer(
+            m.FetchAnswer(self._worker.child.incarnation, [answer for answer, _ in self._served])
+        )
+        self._asked.answer(header, payload)

@@ -1,0 +1,177 @@
+"""One partition in the worker that owns it: its log, its control page, and who waits for it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from kbroker.errors import KafkaStorageError, KbrokerError, RequestTimedOut, StorageError
+from kbroker.log.flush import Flush
+from kbroker.log.log import PartitionLog
+from kbroker.log.positions import AppendResult
+from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
+from kbroker.types import TopicPartition
+from kbroker.workers.io_threads import IoThreads
+
+log = logging.getLogger(__name__)
+
+
+class AckWaiter(NamedTuple):
+    """A produce request whose answer waits for the disk. `done(None)` answers it, `done(error)` refuses it."""
+
+    ack_offset: int
+    deadline_ms: int
+    done: Callable[[KbrokerError | None], None]
+
+
+class HighWatermarkWaiter(Protocol):
+    """Something that looks again when this partition's high watermark has moved: a parked fetch."""
+
+    def look_again(self) -> None: ...
+
+    def abandon(self, error: KbrokerError) -> None: ...
+
+
+class Partition:
+    """Appends, flushes in groups, publishes. All of it on the loop's thread, but for the flush itself."""
+
+    def __init__(self, topic_partition: TopicPartition, partition_log: PartitionLog, page: ControlPage) -> None:
+        self.name = topic_partition
+        self.log = partition_log
+        self.control_page = page
+        self.parked: set[HighWatermarkWaiter] = set()
+        self.is_dirty = False
+        """Appended to since the high watermark was last published."""
+        self._waiters: deque[AckWaiter] = deque()
+        self._is_flushing = False
+        self._published = -1
+        self._when_left: Callable[[], None] | None = None
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self.name.topic
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+        return self.name.partition
+
+    @property
+    def topic_id(self) -> bytes:
+        """The topic's id, 16 bytes."""
+        return self.log.topic_id
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether an acks=all answer waits for the disk."""
+        return bool(self._waiters)
+
+    def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
+        """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""
+        result = self.log.append(batches, now_ms, sync=sync)
+        self.is_dirty = True
+        return result
+
+    def answer_when_synced(self, waiter: AckWaiter) -> None:
+        """Call `waiter.done` when a flush has carried its offset to the disk."""
+        self._waiters.append(waiter)
+
+    # --- flushing ---
+
+    def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
+        """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
+        if self._is_flushing or self.log.failed:
+            return
+        flush = self.log.begin_flush()
+        if flush is None:
+            return
+        self._is_flushing = True
+
+        def done(_result: None, error: BaseException | None) -> None:
+            self._is_flushing = False
+            self._flushed(flush, error, now_ms())
+            if self._when_left is not None:
+                self._when_left()
+            else:
+                flushed(self)
+
+        io.submit(flush.run, done)
+
+    def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
+        if error is None:
+            self.log.finish_flush(flush, now_ms)
+            return
+        self.log.fail_flush(flush, error if isinstance(error, OSError) else OSError(str(error)))
+        log.error("%s: a flush failed, nothing more is acknowledged from it: %s", self.name, error)
+        self.fail_waiters(StorageError(f"{self.name}: the disk did not take the records: {error}"))
+
+    @property
+    def is_flushing(self) -> bool:
+        """Whether a group commit is running."""
+        return self._is_flushing
+
+    # --- publishing ---
+
+    def publish(self) -> bool:
+        """Show readers the new high watermark, answer what waited for it. False when it has not moved."""
+        self.is_dirty = False
+        acknowledged = self.log.acknowledged_offset
+        while self._waiters and self._waiters[0].ack_offset <= acknowledged:
+            self._waiters.popleft().done(None)
+        if self.log.high_watermark == self._published:
+            return False
+        self._published = self.log.high_watermark
+        self.show()
+        return True
+
+    def show(self) -> None:
+        """Write the log's present bounds to the control page."""
+        mark = self.log.high_watermark_position
+        self.control_page.publish(
+            log_start_offset=self.log.log_start_offset,
+            high_watermark=mark.offset,
+            high_watermark_position=mark.position,
+            segment_base=mark.segment_base,
+            last_stable_offset=mark.offset,
+            lso_position=mark.position,
+            lso_segment_base=mark.segment_base,
+        )
+
+    def expire_waiters(self, now_ms: int) -> None:
+        """Refuse the acks=all requests whose time-out has passed; their records stay in the log."""
+        if any(waiter.deadline_ms <= now_ms for waiter in self._waiters):
+            late = [waiter for waiter in self._waiters if waiter.deadline_ms <= now_ms]
+            self._waiters = deque(waiter for waiter in self._waiters if waiter.deadline_ms > now_ms)
+            for waiter in late:
+                waiter.done(RequestTimedOut(f"{self.name}: the disk did not confirm the records in time"))
+
+    def fail_waiters(self, error: KbrokerError) -> None:
+        """Refuse all acks=all requests that wait."""
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            waiter.done(error)
+
+    # --- the end ---
+
+    def leave(self, deleted: bool, error: KbrokerError, then: Callable[[], None]) -> None:
+        """No longer served here: everybody who waits is told, and the control page says why.
+
+        `then` is called when no I/O thread uses the log's files any more: at once, or after the flush that runs.
+        """
+        self.fail_waiters(error)
+        for waiter in list(self.parked):
+            waiter.abandon(error)
+        self.parked.clear()
+        self.control_page.close_page(DELETED if deleted else CLOSED)
+        self.control_page.free()
+        self._when_left = then
+        if not self._is_flushing:
+            then()
+
+
+def storage_refusal(name: TopicPartition, error: BaseException) -> KafkaStorageError:
+    """What a client is told when the disk is at fault."""
+    return KafkaStorageError(f"{name}: {error}")

@@ -1,0 +1,332 @@
+"""A worker: owns a set of partitions, serves their clients, hands their descriptors to readers on this host.
+
+One loop, one thread; what may block goes to the I/O threads. At the end of each turn of the loop everything that was
+appended in it is published at once, and one group commit is begun for each partition on whose disk somebody waits.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import zmq
+
+from kbroker.config import Config
+from kbroker.errors import (
+    InvalidRequest,
+    KbrokerError,
+    NotLeaderOrFollower,
+    RequestError,
+    StorageError,
+    UnknownTopicId,
+    code_of,
+)
+from kbroker.shm.server import DescriptorServer
+from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
+from kbroker.wire import codec, endpoints
+from kbroker.wire import messages as m
+from kbroker.wire.control import CatalogUpdate, Join, identity
+from kbroker.workers.child import ChildContext
+from kbroker.workers.control_link import ControlLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor, FrontLink
+from kbroker.workers.fetching import FetchInProgress
+from kbroker.workers.front import hello_answer
+from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.loop import Loop
+from kbroker.workers.partition import AckWaiter, Partition, storage_refusal
+from kbroker.workers.table import PartitionTable
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING_MS = 1000
+
+
+class Worker:
+    """One worker process. `run()` returns when the supervisor asks for the end."""
+
+    def __init__(self, child: ChildContext) -> None:
+        assert child.worker_index is not None
+        self.child = child
+        self.config: Config = child.config
+        self.node = int(worker_node(child.worker_index))
+        self.loop = Loop()
+        self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self.has_catalog = False
+        self.is_draining = False
+        self.table = PartitionTable(self)
+        self._dirty: dict[TopicPartition, Partition] = {}
+        self._unflushed: dict[TopicPartition, Partition] = {}
+        self._next_retention_ms = 0
+        self._told: dict[TopicPartition, str] = {}
+
+        runtime = self.config.runtime_dir
+        self.door = ClientDoor(self.context, self._serve, self.config.native)
+        child.bind(self.door.socket, endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)))
+        self.front: FrontLink | None = None
+        self._front_incarnation = 0
+        shm_path = ""
+        self.descriptors: DescriptorServer | None = None
+        if self.config.shm.enabled and "shm" in child.listeners:
+            self.descriptors = DescriptorServer(child.listeners["shm"], self.loop, self.table.get, self.config.shm)
+            shm_path = str(runtime / endpoints.worker_shm(child.worker_index))
+        self.control = ControlLink(
+            self.context,
+            child,
+            self.loop,
+            Join(
+                child.incarnation,
+                child.name,
+                self.node,
+                endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)),
+                shm_path,
+            ),
+            self._update_catalog,
+        )
+        self._requests: dict[type, Any] = {
+            m.Produce: self._produce,
+            m.Fetch: self._fetch,
+            m.ListOffsets: self._list_offsets,
+            m.Hello: self._hello,
+        }
+
+    @staticmethod
+    def now_ms() -> int:
+        """Wall-clock milliseconds, for timestamps and retention."""
+        return time.time_ns() // 1_000_000
+
+    # --- start and end ---
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        self.child.attach(self.loop)
+        self.child.on_peers = self._follow_peers
+        self.child.on_drain = self._drain
+        self.child.on_reload = self._reload
+        self.loop.add_port(self.door)
+        self.loop.at_turn_end(self._end_turn)
+        self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
+        self._flush_later()
+        self._follow_peers()
+        self.loop.run()
+        self.door.close(LAST_WORDS_MS)
+        if self.front is not None:
+            self.front.close(LAST_WORDS_MS)
+        self.control.close()
+        self.context.term()
+
+    def _follow_peers(self) -> None:
+        self.control.follow_peers()
+        peer = self.child.peers.get("front")
+        if peer is not None and peer.incarnation != self._front_incarnation:
+            if self.front is not None:
+                self.loop.remove_port(self.front)
+                self.front.close()
+            self._front_incarnation = peer.incarnation
+            self.front = FrontLink(
+                self.context,
+                self._serve,
+                identity(self.child.name, self.child.incarnation),
+                endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
+                self.config.native,
+            )
+            self.loop.add_port(self.front)
+
+    def _update_catalog(self, update: CatalogUpdate) -> None:
+        if update.full:
+            self.has_catalog = True
+        self.table.update(update)
+
+    def catalog_done(self) -> None:
+        """An update of the catalog was done; after the first one this worker serves."""
+        self.child.ready(f"{len(self.table.serving)} partitions")
+
+    def _reload(self, config: Config) -> None:
+        self.config = config
+        self.table.configure()
+
+    def _drain(self) -> None:
+        """Take nothing new, finish what is in flight, close every log cleanly, end."""
+        self.is_draining = True
+        for partition in self.table.serving.values():
+            partition.publish()
+
+        def closed() -> None:
+            self.io.close(1)
+            self.loop.call_soon(self.loop.stop)
+
+        self._when_answered(partial(self.table.close_all, closed))
+
+    def _when_answered(self, then: Callable[[], None]) -> None:
+        if any(partition.has_waiters for partition in self.table.serving.values()):
+            self.loop.call_later(5, partial(self._when_answered, then))
+        else:
+            then()
+
+    # --- requests ---
+
+    def _serve(self, asked: Asked) -> None:
+        try:
+            request = codec.decode_request(codec.unpack_request(asked.header))
+            serve = self._requests.get(type(request))
+            if serve is None:
+                raise InvalidRequest(f"{request.OP} goes to the coordinator, through the front, not to a worker")
+            serve(asked, request)
+        except KbrokerError as error:
+            asked.refuse(error)
+
+    def _hello(self, asked: Asked, _request: m.Hello) -> None:
+        asked.answer(codec.encode_answer(hello_answer(self.child, self.node)))
+
+    def _produce(self, asked: Asked, request: m.Produce) -> None:
+        if request.acks not in (-1, 0, 1):
+            raise InvalidRequest(f"produce.acks must be -1 (all), 0 or 1, not {request.acks}")
+        if self.is_draining:
+            raise NotLeaderOrFollower("the broker is stopping")
+        partition = self.table.get(request.topic, request.partition)
+        if request.topic_id and request.topic_id != partition.topic_id:
+            raise UnknownTopicId(f"topic {request.topic} was deleted and made anew; its id is another one now")
+        if not asked.payload:
+            raise InvalidRequest("produce has no payload frame")
+        one = len(asked.payload) == 1
+        batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
+        wants_sync = request.acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
+        try:
+            result = partition.append(batches, self.now_ms(), sync=wants_sync)
+        except StorageError as error:
+            self._tell_once(partition.name, str(error))
+            raise storage_refusal(partition.name, error) from None
+        self._dirty[partition.name] = partition
+        self._unflushed[partition.name] = partition
+        header = codec.encode_answer(
+            m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
+        )
+        if not result.sync_needed:
+            asked.answer(header)
+            return
+
+        def done(error: KbrokerError | None) -> None:
+            if error is None:
+                asked.answer(header)
+            else:
+                asked.refuse(storage_refusal(partition.name, error) if isinstance(error, StorageError) else error)
+
+        asked = asked._replace(payload=[])
+        deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
+        partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+
+    def _tell_once(self, name: TopicPartition, message: str) -> None:
+        if self._told.get(name) != message:
+            self._told[name] = message
+            log.error("%s: %s", name, message)
+
+    def _fetch(self, asked: Asked, request: m.Fetch) -> None:
+        if not request.partitions:
+            raise InvalidRequest("fetch.partitions must name at least one partition")
+        FetchInProgress(self, asked, request).start()
+
+    def _list_offsets(self, asked: Asked, request: m.ListOffsets) -> None:
+        asked.answer(codec.encode_answer(m.OffsetsAnswer([self._find(query) for query in request.partitions])))
+
+    def _find(self, query: m.OffsetQuery) -> m.OffsetFound:
+        found = m.OffsetFound(query.topic, query.partition)
+        try:
+            partition_log = self.table.get(query.topic, query.partition).log
+            found.leader_epoch = partition_log.leader_epoch
+            if query.timestamp_ms == EARLIEST_TIMESTAMP:
+                found.offset = partition_log.log_start_offset
+            elif query.timestamp_ms == LATEST_TIMESTAMP:
+                found.offset = partition_log.high_watermark
+            elif query.timestamp_ms < 0:
+                raise InvalidRequest(f"timestamp {query.timestamp_ms} means nothing; -2 earliest, -1 latest, or ≥ 0")
+            else:
+                place = partition_log.offset_for_timestamp(query.timestamp_ms)
+                if place is not None and place[0] < partition_log.high_watermark:
+                    found.offset, found.timestamp_ms = place
+        except (RequestError, StorageError) as error:
+            found.error, found.message = code_of(error), str(error)
+        return found
+
+    # --- the end of a turn ---
+
+    def _end_turn(self) -> None:
+        if not self._dirty:
+            return
+        dirty, self._dirty = self._dirty, {}
+        for partition in dirty.values():
+            self._publish(partition)
+            if partition.has_waiters:
+                partition.flush(self.io, self.now_ms, self._flushed)
+
+    def _publish(self, partition: Partition) -> None:
+        if partition.publish():
+            if self.descriptors is not None:
+                self.descriptors.published(partition.topic, partition.partition, partition.log.high_watermark)
+            for waiter in list(partition.parked):
+                waiter.look_again()
+
+    def _flushed(self, partition: Partition) -> None:
+        if partition.log.failed:
+            self.table.reopen(partition, str(partition.log.failed))
+            return
+        self._publish(partition)
+        if partition.has_waiters:
+            partition.flush(self.io, self.now_ms, self._flushed)
+
+    # --- in the background ---
+
+    def _flush_later(self) -> None:
+        interval_ms = min(self.config.log.flush_interval_ms, 3_600_000)
+        self.loop.call_later(interval_ms, self._flush_all)
+
+    def _flush_all(self) -> None:
+        unflushed, self._unflushed = self._unflushed, {}
+        for name, partition in unflushed.items():
+            if self.table.serving.get(name) is partition:
+                if partition.is_flushing:
+                    self._unflushed[name] = partition
+                partition.flush(self.io, self.now_ms, self._flushed)
+        self._flush_later()
+
+    def _keep_house(self) -> None:
+        now_ms = self.loop.now_ms()
+        for partition in self.table.serving.values():
+            partition.expire_waiters(now_ms)
+        self.child.report(**self.table.counts(), io_stalled_ms=self.io.stalled_ms())
+        if now_ms >= self._next_retention_ms:
+            self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
+            for partition in list(self.table.serving.values()):
+                self._retain(partition)
+        for partition in self.table.serving.values():
+            partition.log.delete_due(self.now_ms())
+
+    def _retain(self, partition: Partition) -> None:
+        try:
+            partition.log.maybe_roll(self.now_ms())
+            removed = partition.log.retain(self.now_ms())
+        except (StorageError, OSError) as error:
+            log.error("%s: retention failed: %s", partition.name, error)
+            return
+        if removed:
+            partition.show()
+            log.info(
+                "%s: %d segments are past their retention, the log starts at %d now",
+                partition.name,
+                len(removed),
+                partition.log.log_start_offset,
+            )
+
+    def descriptors_forget(self, name: TopicPartition) -> None:
+        """Readers of this partition are woken: it is no longer served here."""
+        if self.descriptors is not None:
+            self.descriptors.forget(name.topic, name.partition)
+
+
+def main(child: ChildContext) -> None:
+    """A worker's process, after the fork."""
+    gc.freeze()
+    Worker(child).run()
