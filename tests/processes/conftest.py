@@ -55,7 +55,8 @@ class RunningBroker:
             line = self._next_line(deadline)
             if line is None:
                 said = "\n".join(self.lines[seen:])
-                pytest.fail(f"no line matches {pattern!r}; since then it said:\n{said}")
+                code = self.process.poll()
+                pytest.fail(f"no line matches {pattern!r} (exit code {code}); since then it said:\n{said}")
             if match := re.search(pattern, line):
                 return match
 
