@@ -6,6 +6,7 @@ No threads, no clock: the producer holds a lock around it and passes the time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
 from kbroker.records.codec import BatchBuilder, set_producer
 from kbroker.types import TopicPartition
 
