@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from kbroker.catalog.topics import check_name
 from kbroker.clients.accumulator import Accumulator, Batch
 from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
 from kbroker.clients.futures import RecordFuture
@@ -395,6 +396,7 @@ class Producer:
     def _find_topic(self, topic: str) -> TopicPartitions:
         if not isinstance(topic, str) or not topic:
             raise ConfigError(f"topic={topic!r} is not valid: it must be a topic's name")
+        check_name(topic)
         if self._closed:
             raise ClientClosed("this producer was closed")
         deadline = now_ms() + self.options.max_block_ms
