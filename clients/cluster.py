@@ -219,16 +219,18 @@ class Cluster:
 
     # --- the loop ---
 
-    def serve(self, now: int) -> None:
-        """Do everything that can be done without waiting."""
+    def serve(self, now: int) -> bool:
+        """Do everything that can be done without waiting. Whether anything happened: look again before sleeping."""
+        happened = False
         for link in tuple(self._links):
-            link.serve(now)
+            happened = link.serve(now) or happened
         if self._closed:
-            return
+            return happened
         if now - self._metadata_at_ms >= self.settings.metadata_max_age_ms:
             self._metadata_wanted = True
         if self._metadata_wanted and not self._metadata_asked and now >= self._metadata_not_before_ms:
             self._ask_metadata(now)
+        return happened
 
     def next_due_ms(self) -> int:
         """When `serve` has something to do though nothing arrives."""
@@ -253,10 +255,14 @@ class Cluster:
                 callback()
 
     def turn(self, timeout_ms: int) -> None:
-        """Serve; sleep until there is something to do, at most `timeout_ms`; serve again. Checks for a fork."""
+        """Serve; when nothing happened sleep until something does, at most `timeout_ms`, and serve again.
+
+        Checks for a fork. Call it in a loop that looks each time whether what it waits for has come.
+        """
         self.guard.check("client")
         now = now_ms()
-        self.serve(now)
+        if self.serve(now):
+            return
         wait_ms = 0 if self.has_input() else min(timeout_ms, self.next_due_ms() - now)
         if wait_ms > 0:
             self.wait(wait_ms)

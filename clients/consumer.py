@@ -394,8 +394,7 @@ class Consumer:
             left = deadline - now_ms()
             if left <= 0:
                 raise BrokerUnavailable(f"positions could not be looked up within {timeout_ms} ms")
-            self._reader.gather(now_ms())
-            if any(cursor.reset_to is not None and cursor.fault is None for cursor in waiting):
+            if not self._reader.gather(now_ms()):
                 self._reader.sleep(left)
 
     def _wanted_topics(self) -> set[str]:

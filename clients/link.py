@@ -153,16 +153,18 @@ class Link:
             or int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN
         )
 
-    def serve(self, now_ms: int) -> None:
-        """Take what has arrived, send what may be sent, give up what is overdue."""
+    def serve(self, now_ms: int) -> bool:
+        """Take what has arrived, send what may be sent, give up what is overdue. Whether anything happened."""
+        happened = False
         if self.alive:
-            self._take_answers()
+            happened = self._take_answers()
         if self.alive:
-            self._follow_monitor()
+            happened = self._follow_monitor() or happened
         if self.alive and self._backlog:
             self._send_backlog()
         if self.alive:
             self._look_at_time(now_ms)
+        return happened or not self.alive
 
     def next_due_ms(self) -> int | None:
         """When `serve` has something to do though nothing arrives."""
@@ -221,14 +223,14 @@ class Link:
                 return
             self._backlog.popleft()
 
-    def _take_answers(self) -> None:
-        for _ in range(ANSWERS_PER_TURN):
+    def _take_answers(self) -> bool:
+        for count in range(ANSWERS_PER_TURN):
             if not self.alive or not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                return
+                return count > 0
             frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             if len(frames) < 2:
                 self.die(NetworkError(f"{self.endpoint} sent an answer of {len(frames)} frames: it is no kbroker"))
-                return
+                return True
             asked = self._asked.pop(frames[0].bytes, None)
             if asked is None:
                 continue
@@ -238,9 +240,12 @@ class Link:
                 asked.on_reply(Reply(None, [], error))
             else:
                 asked.on_reply(Reply(answer, [memoryview(frame.buffer) for frame in frames[2:]], None))
+        return True
 
-    def _follow_monitor(self) -> None:
+    def _follow_monitor(self) -> bool:
+        happened = False
         while self.alive and int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            happened = True
             event, _ = _MONITOR_EVENT.unpack(self.monitor.recv_multipart(zmq.NOBLOCK)[0])
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._greet()
@@ -249,6 +254,7 @@ class Link:
             else:
                 self._take_answers()  # those that arrived before the end
                 self.die(NetworkError(f"{self.endpoint} has hung up"))
+        return happened
 
     def _greet(self) -> None:
         self.state = LinkState.GREETING

@@ -78,9 +78,7 @@ class Reader:
         return self._why_not or (self._shm.reason if self._shm is not None else "")
 
     def gather(self, now: int) -> bool:
-        """Read what can be had without waiting; whether anything may be given out now."""
-        # First what has arrived: a sleep may follow, and nothing may be left that it makes possible.
-        self._cluster.serve(now)
+        """Read what can be had without waiting. False: nothing has come, `sleep`."""
         cursors = self._core.wanting(now, self._ahead_bytes)
         by_zmq: list[Cursor] = []
         by_shm: list[Cursor] = []
@@ -93,13 +91,13 @@ class Reader:
         if by_zmq:
             self._zmq.read(by_zmq, now)
         self._look_up(now)
+        happened = self._cluster.serve(now)
         self._served_ms = now
-        return any(cursor.ready or cursor.fault is not None for cursor in cursors)
+        return happened or any(cursor.ready or cursor.fault is not None for cursor in cursors)
 
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""
         if self._by_zmq or now - self._served_ms >= 100:
-            self._cluster.serve(now)
             by_zmq = [
                 cursor
                 for cursor in self._core.wanting(now, self._ahead_bytes)
@@ -109,6 +107,7 @@ class Reader:
                 self._zmq.read(by_zmq, now)
             self._by_zmq = bool(by_zmq)
             self._look_up(now)
+            self._cluster.serve(now)
             self._served_ms = now
 
     def sleep(self, timeout_ms: int) -> None:
