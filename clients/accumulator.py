@@ -6,7 +6,6 @@ No threads, no clock: the producer holds a lock around it and passes the time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from kbroker.records.codec import BatchBuilder, set_producer
 from kbroker.types import TopicPartition
@@ -80,7 +79,7 @@ class Batch:
         self.outcome: Outcome | None = None
         # For the threaded or asyncio loop around the core: called when the outcome is known.
         self.waiters: list[Callable[[], object]] | None = None
-        self.callbacks: list[tuple[int, Callable[[Any], object], bool]] | None = None
+        self.callbacks: list[Callable[[], object]] | None = None
 
     @property
     def done(self) -> bool:

@@ -7,6 +7,7 @@ threads holds its lock around everything but `wait`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 FRONT_GREETING_MS = 5_000
 DIRECT_GREETING_MS = 2_000
+REFUSED_MS = 1_500
 OVERDUE_GRACE_MS = 5_000
 """A broker that answers "timed out" by itself is given this much longer than the time-out it was told."""
 
@@ -263,15 +265,22 @@ class Cluster:
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; before it is closed."""
         if self._callbacks.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # closed already
+                self._epoll.unregister(fd)
 
     # --- waiting calls ---
 
     def connect(self, timeout_ms: int) -> None:
-        """Wait for the greeting and the first metadata. Raises BrokerUnavailable naming the endpoint, RequestError."""
-        deadline = now_ms() + timeout_ms
+        """Wait for the greeting and the first metadata. Raises BrokerUnavailable naming the endpoint, RequestError.
+
+        Where nobody listens at all, the wait is REFUSED_MS: a front that is being replaced is back by then.
+        """
+        start = now_ms()
+        deadline = start + timeout_ms
         while self.view.version == 0:
             left = deadline - now_ms()
+            if self._front_attempts and (self._front is None or not self._front.alive):
+                left = min(left, start + REFUSED_MS - now_ms())
             if self.failure is not None and not isinstance(self.failure, RetriableError):
                 raise self.failure
             if left <= 0:
@@ -322,7 +331,7 @@ class Cluster:
             attempt += 1
             if owner_of is not None:
                 self.want_metadata()
-            self._pause(min(left, backoff_ms(attempt, self.settings.retry_backoff_ms, 200)))
+            self.pause(min(left, backoff_ms(attempt, self.settings.retry_backoff_ms, 200)))
 
     def _call_once(self, request: Any, answer_class: type, timeout_ms: int, owner_of: TopicPartition | None) -> Reply:
         replies: list[Reply] = []
@@ -338,7 +347,8 @@ class Cluster:
             self.turn(left)
         return replies[0]
 
-    def _pause(self, pause_ms: int) -> None:
+    def pause(self, pause_ms: int) -> None:
+        """Go on serving for so long."""
         until = now_ms() + pause_ms
         while (left := until - now_ms()) > 0:
             self.turn(left)
@@ -362,7 +372,7 @@ class Cluster:
 
     def _unavailable(self, timeout_ms: int) -> BrokerUnavailable:
         why = f": {self.failure}" if self.failure is not None else ""
-        return BrokerUnavailable(f"no answer from {self.endpoint} within {timeout_ms} ms{why}")
+        return BrokerUnavailable(f"no answer from {self.endpoint} (waited up to {timeout_ms} ms){why}")
 
     def _is_near(self, info: NodeInfo) -> bool:
         """Whether the node's own endpoint can be used from here."""

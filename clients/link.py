@@ -89,7 +89,7 @@ class Link:
         self.state = LinkState.CONNECTING
         self.hello: HelloAnswer | None = None
         self.error: RequestError | None = None
-        self.received_bytes: dict[int, int] = {}  # by worker incarnation; see Credit
+        self.credits: dict[int, tuple[int, int]] = {}  # by node: its incarnation, payload bytes taken; see Credit
         self.on_state: Callable[[Link], None] | None = None
         self._client_id = client_id
         self._greeting_deadline_ms = now_ms + greeting_timeout_ms
@@ -233,7 +233,7 @@ class Link:
             if asked is None:
                 continue
             try:
-                answer = decode_answer(asked.answer_class, frames[1].buffer)
+                answer: Any = decode_answer(asked.answer_class, frames[1].buffer)
             except RequestError as error:
                 asked.on_reply(Reply(None, [], error))
             else:

@@ -76,7 +76,8 @@ class Producer:
     - `retries`, `retry_backoff_ms` (20, doubles up to 1000), `request_timeout_ms` (30000), `delivery_timeout_ms`
       (120000): a record that is not acknowledged by then fails with RequestTimedOut.
     - `max_in_flight_requests_per_connection` (5): unanswered batches of one partition.
-    - `max_request_size` (bytes, 1 MiB): a larger record is refused by `send` with MessageTooLarge.
+    - `max_request_size` (bytes, 1 MiB): a larger record is refused by `send` with MessageTooLarge, and no batch of
+      several records grows past it.
     - `key_serializer`, `value_serializer`: functions to bytes. `partitioner`: a function
       `(key bytes or None, all partitions, partitions with an owner) -> partition`.
     """
@@ -107,12 +108,13 @@ class Producer:
     ) -> None:
         in_flight = whole_number("max_in_flight_requests_per_connection", max_in_flight_requests_per_connection, 1, 256)
         whole_number("retries", retries, 0)
+        whole_number("max_request_size", max_request_size, 128)
         acks_number = check_acks(acks)
         self.options = ProducerOptions(
             acks=acks_number,
             codec=check_compression(compression_type),
             idempotent=check_idempotence(enable_idempotence, acks_number, retries, in_flight),
-            batch_size=whole_number("batch_size", batch_size, 0, max_request_size),
+            batch_size=min(whole_number("batch_size", batch_size, 0), max_request_size),
             linger_ms=whole_number("linger_ms", linger_ms, 0),
             buffer_memory=whole_number("buffer_memory", buffer_memory, 1, 2**48),
             max_block_ms=whole_number("max_block_ms", max_block_ms, 0),
@@ -121,7 +123,7 @@ class Producer:
             request_timeout_ms=whole_number("request_timeout_ms", request_timeout_ms, 1),
             delivery_timeout_ms=whole_number("delivery_timeout_ms", delivery_timeout_ms, 1),
             max_in_flight=in_flight,
-            max_request_size=whole_number("max_request_size", max_request_size, 128),
+            max_request_size=max_request_size,
             metadata_max_age_ms=whole_number("metadata_max_age_ms", metadata_max_age_ms, 1),
         )
         for name, function in (
@@ -293,9 +295,9 @@ class Producer:
             self.flush(timeout)
         with self._lock:
             self._perform(self._core.abort(ClientClosed("the producer was closed before the record was acknowledged")))
-            self._stop = True
             self._changed.notify_all()
             self._wake()
+            self._stop = True
         if threading.current_thread() is not self._thread:
             self._thread.join()
         atexit.unregister(self._at_exit)
@@ -508,7 +510,7 @@ class Producer:
             self._wake()
 
     def _wake(self) -> None:
-        if self._sleeps_until_ms:
+        if self._sleeps_until_ms and not self._stop:
             self._sleeps_until_ms = 0
             os.eventfd_write(self._wake_fd, 1)
 
@@ -519,34 +521,45 @@ class Producer:
     # --- the thread ---
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._sleeps_until_ms = 0
-                now = now_ms()
-                if self._identity_not_before_ms and now >= self._identity_not_before_ms:
-                    self._identity_not_before_ms = 0
-                    self._core.identity_failed()
-                self._pump(now)
-                callbacks, self._callbacks = self._callbacks, []
-                stop = self._stop
-                wait_ms = 0
-                if not stop and not callbacks and not self._cluster.has_input():
-                    wait_ms = max(0, self._due_ms() - now)
-                    self._sleeps_until_ms = now + wait_ms
-            for callback in callbacks:
-                try:
-                    callback()
-                except Exception:
-                    log.exception("a callback of a record failed")
-            if stop:
-                break
-            if wait_ms:
-                self._cluster.wait(min(wait_ms, 60_000))
+        stop = False
+        while not stop:
+            try:
+                stop = self._turn()
+            except Exception as error:
+                log.exception("the producer's thread failed; nothing more can be sent")
+                with self._lock:
+                    self._closed = stop = True
+                    self._perform(self._core.abort(error))
+                    self._changed.notify_all()
         with self._lock:
+            self._stop = True
             self._sleeps_until_ms = 0
             self._cluster.unwatch(self._wake_fd)
             self._cluster.close()
             os.close(self._wake_fd)
+
+    def _turn(self) -> bool:
+        with self._lock:
+            self._sleeps_until_ms = 0
+            now = now_ms()
+            if self._identity_not_before_ms and now >= self._identity_not_before_ms:
+                self._identity_not_before_ms = 0
+                self._core.identity_failed()
+            self._pump(now)
+            callbacks, self._callbacks = self._callbacks, []
+            stop = self._stop
+            wait_ms = 0
+            if not stop and not callbacks and not self._cluster.has_input():
+                wait_ms = min(max(0, self._due_ms() - now), 60_000)
+                self._sleeps_until_ms = now + wait_ms if wait_ms else 0
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("a callback of a record failed")
+        if wait_ms:
+            self._cluster.wait(wait_ms)
+        return stop
 
 
 def _as_bytes(name: str, value: object) -> bytes:

@@ -27,8 +27,9 @@ class TopicPartitions:
 
     def update(self, leaders: list[int]) -> None:
         """Fresh metadata: the node that owns each partition, -1 for none."""
-        for partition in range(len(self.all), len(leaders)):
-            self.all.append(TopicPartition(self.topic, partition))
+        if len(leaders) != len(self.all):  # more, or the topic was deleted and made again
+            self.all = [TopicPartition(self.topic, partition) for partition in range(len(leaders))]
+            self.sticky = self.all[min(self.sticky.partition, len(leaders) - 1)]
         self.owned = [partition for partition, leader in enumerate(leaders) if leader >= 0]
 
     def for_key(self, key: bytes) -> TopicPartition:

@@ -1,4 +1,4 @@
-"""The pytest fixture `kbroker_broker`: a broker for one test. Installed with kbroker; nothing to import."""
+"""The pytest fixture `kbroker`: a broker of its own for each test that asks for it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kbroker.testing.broker import Broker
+from kbroker.testing import Broker
 
 
-@pytest.fixture
-def kbroker_broker() -> Iterator[Broker]:
-    """A running broker with one worker, reachable at `.server` (this host) and `.tcp_server` (tcp)."""
-    with Broker(tcp=True) as broker:
+@pytest.fixture(name="kbroker")
+def _kbroker() -> Iterator[Broker]:
+    """A broker with two workers, ipc only, that is gone with its data after the test."""
+    with Broker(workers=2) as broker:
         yield broker
