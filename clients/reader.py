@@ -79,6 +79,8 @@ class Reader:
 
     def gather(self, now: int) -> bool:
         """Read what can be had without waiting; whether anything may be given out now."""
+        # First what has arrived: a sleep may follow, and nothing may be left that it makes possible.
+        self._cluster.serve(now)
         cursors = self._core.wanting(now, self._ahead_bytes)
         by_zmq: list[Cursor] = []
         by_shm: list[Cursor] = []
@@ -91,13 +93,13 @@ class Reader:
         if by_zmq:
             self._zmq.read(by_zmq, now)
         self._look_up(now)
-        self._cluster.serve(now)
         self._served_ms = now
         return any(cursor.ready or cursor.fault is not None for cursor in cursors)
 
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""
         if self._by_zmq or now - self._served_ms >= 100:
+            self._cluster.serve(now)
             by_zmq = [
                 cursor
                 for cursor in self._core.wanting(now, self._ahead_bytes)
@@ -107,7 +109,6 @@ class Reader:
                 self._zmq.read(by_zmq, now)
             self._by_zmq = bool(by_zmq)
             self._look_up(now)
-            self._cluster.serve(now)
             self._served_ms = now
 
     def sleep(self, timeout_ms: int) -> None:

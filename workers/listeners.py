@@ -142,14 +142,20 @@ def open_listeners(
 
 
 def inherited_listeners(environment: Mapping[str, str] = os.environ) -> dict[str, socket.socket]:
-    """The sockets that systemd passed, by name ($LISTEN_FDNAMES). Other programs' variables are ignored."""
+    """The sockets that systemd passed, by name ($LISTEN_FDNAMES). Variables meant for another process are ignored.
+
+    Raises StartError when one is not a socket.
+    """
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
         return {}
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     sockets = {}
     for i in range(int(count)):
-        sock = socket.socket(fileno=_ACTIVATION_FIRST_FD + i)
+        try:
+            sock = socket.socket(fileno=_ACTIVATION_FIRST_FD + i)
+        except OSError as error:
+            raise StartError(f"descriptor {_ACTIVATION_FIRST_FD + i} from systemd is no socket: {error}") from None
         sock.set_inheritable(False)
         sock.setblocking(False)
         sockets[names[i] if i < len(names) else ""] = sock

@@ -40,7 +40,7 @@ class DemoBroker(Broker):
         children = psutil.Process(self.process.pid).children(recursive=True)
         code = self.stop()
         if code:
-            raise DemoFailed(f"the broker ended with {code}: {self.log_text()[-LOG_SHOWN:]}")
+            raise DemoFailed(f"the broker ended with {code}: {self.log[-LOG_SHOWN:]}")
         _, alive = psutil.wait_procs(children, timeout=2)
         if alive:
             raise DemoFailed(f"the broker left processes behind: {alive}")
