@@ -11,7 +11,6 @@ import click
 from kbroker.cli.format import Format, compile_format, json_line, value_lines
 from kbroker.cli.options import server_option
 from kbroker.cli.outcome import complain
-from kbroker.cli.reach import reach
 from kbroker.errors import UnknownTopicOrPartition
 from kbroker.types import TopicPartition
 
@@ -86,7 +85,7 @@ def command(
         raise click.UsageError("--from-beginning, --offset and --from-timestamp exclude each other")
     from kbroker import Consumer
 
-    with Consumer(server=reach(server)) as consumer:
+    with Consumer(server=server) as consumer:
         partitions = _partitions(consumer, topic, numbers)
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)

@@ -16,7 +16,6 @@ from kbroker.cli.lines import split_key, split_lines
 from kbroker.cli.options import assignments, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.progress import progress
-from kbroker.cli.reach import reach
 from kbroker.errors import KbrokerError
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def command(
     from kbroker import Producer
 
     producer = Producer(
-        server=reach(server),
+        server=server,
         acks="all" if acks == "all" else int(acks),
         compression_type=None if compression == "none" else compression,
     )

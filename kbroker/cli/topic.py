@@ -9,7 +9,6 @@ from uuid import UUID
 import click
 
 from kbroker.cli.options import assignments, json_option, print_json, server_option
-from kbroker.cli.reach import reach
 from kbroker.cli.table import print_table
 from kbroker.errors import TopicAlreadyExists
 
@@ -49,7 +48,7 @@ def create(
     from kbroker.clients.records import NewTopic
 
     topic = NewTopic(name, partitions or -1, replication_factor, dict(assignments(changes, "--set")))
-    with Admin(server=reach(server)) as admin:
+    with Admin(server=server) as admin:
         try:
             admin.create_topics([topic])
         except TopicAlreadyExists:
@@ -67,7 +66,7 @@ def list_(as_json: bool, server: str | None) -> None:
     """The names of all topics, one on a line."""
     from kbroker import Admin
 
-    with Admin(server=reach(server)) as admin:
+    with Admin(server=server) as admin:
         names = sorted(admin.list_topics())
     if as_json:
         print_json(names)
@@ -86,7 +85,7 @@ def describe(names: tuple[str, ...], all_settings: bool, as_json: bool, server: 
     from kbroker import Admin, Consumer, TopicPartition
 
     facts: list[dict[str, Any]] = []
-    with Admin(server=(endpoint := reach(server))) as admin, Consumer(server=endpoint) as consumer:
+    with Admin(server=server) as admin, Consumer(server=server) as consumer:
         for topic in admin.describe_topics(list(names) or None):
             partitions = [TopicPartition(topic.name, partition.partition) for partition in topic.partitions]
             starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
@@ -138,7 +137,7 @@ def delete(names: tuple[str, ...], yes: bool, server: str | None) -> None:
         click.confirm(f"Delete {', '.join(names)} with all records?", abort=True, err=True)
     from kbroker import Admin
 
-    with Admin(server=reach(server)) as admin:
+    with Admin(server=server) as admin:
         for name in names:
             admin.delete_topics([name])
             click.echo(f"deleted {name}")
@@ -155,7 +154,7 @@ def alter(name: str, changes: tuple[str, ...], removed: tuple[str, ...], server:
         raise click.UsageError("nothing to change: give --set NAME=VALUE or --unset NAME")
     from kbroker import Admin
 
-    with Admin(server=reach(server)) as admin:
+    with Admin(server=server) as admin:
         admin.alter_configs(name, assignments(changes, "--set"), list(removed))
     click.echo(f"changed {name}")
 
@@ -168,6 +167,6 @@ def add_partitions(name: str, total: int, server: str | None) -> None:
     """Give the topic NAME more partitions: TOTAL in all. Keys may land elsewhere from then on."""
     from kbroker import Admin
 
-    with Admin(server=reach(server)) as admin:
+    with Admin(server=server) as admin:
         admin.create_partitions({name: total})
     click.echo(f"{name} has {total} partitions")

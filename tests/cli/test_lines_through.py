@@ -92,18 +92,18 @@ def test_a_typed_line_is_sent_before_the_next(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "said", "code"),
     [
-        (["consume", "nothing-here"], "nothing-here"),
-        (["consume", "refused", "-p", "7"], "7"),
-        (["produce", "refused", "-p", "7"], "7"),
-        (["produce", "no/name"], "no/name"),
+        (["consume", "nothing-here"], "nothing-here", 1),
+        (["consume", "refused", "-p", "7"], "7", 1),
+        (["produce", "refused", "-p", "7"], "7", 2),
+        (["produce", "no/name"], "no/name", 1),
     ],
 )
-def test_what_is_not_there_is_named(served: Served, arguments: list[str], said: str) -> None:
+def test_what_is_not_there_is_named(served: Served, arguments: list[str], said: str, code: int) -> None:
     served.must("topic", "create", "refused", "--if-not-exists")
     done = served.run(*arguments, given=b"x\n")
-    assert done.returncode == 1
+    assert done.returncode == code
     assert said in done.stderr.decode()
     assert b"Traceback" not in done.stderr
 

@@ -47,7 +47,7 @@ def test_create_says_when_it_is_there_already(served: Served) -> None:
         (["create", "x" * 250], "249"),
         (["create", "orders", "--set", "retention.m=1"], "retention.ms"),
         (["create", "orders", "--set", "retention.ms=soon"], "retention.ms"),
-        (["create", "orders", "--replication-factor", "3"], "replication"),
+        (["create", "orders", "--replication-factor", "3"], "3 replicas"),
         (["describe", "nothing"], "nothing"),
         (["delete", "nothing", "--yes"], "nothing"),
         (["alter", "nothing", "--set", "retention.ms=1"], "nothing"),

@@ -98,9 +98,14 @@ def ends_of(broker: DemoBroker) -> dict[str, int]:
     return {str(p["partition"]): p["high_watermark"] for p in topic["partitions"]}
 
 
+def _rate(size_mb: float, records: int, seconds: float) -> str:
+    return f"{size_mb / seconds:,.1f} MB/s, {records / seconds:,.0f} records/s"
+
+
 def report(text: Text, writer: Writer, recovery: Recovery, results: list[dict[str, Any]], read_meanwhile: int) -> None:
     """The small table at the end."""
     size_mb = sum(result["size_bytes"] for result in results) / 1e6
+    read_seconds = max(result["seconds"] for result in results)
     by_transport: dict[str, int] = {}
     for result in results:
         for transport, count in result["by_transport"].items():
@@ -108,9 +113,9 @@ def report(text: Text, writer: Writer, recovery: Recovery, results: list[dict[st
     rows = [
         ("records, each in once and out once", f"{writer.acknowledged:,}"),
         ("keys, each in order with the right sha256", f"{len(text.expected):,}"),
-        ("keys and values", f"{size_mb:,.0f} MB"),
-        ("in, acks=all", f"{size_mb / writer.seconds:,.1f} MB/s"),
-        ("out, two processes", f"{size_mb / max(result['seconds'] for result in results):,.1f} MB/s"),
+        ("keys and values, MB", f"{size_mb:,.0f}"),
+        ("in, acks=all, while they were read", _rate(size_mb, writer.acknowledged, writer.seconds)),
+        ("out, two processes, while they were written", _rate(size_mb, writer.acknowledged, read_seconds)),
         ("read while it was written", f"{100 * read_meanwhile / writer.acknowledged:.0f} %"),
         ("transport", ", ".join(f"{name} ({count:,})" for name, count in sorted(by_transport.items()))),
         ("records on their way when worker 0 was killed", f"{recovery.in_flight:,}"),
