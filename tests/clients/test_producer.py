@@ -151,7 +151,7 @@ def test_an_invalid_topic(broker: Broker) -> None:
 
 
 def test_an_unknown_topic_is_made_unless_the_broker_does_not() -> None:
-    with Broker(named={"auto.create.topics.enable": False}) as broker, Producer(broker.server) as producer:
+    with Broker({"auto.create.topics.enable": False}) as broker, Producer(broker.server) as producer:
         with pytest.raises(UnknownTopicOrPartition, match="absent"):
             producer.send("absent", b"x")
 
