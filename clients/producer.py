@@ -48,6 +48,7 @@ from kbroker.errors import (
     MessageTooLarge,
     RequestTimedOut,
 )
+from kbroker.types import TopicPartition
 from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, ProducerIdAnswer
 
 log = logging.getLogger(__name__)
@@ -69,9 +70,10 @@ class Producer:
     - `enable_idempotence`: retries are written once and in order. On unless `acks`, `retries` or the requests in flight
       rule it out.
     - `compression_type`: None, 'gzip', 'snappy', 'lz4' or 'zstd'.
-    - `batch_size` (bytes, 65536): a batch is sent when it is that large, or `linger_ms` (5) old, or when somebody
-      waits for one of its records. 64 KiB costs the broker a quarter of what 16 KiB do per byte, and 5 ms let batches
-      fill without being felt; set linger_ms=0 for the lowest latency.
+    - `batch_size` (bytes, 1 MiB): a batch is sent when it is that large (or as large as its topic allows), or
+      `linger_ms` (5) old, or when somebody waits for one of its records. Each batch costs this process and the broker
+      about as much as copying 200 KiB: many records make large batches, few ones go by linger_ms; set that to 0 for
+      the lowest latency.
     - `buffer_memory` (bytes, 32 MiB): when records that are not acknowledged take more, `send` blocks, up to
       `max_block_ms` (60000), then raises BufferFull.
     - `retries`, `retry_backoff_ms` (20, doubles up to 1000), `request_timeout_ms` (30000), `delivery_timeout_ms`
@@ -92,7 +94,7 @@ class Producer:
         acks: int | str = "all",
         enable_idempotence: bool | None = None,
         compression_type: str | None = None,
-        batch_size: int = 65_536,
+        batch_size: int = 1_048_576,
         linger_ms: int = 5,
         buffer_memory: int = 33_554_432,
         max_block_ms: int = 60_000,
@@ -222,19 +224,16 @@ class Producer:
             timestamp_ms = time.time_ns() // 1_000_000
         else:
             whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1)
-        size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_BYTES_EXTRA
-        if headers:
-            headers = _checked_headers(headers)
-            size += sum(len(name) * 4 + len(content or b"") + 10 for name, content in headers)
-        if size > self.options.max_request_size:
-            self._refuse_size(size)
+        checked = _checked_headers(headers) if headers else ()
+        accumulator = self._accumulator
         with self._lock:
             if self._closed:
                 raise ClientClosed("this producer was closed")
             partitions = self._topics.get(topic)
             if partitions is None:
                 partitions = self._find_topic(topic)
-            if self._accumulator.free_bytes <= 0:
+            if accumulator.free_bytes <= 0:
+                self._check_size(key, value, checked)
                 self._wait_for_space()
             if partition is not None:
                 target = partitions.number(partition)
@@ -244,21 +243,14 @@ class Producer:
                 target = partitions.sticky
             else:
                 target = partitions.for_key(key)
-            accumulator = self._accumulator
-            batch = accumulator.open_batch(target)
-            if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers or ()):
-                if key is None and partition is None and self._partitioner is None:
-                    target = partitions.next_sticky()
-                    batch = accumulator.open_batch(target)
-                    if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers or ()):
-                        batch = None
-                else:
-                    batch = None
-                if batch is None:
-                    batch = accumulator.new_batch(target, now_ms())
-                    accumulator.append(batch, timestamp_ms, key, value, headers or ())
-                    self._core.opened(batch)
-                    self._batch_opened()
+            batch = accumulator.open.get(target)
+            # Whatever joins a batch is no larger than a batch, which is no larger than max_request_size.
+            if batch is None or not accumulator.append(batch, timestamp_ms, key, value, checked):
+                self._check_size(key, value, checked)
+                moves = key is None and partition is None and self._partitioner is None
+                batch = self._add_elsewhere(
+                    partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked
+                )
             return RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -364,6 +356,24 @@ class Producer:
 
     # --- inside; the lock is held from here on ---
 
+    def _add_elsewhere(
+        self,
+        target: TopicPartition,
+        timestamp_ms: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+    ) -> Batch:
+        """The record does not fit where it was to go: into this partition's open batch, else into a new one."""
+        accumulator = self._accumulator
+        batch = accumulator.open.get(target)
+        if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers):
+            batch = accumulator.new_batch(target, now_ms(), self._topics[target.topic].batch_bytes_max)
+            accumulator.append(batch, timestamp_ms, key, value, headers)
+            self._core.opened(batch)
+            self._batch_opened()
+        return batch
+
     def _batch_opened(self) -> None:
         """A new batch: the one before it may be full, or this one due before the thread wakes."""
         now = now_ms()
@@ -430,13 +440,17 @@ class Producer:
             if known is None:
                 known = self._topics[name] = TopicPartitions(name, len(info.partitions))
             known.update([partition.leader for partition in info.partitions])
+            known.batch_bytes_max = info.batch_bytes_max
         self._changed.notify_all()
 
-    def _refuse_size(self, size: int) -> None:
-        raise MessageTooLarge(
-            f"the record takes up to {size} bytes; max_request_size={self.options.max_request_size} (and the broker's "
-            "message.max.bytes) would have to allow it"
-        )
+    def _check_size(self, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        size = len(key or b"") + len(value or b"") + RECORD_BYTES_EXTRA
+        size += sum(len(name) * 4 + len(content or b"") + 10 for name, content in headers)
+        if size > self.options.max_request_size:
+            raise MessageTooLarge(
+                f"the record takes up to {size} bytes; max_request_size={self.options.max_request_size} (and the "
+                "broker's message.max.bytes) would have to allow it"
+            )
 
     def _pump(self, now: int) -> None:
         """Take answers, then send what is ready."""
