@@ -123,6 +123,11 @@ class LogConfig:
         "log.cleanup.policy", "delete", "What happens to old segments. Compaction comes with a later release.",
         choices=("delete",), topic="cleanup.policy", reloadable=True,
     )  # fmt: skip
+    compression_type: str = setting(
+        "compression.type", "producer",
+        "`producer`: batches are kept as they were compressed. Recompression by the broker comes with a later release.",
+        choices=("producer",), topic="compression.type",
+    )  # fmt: skip
     timestamp_type: str = setting(
         "log.message.timestamp.type", "CreateTime", "Whose clock stamps records: the producer's or the broker's.",
         choices=("CreateTime", "LogAppendTime"), topic="message.timestamp.type", reloadable=True,
@@ -160,10 +165,6 @@ class ServerConfig:
     io_threads: int = setting(
         "num.io.threads", 4, "Threads in each worker for what may block: flushes and cold reads.", least=1, most=64
     )
-    hot_window_bytes: int = setting(
-        "log.hot.window.bytes", 64 << 20, "Reads this close to a partition's end are taken to be in the page cache.",
-        unit="bytes", least=0, most=_INT64_MAX,
-    )  # fmt: skip
     front_memory_max_bytes: int = setting(
         "front.memory.max.bytes", 512 << 20, "A front whose own memory grows past this is replaced.",
         unit="bytes", least=64 << 20, most=_INT64_MAX, reloadable=True,
