@@ -207,10 +207,10 @@ class Cluster:
         self.ask_front(request, MetadataAnswer, answered)
 
     def _complete(self) -> bool:
-        """Whether every topic that we ask for is there, with an owner for each partition."""
-        topics = self.view.topics
+        """Whether every topic that we ask for is there, and an owner that runs for each partition."""
+        topics, nodes = self.view.topics, self.view.nodes
         wanted = topics if self.all_topics else self.topics
-        return all(name in topics and all(p.leader >= 0 for p in topics[name].partitions) for name in wanted)
+        return all(name in topics and all(p.leader in nodes for p in topics[name].partitions) for name in wanted)
 
     # --- the loop ---
 
