@@ -88,6 +88,8 @@ class Cluster:
         self._metadata_wanted = True
         self._metadata_asked = False
         self._metadata_attempts = 0
+        self._metadata_requests = 0
+        self._metadata_answered = 0  # the newest request that was answered
         self._metadata_not_before_ms = 0
         self._metadata_at_ms = 0
         self._closed = False
@@ -183,6 +185,8 @@ class Cluster:
         self._metadata_wanted = False
         self._metadata_asked = True
         self._metadata_attempts += 1
+        self._metadata_requests += 1
+        number = self._metadata_requests
         self._metadata_not_before_ms = now + backoff_ms(
             self._metadata_attempts, self.settings.retry_backoff_ms, self.settings.retry_backoff_max_ms
         )
@@ -195,6 +199,7 @@ class Cluster:
                     self.failure = reply.error
                 return
             self._metadata_at_ms = now_ms()
+            self._metadata_answered = number
             self.view.update(reply.answer, names)
             if self._complete():
                 self._metadata_attempts = 0
@@ -295,11 +300,12 @@ class Cluster:
 
     def fresh_metadata(self, timeout_ms: int) -> None:
         """Ask for metadata now and wait for the answer. Raises BrokerUnavailable."""
-        version = self.view.version
+        # An answer that is on its way was asked for before, perhaps without the topics that are wanted now.
+        wanted = self._metadata_requests + 1
         deadline = now_ms() + timeout_ms
         self._metadata_wanted = True
         self._metadata_not_before_ms = 0
-        while self.view.version == version:
+        while self._metadata_answered < wanted:
             left = deadline - now_ms()
             if left <= 0:
                 raise self._unavailable(timeout_ms)

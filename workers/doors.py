@@ -21,6 +21,12 @@ from kbroker.wire import codec
 
 log = logging.getLogger(__name__)
 
+CLIENTS_REMEMBERED = 65_536
+"""Of so many clients it is known how much they were sent; the one that was silent longest is forgotten."""
+
+LINK_IS_UP = b"up"
+"""The first message on a FrontLink: the front serves when it has had one from everybody."""
+
 LAST_WORDS_MS = 500
 """How long a process that ends in good order lets ZeroMQ send its last answers."""
 
@@ -58,7 +64,9 @@ Serve = Callable[[Asked], None]
 
 
 class Door(Protocol):
-    """Where a request came from."""
+    """Where a request came from. `sent_bytes`: payload that each of its clients was sent in all."""
+
+    sent_bytes: dict[bytes, int]
 
     def send(self, client: bytes, frames: Payload) -> None: ...
 
@@ -83,6 +91,8 @@ class _Socket:
         self._serve = serve
         self._frames_max = frames_max
         self._header_bytes_max = header_bytes_max
+        # Here, not in one table of the worker: a client's name is unique at its own door only.
+        self.sent_bytes: dict[bytes, int] = {}
 
     def drain(self) -> None:
         """Serve the requests that wait, at most TURN_MESSAGES of them."""
@@ -125,8 +135,15 @@ class _Socket:
 
     def send(self, client: bytes, frames: Payload) -> None:
         """Send an answer; it is dropped when the socket was closed or the peer does not take it."""
-        if not self.socket.closed and not send_frames(self.socket, [client, *frames]):
-            log.debug("an answer of %d frames was dropped: its client is gone or does not read", len(frames))
+        if self.socket.closed or not send_frames(self.socket, [client, *frames]):
+            self.sent_bytes.pop(client, None)
+            return
+        if len(frames) > 2:
+            # Taken out and put back: the first in the table is then who was silent longest.
+            sent = self.sent_bytes.pop(client, 0)
+            self.sent_bytes[client] = sent + sum(map(len, frames[2:]))
+            if len(self.sent_bytes) > CLIENTS_REMEMBERED:
+                del self.sent_bytes[next(iter(self.sent_bytes))]
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is not sent within `linger_ms` is dropped."""
@@ -200,6 +217,7 @@ class FrontLink(_Socket):
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         socket.connect(endpoint)
         super().__init__(socket, serve, limits.frames_max, limits.header_bytes_max)
+        socket.send(LINK_IS_UP)
 
 
 class PeerSocket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kbroker.errors import (
@@ -57,11 +56,7 @@ class FetchInProgress:
 
     def start(self) -> None:
         """Answer at once when there is enough, or something to say; else park."""
-        limits = self._worker.config.native
-        if not self._worker.credits.has_room(self._asked, self._request.credit):
-            raise ThrottlingQuotaExceeded(
-                f"more than native.bytes.in.flight.max={limits.bytes_in_flight_max} bytes of answers were not taken yet"
-            )
+        self._check_credit()
         if self._gather() or self._request.max_wait_ms <= 0:
             self._read()
             return
@@ -71,6 +66,17 @@ class FetchInProgress:
                 self._places.append(partition)
                 partition.parked.add(self)
         self._timer = self._worker.loop.call_later(min(self._request.max_wait_ms, 3_600_000), self._time_is_up)
+
+    def _check_credit(self) -> None:
+        """A client that does not take its answers is sent no more. Raises ThrottlingQuotaExceeded."""
+        credit = self._request.credit
+        taken = credit.received_bytes if credit.incarnation == self._worker.child.incarnation else 0
+        waiting = self._asked.door.sent_bytes.get(self._asked.client, 0) - taken
+        most = self._worker.config.native.bytes_in_flight_max
+        if waiting > most:
+            raise ThrottlingQuotaExceeded(
+                f"{waiting} bytes of answers were not taken yet, and native.bytes.in.flight.max={most}: take them first"
+            )
 
     def look_again(self) -> None:
         """A high watermark has moved."""
@@ -182,32 +188,4 @@ class FetchInProgress:
         header = codec.encode_answer(
             m.FetchAnswer(self._worker.child.incarnation, [answer for answer, _ in self._served])
         )
-        self._worker.credits.spend(self._asked, sum(map(len, payload)))
         self._asked.answer(header, payload)
-
-
-class Credits:
-    """What each client was sent and has not yet taken, in bytes: a client that does not read is sent no more.
-
-    A client says with every fetch how much it has taken from this incarnation in all (`Credit`).
-    """
-
-    CLIENTS_MAX = 65_536
-
-    def __init__(self, incarnation: int, bytes_max: Callable[[], int]) -> None:
-        self._incarnation = incarnation
-        self._bytes_max = bytes_max
-        self._sent: dict[bytes, int] = {}
-
-    def has_room(self, asked: Asked, credit: m.Credit) -> bool:
-        """Whether this client may be sent more."""
-        sent = self._sent.get(asked.client, 0)
-        taken = credit.received_bytes if credit.incarnation == self._incarnation else 0
-        return sent - taken <= self._bytes_max()
-
-    def spend(self, asked: Asked, size_bytes: int) -> None:
-        """This much was sent. The longest-known client is forgotten when there are too many."""
-        sent = self._sent.pop(asked.client, 0)
-        self._sent[asked.client] = sent + size_bytes
-        if len(self._sent) > self.CLIENTS_MAX:
-            del self._sent[next(iter(self._sent))]

@@ -75,6 +75,8 @@ class Front:
         self.on_the_way: dict[tuple[bytes, bytes], OnTheWay] = {}
         self.bytes_to: Counter[str] = Counter()
         self.has_catalog = False
+        self.linked: set[bytes] = set()
+        self.is_ready = False
 
         limits = self.config.native
         self.door = ClientDoor(self.context, self._serve, limits)
@@ -176,7 +178,8 @@ class Front:
 
     def _pass_on(self, frames: list[zmq.Frame]) -> None:
         if len(frames) < 4:
-            log.error("an answer of %d frames was dropped", len(frames))
+            self.linked.add(frames[0].bytes)
+            self._tell_ready()
             return
         sender, client, request_id = frames[0].bytes, frames[1].bytes, frames[2].bytes
         passing = self.on_the_way.get((client, request_id))
@@ -189,6 +192,8 @@ class Front:
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
+        self.linked &= {identity(peer.name, peer.incarnation) for peer in self.child.peers.values()}
+        self._tell_ready()
         for key, passing in list(self.on_the_way.items()):
             peer = self.child.peers.get(passing.target)
             if peer is None or peer.incarnation != passing.incarnation:
@@ -207,8 +212,14 @@ class Front:
             for partition in topic.partitions:
                 self.owners[topic.name, partition.partition] = partition.leader
         self.control.acknowledge(CatalogAck(self.child.incarnation, update.version))
-        if not self.has_catalog:
-            self.has_catalog = True
+        self.has_catalog = True
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        """Ready is said once, when a request for anybody would find its way."""
+        others = {identity(p.name, p.incarnation) for p in self.child.peers.values() if p.name != self.child.name}
+        if self.has_catalog and not self.is_ready and self.linked >= others:
+            self.is_ready = True
             self.child.ready("serving")
 
 

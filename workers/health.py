@@ -22,12 +22,16 @@ def check_heartbeats(processes: Iterable[ChildProcess], config: Config, now_ms: 
         if process.pid is None or process.killed_for:
             continue
         owed_ms = now_ms - process.asked_ms if process.asked_ms is not None else 0
-        if process.asked_ms is None and process.stalled:
-            process.stalled = False
-            log.warning("%s (pid %d) answers again", process.title, process.pid)
         if owed_ms > config.server.heartbeat_timeout_ms:
             _judge_silence(process, process.pid, owed_ms)
         process.ping(now_ms)
+
+
+def heard_from(process: ChildProcess) -> None:
+    """It has sent something: a stall is over."""
+    if process.stalled:
+        process.stalled = False
+        log.warning("%s (pid %s) answers again", process.title, process.pid)
 
 
 def _judge_silence(process: ChildProcess, pid: int, owed_ms: int) -> None:

@@ -98,13 +98,21 @@ def parse_address(text: str, setting: str) -> TcpAddress:
 
 def planned(config: Config) -> list[Listener]:
     """All the listeners that a configuration asks for."""
-    listeners = []
+
+    def unix(process: str, name: str, file_name: str, kind: int = socket.SOCK_STREAM) -> Listener:
+        return Listener(process, name, UnixAddress(config.runtime_dir / file_name, kind))
+
+    listeners = [
+        unix("front", "door", FRONT),
+        unix("front", "backend", BACKEND),
+        unix("coordinator", "control", CONTROL),
+    ]
     if config.native.tcp_listen:
         listeners.append(Listener("front", "native", parse_address(config.native.tcp_listen, "native.listen")))
-    if config.shm.enabled:
-        for i in range(config.worker_count):
-            path = config.runtime_dir / worker_shm(i)
-            listeners.append(Listener(f"worker-{i}", "shm", UnixAddress(path, socket.SOCK_SEQPACKET)))
+    for i in range(config.worker_count):
+        listeners.append(unix(f"worker-{i}", "door", worker_ipc(i)))
+        if config.shm.enabled:
+            listeners.append(unix(f"worker-{i}", "shm", worker_shm(i), socket.SOCK_SEQPACKET))
     return listeners
 
 
@@ -142,14 +150,20 @@ def open_listeners(
 
 
 def inherited_listeners(environment: Mapping[str, str] = os.environ) -> dict[str, socket.socket]:
-    """The sockets that systemd passed, by name ($LISTEN_FDNAMES). Other programs' variables are ignored."""
+    """The sockets that systemd passed, by name ($LISTEN_FDNAMES). Variables meant for another process are ignored.
+
+    Raises StartError when one is not a socket.
+    """
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
         return {}
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     sockets = {}
     for i in range(int(count)):
-        sock = socket.socket(fileno=_ACTIVATION_FIRST_FD + i)
+        try:
+            sock = socket.socket(fileno=_ACTIVATION_FIRST_FD + i)
+        except OSError as error:
+            raise StartError(f"descriptor {_ACTIVATION_FIRST_FD + i} from systemd is no socket: {error}") from None
         sock.set_inheritable(False)
         sock.setblocking(False)
         sockets[names[i] if i < len(names) else ""] = sock

@@ -8,6 +8,7 @@ as long as the last process of a broker.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -27,11 +28,29 @@ _RETRY_MS = 10
 
 
 def make_folder(folder: Path, what: str) -> None:
-    """Create a folder and its parents, mode 0750. Raises StartError naming the folder and what it is for."""
+    """Create a folder and its parents, mode 0750, durably. Raises StartError naming the folder and what it is for."""
+    missing = []
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for place in (folder, *folder.parents):
+            if place.exists():
+                break
+            missing.append(place)
+        for place in reversed(missing):
+            place.mkdir(mode=0o750, exist_ok=True)
+            sync_folder(place.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise StartError(f"cannot create the {what} folder {folder}: {error.strerror}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class FolderLock:

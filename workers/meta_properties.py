@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kbroker.config import parse_properties
 from kbroker.errors import ConfigError, StartError
+from kbroker.workers.locks import sync_folder
 
 FILE_NAME = "meta.properties"
 FORMAT = 1
@@ -94,10 +95,6 @@ def _write(path: Path, cluster_id: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-        folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder_fd)
-        finally:
-            os.close(folder_fd)
+        sync_folder(path.parent)
     except OSError as error:
         raise StartError(f"cannot write {path}: {error.strerror}") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from kbroker.workers.channel import Channel, Message, channel_pair
 from kbroker.workers.entry import EXIT_REFUSED
-from kbroker.workers.loop import Loop
+from kbroker.workers.loop import READ, Loop
 from kbroker.workers.proc_facts import cpu_s_of, memory_of
 
 BACKOFF_FIRST_MS = 50
@@ -61,7 +61,10 @@ class ChildProcess:
         on_traffic: Callable[[ChildProcess], None],
         on_death: Callable[[ChildProcess], None],
     ) -> None:
-        """Fork. `enter(its end of the channel)` runs in the child and never returns. Raises OSError when fork fails."""
+        """Fork. `enter(its end of the channel)` runs in the child and never returns.
+
+        Raises OSError when there are no processes, descriptors or memory left; then nothing runs.
+        """
         ours, theirs = channel_pair()
         try:
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -69,6 +72,7 @@ class ChildProcess:
                 pid = os.fork()
                 if pid == 0:
                     enter(theirs)
+                pidfd = _pidfd_of(pid)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         except OSError:
@@ -79,10 +83,10 @@ class ChildProcess:
         self.pid, self.incarnation, self.forked_ms = pid, incarnation, loop.now_ms()
         self.ready, self.stalled, self.answered = False, False, True
         self.killed_for, self.refusal, self.asked_ms, self.facts = "", "", None, {}
-        self._pidfd = os.pidfd_open(pid)
+        self._pidfd = pidfd
         self._channel = Channel(ours)
         self._channel.watch(loop, lambda: on_traffic(self))
-        loop.add(self._pidfd, 1, lambda _events: on_death(self))
+        loop.add(self._pidfd, READ, lambda _events: on_death(self))
 
     def send(self, subject: str, message: Message) -> None:
         """Send over its channel, if it lives. Never blocks."""
@@ -185,6 +189,16 @@ class ChildProcess:
 def new_incarnation(newest: int) -> int:
     """Rises with every fork, also when the clock goes back: milliseconds since 1970, or one more than the newest."""
     return max(newest + 1, time.time_ns() // 1_000_000)
+
+
+def _pidfd_of(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        # A child whose end we would not hear of must not live.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _how_it_ended(code: int, refusal: str) -> str:

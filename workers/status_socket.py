@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import socket
 from collections.abc import Callable
@@ -11,9 +11,11 @@ from typing import Any
 
 from kbroker.wire.endpoints import SUPERVISOR
 from kbroker.workers.listeners import bind_unix
-from kbroker.workers.loop import READ, WRITE, Loop
+from kbroker.workers.loop import READ, WRITE, Loop, Timer
 
 READERS_MAX = 32
+RETRY_MS = 1_000
+"""When to accept again after the process had run out of descriptors."""
 READ_TIMEOUT_MS = 2_000
 """A reader that has not taken the document by then is dropped."""
 
@@ -27,6 +29,7 @@ class StatusSocket:
         self._loop = loop
         self._document = document
         self._readers: dict[int, _Reader] = {}
+        self._retry: Timer | None = None
         self._listener = bind_unix(self._path, socket.SOCK_STREAM)
         loop.add(self._listener.fileno(), READ, self._accept)
 
@@ -34,6 +37,8 @@ class StatusSocket:
         """Hang up on all readers and remove the socket."""
         for reader in list(self._readers.values()):
             reader.close()
+        if self._retry is not None:
+            self._retry.cancel()
         self._loop.remove(self._listener.fileno())
         self._listener.close()
         self._path.unlink(missing_ok=True)
@@ -41,7 +46,11 @@ class StatusSocket:
     def _accept(self, _events: int) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it went away again, or we are out of descriptors
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                # The connection stays in the backlog: look again later instead of at every turn.
+                self._loop.modify(self._listener.fileno(), 0)
+                self._retry = self._loop.call_later(RETRY_MS, self._listen_again)
             return
         connection.setblocking(False)
         if len(self._readers) >= READERS_MAX:
@@ -49,6 +58,9 @@ class StatusSocket:
             return
         reader = _Reader(connection, json.dumps(self._document()).encode(), self._loop, self._readers)
         reader.write()
+
+    def _listen_again(self) -> None:
+        self._loop.modify(self._listener.fileno(), READ)
 
 
 class _Reader:
@@ -77,8 +89,6 @@ class _Reader:
         self._deadline.cancel()
         self._readers.pop(self._fd, None)
         self._loop.remove(self._fd)
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
         self._connection.close()
 
     def _ready(self, _events: int) -> None:

@@ -18,7 +18,6 @@ from setproctitle import setproctitle
 from kbroker import __version__
 from kbroker.config import Config
 from kbroker.errors import KbrokerError, StartError
-from kbroker.wire.endpoints import check_runtime_path
 from kbroker.workers.channel import Channel, Message
 from kbroker.workers.child import ChildContext, peers_from
 from kbroker.workers.entry import Main, run_child
@@ -28,29 +27,22 @@ from kbroker.workers.health import (
     MEMORY_INTERVAL_MS,
     check_heartbeats,
     check_memory,
+    heard_from,
 )
-from kbroker.workers.listeners import (
-    OpenListeners,
-    inherited_listeners,
-    open_listeners,
-    planned,
-    remove_stale_sockets,
-)
-from kbroker.workers.locks import DATA_LOCK, RUNTIME_LOCK, FolderLock, ProcessesLock, make_folder
+from kbroker.workers.listeners import inherited_listeners, open_listeners, planned
 from kbroker.workers.logs import start_logging
-from kbroker.workers.loop import READ, Loop
-from kbroker.workers.meta_properties import check_ours, read_or_create
+from kbroker.workers.loop import Loop
 from kbroker.workers.notify import Notifier
+from kbroker.workers.premises import claim
 from kbroker.workers.process import ChildProcess, new_incarnation
 from kbroker.workers.reload import reloaded
+from kbroker.workers.signals import SignalSource
 from kbroker.workers.status_socket import StatusSocket
 
 log = logging.getLogger(__name__)
 
 KILL_WAIT_MS = 5_000
 """How long to wait for killed processes at the end: one that waits for a disk does not end."""
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
@@ -81,7 +73,6 @@ class Supervisor:
         self._started_at = time.time()
         self._last_beat_ms = 0
         self._last_watchdog_ms = 0
-        self._cluster_id = ""
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
     def run(self) -> int:
@@ -107,51 +98,17 @@ class Supervisor:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         config = self._config
-        check_runtime_path(config.runtime_dir)
-        check_ours(config.data_dir)
-        make_folder(config.data_dir, "data")
-        self._data_lock = FolderLock(config.data_dir, DATA_LOCK, "data")
-        stack.callback(self._data_lock.close)
-        make_folder(config.runtime_dir, "runtime")
-        runtime_lock = FolderLock(config.runtime_dir, RUNTIME_LOCK, "runtime")
-        stack.callback(runtime_lock.close)
-        self._processes_lock = ProcessesLock(config.data_dir)
-        stack.callback(self._processes_lock.close)
-        if not self._processes_lock.held:
-            log.warning("a process of the broker that ran on %s before has not ended; going on", config.data_dir)
-        self._cluster_id = read_or_create(config.data_dir)
-
+        self._premises = claim(config, stack)
         self._loop = Loop()
         stack.callback(self._loop.close)
         self._notifier = Notifier()
         stack.callback(self._notifier.close)
-        self._take_signals(stack)
-        remove_stale_sockets(config.runtime_dir)
-        stack.callback(remove_stale_sockets, config.runtime_dir)
-        predecessor_died = self._data_lock.holder_died or runtime_lock.holder_died
-        self._listeners: OpenListeners = open_listeners(planned(config), inherited_listeners(), predecessor_died)
+        signals = SignalSource((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._loop, self._on_signal)
+        stack.callback(signals.close)
+        self._listeners = open_listeners(planned(config), inherited_listeners(), self._premises.predecessor_died)
         stack.callback(self._listeners.close)
         status_socket = StatusSocket(config.runtime_dir, self._loop, self.status)
         stack.callback(status_socket.close)
-
-    def _take_signals(self, stack: contextlib.ExitStack) -> None:
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        stack.callback(reader.close)
-        stack.callback(writer.close)
-        # The handler proper does nothing: Python writes the signal's number to the wake-up descriptor.
-        former = {number: signal.signal(number, lambda _signal, _frame: None) for number in _SIGNALS}
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-
-        def restore() -> None:
-            signal.set_wakeup_fd(-1)
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
-        stack.callback(restore)
-        self._signal_reader = reader
-        self._loop.add(reader.fileno(), READ, self._on_signals)
 
     def _start(self) -> None:
         # Children share the supervisor's pages as long as the garbage collector does not write into them.
@@ -176,8 +133,8 @@ class Supervisor:
     def _fork(self, process: ChildProcess) -> None:
         if self._state == "stopping" or process.pid is not None:
             return
-        incarnation = new_incarnation(self._data_lock.incarnation)
-        self._data_lock.remember_incarnation(incarnation)
+        incarnation = new_incarnation(self._premises.data_lock.incarnation)
+        self._premises.data_lock.remember_incarnation(incarnation)
         supervisor_pid = os.getpid()
 
         def enter(end: socket.socket) -> NoReturn:
@@ -187,12 +144,12 @@ class Supervisor:
                 own = {process.name: [incarnation, os.getpid(), False]}
                 return ChildContext(
                     name=process.name, worker_index=process.worker_index, incarnation=incarnation, config=self._config,
-                    cluster_id=self._cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
+                    cluster_id=self._premises.cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
                     listeners=listeners, remembered=dict(process.remembered),
                     peers=peers_from({**self._peer_table(), **own}), _channel=Channel(end),
                 )  # fmt: skip
 
-            kept = [end.fileno(), self._processes_lock.fd, *(sock.fileno() for sock in listeners.values())]
+            kept = [end.fileno(), self._premises.processes_lock.fd, *(sock.fileno() for sock in listeners.values())]
             run_child(self._mains[process.kind], make_context, kept, supervisor_pid)
 
         try:
@@ -209,6 +166,8 @@ class Supervisor:
         self._take_messages(process, process.receive())
 
     def _take_messages(self, process: ChildProcess, messages: list[Message]) -> None:
+        if messages:
+            heard_from(process)
         for message in messages:
             match message:
                 case ["pong", int(number), dict(facts)]:
@@ -314,19 +273,14 @@ class Supervisor:
 
     # -- signals
 
-    def _on_signals(self, _events: int) -> None:
-        try:
-            numbers = self._signal_reader.recv(64)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            if number == signal.SIGHUP:
-                self._reload()
-            elif self._state != "stopping":
-                log.info("%s: stopping", signal.Signals(number).name)
-                self._stop()
-            else:
-                self._kill_rest(f"{signal.Signals(number).name} once more")
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            self._reload()
+        elif self._state != "stopping":
+            log.info("%s: stopping", number.name)
+            self._stop()
+        else:
+            self._kill_rest(f"{number.name} once more")
 
     def _reload(self) -> None:
         if self._state == "stopping":
@@ -415,7 +369,7 @@ class Supervisor:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "cluster_id": self._cluster_id,
+            "cluster_id": self._premises.cluster_id,
             "boot_id": self._boot_id,
             "started_at": self._started_at,
             "state": self._state,

@@ -33,7 +33,7 @@ from kbroker.wire.control import CatalogUpdate, Join, identity
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
 from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor, FrontLink
-from kbroker.workers.fetching import Credits, FetchInProgress
+from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop
@@ -59,7 +59,6 @@ class Worker:
         self.has_catalog = False
         self.is_draining = False
         self.table = PartitionTable(self)
-        self.credits = Credits(child.incarnation, lambda: self.config.native.bytes_in_flight_max)
         self._dirty: dict[TopicPartition, Partition] = {}
         self._unflushed: dict[TopicPartition, Partition] = {}
         self._next_retention_ms = 0

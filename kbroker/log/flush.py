@@ -17,6 +17,7 @@ class Flush:
     """
 
     __slots__ = (
+        "closing",
         "end_offset",
         "files",
         "folder",
@@ -36,6 +37,7 @@ class Flush:
         self.files = files
         self.end_offset = end_offset
         self.folder_changed = folder_changed
+        self.closing = False  # also leave the clean-shutdown mark
         self.index_writes: list[IndexWrite] = []
         self.recovery_point: RecoveryPoint | None = None
         self.snapshot = b""
@@ -57,9 +59,12 @@ class Flush:
             storage.pwrite_all(write.file, write.data, write.position)
         for file in {id(write.file): write.file for write in self.index_writes}.values():
             storage.fdatasync(file)
-        # The point last: it promises that the snapshot and the indexes are there.
         storage.replace_file(names.numbered(self.folder, point.offset, names.SNAPSHOT), self.snapshot)
-        storage.fsync_folder(self.folder)
+        if self.closing:
+            # One sync for all names: without its snapshot neither the mark nor the point is believed.
+            storage.replace_file(self.folder / names.CLEAN_SHUTDOWN, point.encode())
+        else:
+            storage.fsync_folder(self.folder)
         storage.replace_file(self.folder / names.RECOVERY_POINT, point.encode())
         storage.fsync_folder(self.folder)
         for path in self.stale:

@@ -11,17 +11,19 @@ from collections import deque
 from pathlib import Path
 
 from kbroker.config import LogConfig
-from kbroker.errors import InvalidRecord, OffsetOutOfRange, StorageError
-from kbroker.log import names, opening, retention, timestamps
+from kbroker.errors import InvalidRecord, InvalidTimestamp, OffsetOutOfRange, StorageError
+from kbroker.log import names, opening, reading, retention, timestamps
 from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.flush import Flush
 from kbroker.log.index import POSITION_MAX, RELATIVE_OFFSET_MAX
 from kbroker.log.positions import AppendResult, LogPosition, RecoveryReport, SegmentInfo
+from kbroker.log.reading import RECENT_MAX
 from kbroker.log.recovery import Recovered
 from kbroker.log.segment import Segment
 from kbroker.log.slices import LogSlice
 from kbroker.log.storage import DISK, File, Storage
 from kbroker.records.batch import (
+    LOG_APPEND_TIME,
     TRANSACTIONAL,
     BatchFacts,
     check_batches,
@@ -30,7 +32,6 @@ from kbroker.records.batch import (
 )
 from kbroker.types import TopicPartition
 
-_RECENT_MAX = 4096
 _LOADED_INDEXES_MAX = 8
 HOT_WINDOW_BYTES = 64 << 20
 
@@ -77,7 +78,7 @@ class PartitionLog:
         self._active = recovered.segments[-1]
         self._waiting: deque[LogPosition] = deque()  # acks=all appends that are not yet synced
         self._wanted_offset = 0  # acks=all answers wait for a sync up to here
-        self._recent: dict[int, tuple[Segment, int]] = {}
+        self.recent: dict[int, tuple[Segment, int]] = {}  # where batches begin that were lately written or read up to
         self._loaded: deque[Segment] = deque()
         self._unsynced: list[Segment] = []  # rolled since the last flush
         self._folder_changed = False
@@ -164,10 +165,10 @@ class PartitionLog:
             known = self._check_producers(found)
             if None not in known:
                 return self._duplicate(found, known, now_ms, waits)
-            dropped = next(n for n, base_offset in enumerate(known) if base_offset is None)
+            dropped = known.index(None)
+            if any(base_offset is not None for base_offset in known[dropped:]):
+                raise InvalidRecord(f"{self.partition}: new batches stand before repeated ones")
             if dropped:
-                if None in known[dropped:] and any(base_offset is not None for base_offset in known[dropped:]):
-                    raise InvalidRecord(f"{self.partition}: new batches stand before repeated ones")
                 start = found[dropped].position
                 view = view[start:]
                 found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
@@ -178,6 +179,8 @@ class PartitionLog:
         offset = base_offset = self.next_offset
         epoch = self.leader_epoch
         for facts in found:
+            if facts.attributes & LOG_APPEND_TIME and stamp < 0:
+                raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
             patch_sized(view, facts, offset, epoch)
             offset += facts.record_count
         size_bytes = len(view)
@@ -194,8 +197,8 @@ class PartitionLog:
             if facts.producer_id >= 0:
                 self.producers.add(facts, offset, now_ms)
             offset += facts.record_count
-        recent = self._recent
-        if len(recent) >= _RECENT_MAX:
+        recent = self.recent
+        if len(recent) >= RECENT_MAX:
             recent.clear()
         recent[base_offset] = (segment, position)
         segment.size_bytes = position + size_bytes
@@ -300,7 +303,7 @@ class PartitionLog:
         self._unsynced.append(old)
         self._folder_changed = True
         self._point_due = True
-        self._recent[self.next_offset] = (segment, 0)
+        self.recent[self.next_offset] = (segment, 0)
         if self.high_watermark == self.next_offset:
             self.high_watermark_position = LogPosition(self.next_offset, segment.base_offset, 0)
         return segment
@@ -352,69 +355,10 @@ class PartitionLog:
         del isolation  # the last stable offset is the high watermark while there are no transactions
         if not self.log_start_offset <= offset <= self.next_offset:
             raise self._out_of_range(offset)
-        active = self._active
-        if up_to == "high_watermark":
-            end = self.high_watermark_position
-        else:
-            end = LogPosition(self.next_offset, active.base_offset, active.size_bytes)
-        if offset >= end.offset:
-            return self._slice(active, end.position, 0, offset, offset)
         try:
-            found = self._recent.get(offset)
-            if found is not None:
-                segment, start = found
-                base_offset = offset
-            else:
-                segment, start, base_offset = self._find(offset, end)
-                if start < 0:
-                    return self._slice(active, end.position, 0, offset, offset)
-            if segment.base_offset == end.segment_base:
-                limit, next_offset = end.position, end.offset
-            else:
-                limit = segment.size_bytes
-                next_offset = self.bases[bisect_right(self.bases, segment.base_offset)]
-            if limit - start > max_bytes:
-                limit, following = segment.last_whole(start, max(0, max_bytes), limit)
-                self.index_used(segment)
-                if following is not None:
-                    next_offset = following
-                    if len(self._recent) < _RECENT_MAX:
-                        self._recent[following] = (segment, limit)
+            return reading.read(self, offset, max_bytes, up_to == "high_watermark")
         except OSError as error:
             raise StorageError(f"{self.partition}: cannot read at offset {offset}: {error}") from error
-        return self._slice(segment, start, limit - start, base_offset, next_offset)
-
-    def _slice(self, segment: Segment, start: int, size_bytes: int, base_offset: int, next_offset: int) -> LogSlice:
-        active = self._active
-        if segment is active:
-            cold = active.size_bytes - start > self.hot_window_bytes
-        else:
-            cold = active.size_bytes + segment.size_bytes - start > self.hot_window_bytes
-        return LogSlice(
-            self.storage,
-            segment.file,
-            segment.base_offset,
-            start,
-            size_bytes,
-            base_offset,
-            next_offset,
-            self.high_watermark,
-            self.log_start_offset,
-            cold,
-        )
-
-    def _find(self, offset: int, end: LogPosition) -> tuple[Segment, int, int]:
-        """Segment, position and base offset of the first batch that reaches `offset`; position -1: none is shown."""
-        number = bisect_right(self.bases, offset) - 1
-        for segment in self.segments[max(0, number) :]:
-            limit = end.position if segment.base_offset == end.segment_base else segment.size_bytes
-            found = segment.find(offset, limit)
-            self.index_used(segment)
-            if found is not None:
-                return segment, found.position, found.base_offset
-            if segment.base_offset == end.segment_base:
-                break
-        return self._active, -1, offset
 
     def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int] | None:
         """Offset and timestamp of the first shown record with that timestamp or a later one; None: there is none.
@@ -539,7 +483,7 @@ class PartitionLog:
         dropped = self.segments[:count]
         del self.segments[:count], self.bases[:count]
         gone = set(map(id, dropped))
-        self._recent = {at: found for at, found in self._recent.items() if id(found[0]) not in gone}
+        self.recent = {at: found for at, found in self.recent.items() if id(found[0]) not in gone}
         self._loaded = deque(segment for segment in self._loaded if id(segment) not in gone)
         self._unsynced = [segment for segment in self._unsynced if id(segment) not in gone]
         self.size_bytes -= sum(segment.size_bytes for segment in dropped)

@@ -12,7 +12,6 @@ from kbroker.errors import StartError, StorageError
 from kbroker.log import names
 from kbroker.log.checkpoint import encode_metadata, id_text, parse_metadata
 from kbroker.log.recovery import Recovered, recover
-from kbroker.log.segment import Segment
 from kbroker.log.storage import File, Storage
 from kbroker.types import TopicPartition
 
@@ -98,23 +97,15 @@ def _begin_epoch(storage: Storage, folder: Path, recovered: Recovered, leader_ep
 
 
 def close_clean(log: PartitionLog) -> None:
-    """Everything to the disk, the mark last. Raises OSError."""
+    """Everything to the disk, and the mark that says so. Raises OSError."""
     assert not log.flushing, "finish or fail the flush first"
     active = log.segments[-1]
     active.time_index.maybe_append(active.max_timestamp, active.max_timestamp_offset - active.base_offset)
     flush = log.begin_flush(force_recovery_point=True)
     assert flush is not None
+    flush.closing = True
     flush.run()
     log.finish_flush(flush, 0)
-    _trim(active)
-    log.storage.replace_file(log.folder / names.CLEAN_SHUTDOWN, log.recovery_point().encode())
-    log.storage.fsync_folder(log.folder)
-
-
-def _trim(segment: Segment) -> None:
-    segment.write_indexes()
-    segment.storage.fdatasync(segment.offset_index_file)
-    segment.storage.fdatasync(segment.time_index_file)
 
 
 def recover_again(log: PartitionLog, now_ms: int) -> Recovered:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from kbroker.config import LogConfig
 from kbroker.log import names
 from kbroker.log.checkpoint import RecoveryPoint
@@ -20,7 +22,7 @@ from kbroker.log.producers import ProducerStates
 from kbroker.log.scan import Scan
 from kbroker.log.segment import Segment
 from kbroker.log.storage import Storage
-from kbroker.records.batch import HEADER_BYTES, LENGTH_END, MAGIC, BatchFacts, read_header
+from kbroker.records.batch import ATTRIBUTES_POSITION, HEADER_BYTES, LENGTH_END, MAGIC, BatchFacts, read_header
 
 _EPOCH_STEP_MAX = 65_536
 """The CRC does not cover the leader epoch: a larger step than this is taken for damage, not for an epoch."""
@@ -231,8 +233,13 @@ class _Recovery:
             return True
         header = read_header(head)
         if header.magic == MAGIC and header.length >= HEADER_BYTES - LENGTH_END:
-            return header.size_bytes > left
+            return header.size_bytes > left and not self._whole_but_for_length(segment, scan)
         return self._zeros(segment, scan.position, scan.end)
+
+    def _whole_but_for_length(self, segment: Segment, scan: Scan) -> bool:
+        """Whether the bytes up to the end are a finished batch whose length field was damaged."""
+        data = memoryview(self.storage.pread_all(segment.file, scan.end - scan.position, scan.position))
+        return crc32c(data[ATTRIBUTES_POSITION:]) == read_header(data).crc
 
     def _zeros(self, segment: Segment, start: int, end: int) -> bool:
         step = 1 << 20

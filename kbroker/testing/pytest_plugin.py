@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kbroker.testing import Broker
+from kbroker.testing.broker import Broker
 
 
 @pytest.fixture(name="kbroker")
 def _kbroker() -> Iterator[Broker]:
-    """A broker with two workers, ipc only, that is gone with its data after the test."""
-    with Broker(workers=2) as broker:
+    """A broker with two workers, by ipc and by tcp, that is gone with its data after the test."""
+    with Broker(workers=2, tcp=True) as broker:
         yield broker

@@ -31,6 +31,11 @@ def open_log(folder: Path, config: LogConfig = CONFIG) -> PartitionLog:
     return PartitionLog.open(folder, PARTITION, TOPIC_ID, config, 0, 9_000)
 
 
+def fill(log: PartitionLog) -> None:
+    for _ in range(1_000):
+        log.append(batch(100), 9_000, sync=False)
+
+
 def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
@@ -148,8 +153,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         ballast = tmp_path / "ballast"
         ballast.write_bytes(bytes(500_000))
         with pytest.raises(StorageError, match="No space left"):
-            for _ in range(1_000):
-                log.append(batch(100), 9_000, sync=False)
+            fill(log)
         end = log.next_offset
         assert [r[0] for r in records(log)] == list(range(end)), "reads go on"
         ballast.unlink()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kbroker import Producer
+from kbroker.records.partitioner import partition_for_key
 from tests.demo.broker import DemoFailed
 from tests.demo.text import Text
 
@@ -47,12 +48,13 @@ class Recovery:
 class Writer:
     """Sends a Text's lines, acks=all. `run` returns when every record was acknowledged."""
 
-    def __init__(self, server: str, topic: str, recovery: Recovery) -> None:
+    def __init__(self, server: str, topic: str, partition_count: int, recovery: Recovery) -> None:
         self._topic = topic
+        self._partition_count = partition_count
         self._recovery = recovery
         self._pending: deque[Any] = deque()
         self._watched: set[int] = set()
-        self.producer = Producer(server=server, acks="all", linger_ms=5)
+        self.producer = Producer(server=server, acks="all")
         self.sent = 0
         self.acknowledged = 0
         self.seconds = 0.0
@@ -72,7 +74,7 @@ class Writer:
             if not killed and sent_bytes >= kill_at_bytes:
                 killed = self._kill()
             elif killed and not self._recovery.over.is_set():
-                self._watch(futures[0])
+                self._watch(key, futures[0])
             self._settle()
             advance(len(lines), size_bytes)
         self.producer.flush()
@@ -91,9 +93,9 @@ class Writer:
         self._recovery.kill(len(self._pending))
         return True
 
-    def _watch(self, future: Any) -> None:
+    def _watch(self, key: bytes, future: Any) -> None:
         """The first record after the kill on each partition of the killed worker tells when it is back."""
-        partition = future.partition
+        partition = partition_for_key(key, self._partition_count)
         if partition in self._recovery.partitions and partition not in self._watched:
             self._watched.add(partition)
             future.add_callback(self._recovery.acknowledged)

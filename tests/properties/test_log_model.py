@@ -1,4 +1,4 @@
-"""The log against a list: any order of appends, reads, flushes, rolls, retention, crashes, power cuts and reopenings."""
+"""The log against a list: appends, reads, flushes, rolls, retention, crashes and power cuts in any order."""
 
 from __future__ import annotations
 
@@ -87,6 +87,18 @@ class LogModel(RuleBasedStateMachine):
         flush(self.log, force=force)
         self.synced = self.log.next_offset
         assert self.log.high_watermark == self.log.next_offset
+
+    @rule()
+    def failed_flush(self) -> None:
+        work = self.log.begin_flush()
+        if work is None:
+            return
+        self.log.fail_flush(work, OSError("as if fdatasync failed"))
+        assert self.log.repair(self.now_ms) == 0
+        assert self.log.leader_epoch > self.epoch
+        self.epoch = self.log.leader_epoch
+        self.synced = self.log.next_offset
+        assert self.log.acknowledged_offset == self.log.next_offset
 
     @rule()
     def roll(self) -> None:

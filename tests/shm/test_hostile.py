@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from kbroker.errors import StorageError
 from kbroker.shm.errors import ShmRefused
 from kbroker.shm.messages import (
     MESSAGE_BYTES_MAX,
@@ -226,9 +227,13 @@ def test_who_does_not_read_is_hung_up_on(worker: WorkerProcess, connect: Connect
     before = worker.facts()["connections"]
     # Each of these is answered at once, and no answer is read.
     arm = encode(Arm([1], [0]))
-    with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        for _ in range(100_000):
+
+    def send_for_ever() -> None:
+        while True:
             reader.sock.send(arm)
+
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        send_for_ever()
     assert worker.facts()["connections"] == before - 1
 
 
@@ -256,16 +261,32 @@ def test_limits_are_named(make_worker: Callable[..., WorkerProcess]) -> None:
             first.open("t", 0, 0)
 
 
+def test_a_worker_without_descriptors_says_so_and_recovers(worker: WorkerProcess, connect: Connect) -> None:
+    reader = connect().greet()
+    worker.limit_descriptors(limited=True)
+    answer = reader.ask(Open("t", 0, 0))
+    assert isinstance(answer, Error)
+    assert answer.code == StorageError.code
+    assert "cannot hand out descriptors" in answer.message
+    late = connect()
+    late.say(Hello())
+    worker.append(topic="t", count=1)
+    worker.limit_descriptors(limited=False)
+    assert isinstance(late.hear(), Welcome)
+    assert isinstance(reader.ask(Open("t", 0, 0)), Opened)
+
+
 def test_two_thousand_connections(worker: WorkerProcess, connect: Connect) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4000:
         pytest.skip("this process may not have that many descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4000), hard))
     readers = [connect() for _ in range(2000)]
+    answers = [reader.hear() if number >= 1023 else reader.ask(Hello()) for number, reader in enumerate(readers)]
+    assert all(isinstance(answer, Welcome) for answer in answers[:1023])
+    assert all("shm.connections.max" in answer.message for answer in answers[1023:])
+    assert all(reader.hear() is None for reader in readers[1023:])
     assert worker.facts()["connections"] == 1024
-    refused = readers[-1]
-    assert "shm.connections.max" in refused.hear().message
-    assert refused.hear() is None
     for reader in readers:
         reader.close()
     readers.clear()
@@ -273,7 +294,7 @@ def test_two_thousand_connections(worker: WorkerProcess, connect: Connect) -> No
         assert connection.open("t", 0, 0).read()
 
 
-def test_flags_of_a_descriptor_are_the_readers_own(worker: WorkerProcess, connect: Connect) -> None:
+def test_flags_of_a_descriptor_are_the_readers_own(connect: Connect) -> None:
     readers = [connect().greet() for _ in range(2)]
     for reader in readers:
         assert isinstance(reader.ask(Open("t", 0, 0)), Opened)

@@ -1,0 +1,31 @@
+"""Brokers and raw clients for the tests of the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kbroker.testing import Broker
+
+from .raw_client import RawClient
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    """One broker of two workers for the tests of a module; each makes topics of its own."""
+    with Broker(workers=2, tcp=True) as running:
+        yield running
+
+
+@pytest.fixture
+def client(broker: Broker) -> Iterator[RawClient]:
+    """A raw client at the front."""
+    with RawClient(broker.server) as dialled:
+        yield dialled
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic name of the test's own."""
+    return str(request.node.name).translate(str.maketrans("[]/ ", "----"))[:200]
