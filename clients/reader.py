@@ -178,7 +178,7 @@ class Reader:
         if policy == "none":
             cursor.fault = error
             return
-        log.warning("%s: %s; going on at the %s offset", cursor.topic_partition, error, policy)
+        log.warning("%s; going on at the %s offset", error, policy)
         cursor.look_up(RESET_TIMESTAMPS[policy])
 
     # --- positions ---
