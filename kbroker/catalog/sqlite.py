@@ -19,6 +19,14 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, next INTEGER NOT NUL
 """
 
 
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""SQLITE_ERROR: sound as a database, but its tables are not ours."""
+
+
+class StoreDamaged(StorageError):
+    """What the file holds is no sound catalog."""
+
+
 class SqliteStore:
     """A store for one process. Raises StorageError when the file cannot be read or written, StartError when it was
     written by a newer kbroker."""
@@ -40,12 +48,18 @@ class SqliteStore:
                     "the newer kbroker that wrote it"
                 )
             self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+            if version != FORMAT_VERSION:
+                self._db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
             damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
-                raise sqlite3.DatabaseError(damage)
+                raise StoreDamaged(f"the catalog {path} is damaged: {damage}")
+            self._db.execute("SELECT key, version, value FROM entries LIMIT 1")
+            self._db.execute("SELECT name, next FROM counters LIMIT 1")
         except sqlite3.Error as error:
-            raise StorageError(f"the catalog {path} cannot be used: {error}") from None
+            # A disk that is full, read-only or dead says nothing about the file's contents.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            kind = StoreDamaged if code in _DAMAGE else StorageError
+            raise kind(f"the catalog {path} cannot be used: {error}") from None
         except StartError:
             self._db.close()
             raise
@@ -60,11 +74,14 @@ class SqliteStore:
 
     def entries(self, prefix: str) -> dict[str, Versioned]:
         """Everything whose key starts with `prefix`, in the order of the keys."""
-        rows = self._db.execute(
-            "SELECT key, version, value FROM entries WHERE key >= ? AND key < ? ORDER BY key",
-            (prefix, prefix + "\U0010ffff"),
-        )
-        return {key: Versioned(version, value) for key, version, value in rows}
+        try:
+            rows = self._db.execute(
+                "SELECT key, version, value FROM entries WHERE key >= ? AND key < ? ORDER BY key",
+                (prefix, prefix + "\U0010ffff"),
+            )
+            return {key: Versioned(version, value) for key, version, value in rows}
+        except sqlite3.Error as error:
+            raise StorageError(f"the catalog {self.path} could not be read: {error}") from None
 
     def commit(self, changes: list[Change]) -> None:
         """All or nothing, durable when it returns. Raises VersionConflict, StorageError."""
@@ -139,14 +156,12 @@ class SqliteStore:
 def open_store(folder: Path, now_ms: int) -> tuple[SqliteStore, Path | None]:
     """The store in `folder`. A damaged one is set aside, never deleted, and a new one made: its new name comes second.
 
-    Raises StorageError when not even a new one can be made.
+    Raises StorageError when the disk is at fault, not the file, or when not even a new one can be made.
     """
     path = folder / FILE_NAME
     try:
         return SqliteStore(path), None
-    except StorageError:
-        if not path.exists():
-            raise
+    except StoreDamaged:
         aside = folder / f"{FILE_NAME}.corrupt-{now_ms}"
         for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):

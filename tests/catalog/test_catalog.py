@@ -78,9 +78,12 @@ def test_a_deleted_topic_is_remembered_until_its_folders_are_gone() -> None:
     assert "t" not in found.topics
     assert len(found.removed[b"i" * 16].leaders) == 3
     found.apply(found.create("t", 1, {}, b"j" * 16))
-    found.apply(found.folders_gone(b"i" * 16))
+    found.apply(found.folders_gone(b"i" * 16, [0, 2]))
+    assert found.removed[b"i" * 16].leaders[1] > 0
+    assert found.folders_gone(b"i" * 16, [2]) == []
+    found.apply(found.folders_gone(b"i" * 16, [1]))
     assert not found.removed
-    assert found.folders_gone(b"i" * 16) == []
+    assert found.folders_gone(b"i" * 16, [0]) == []
     with pytest.raises(UnknownTopicOrPartition):
         found.delete("nobody")
 
