@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from kbroker.catalog.catalog import PRODUCER_IDS, TOPICS, Catalog
+from kbroker.catalog.catalog import PRODUCER_IDS, TOPICS, Catalog, check_entries
 from kbroker.catalog.rebuild import topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change
@@ -86,7 +86,7 @@ class Coordinator:
     def _open_store(self) -> SqliteStore:
         now_ms = time.time_ns() // 1_000_000
         try:
-            store, aside = open_store(self.config.data_dir, now_ms)
+            store, aside = open_store(self.config.data_dir, now_ms, check_entries)
             if aside is not None:
                 log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
             entries = store.entries("")

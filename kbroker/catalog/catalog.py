@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from kbroker.catalog.store import ABSENT, Change, Versioned
+from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
 from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
 from kbroker.config import check_topic_settings
 from kbroker.errors import (
@@ -43,6 +43,15 @@ def _topic_from(value: bytes) -> TopicRecord:
     fields = msgpack.unpackb(value)
     partitions = [PartitionRecord(**partition) for partition in fields.pop("partitions")]
     return TopicRecord(partitions=partitions, **fields)
+
+
+def check_entries(entries: dict[str, Versioned]) -> None:
+    """Raises StoreDamaged, naming the key, when a stored value is none of ours."""
+    for key, entry in entries.items():
+        try:
+            Catalog([], 0, 0).load({key: entry})
+        except Exception as error:  # damaged bytes make msgpack and the records raise many kinds
+            raise StoreDamaged(f"the catalog's entry {key!r} cannot be understood: {error!r:.200}") from None
 
 
 class Catalog:

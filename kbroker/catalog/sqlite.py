@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
-from kbroker.catalog.store import ABSENT, Change, VersionConflict, Versioned, Watch
+from kbroker.catalog.store import ABSENT, Change, StoreDamaged, VersionConflict, Versioned, Watch
 from kbroker.errors import StartError, StorageError
 
 FILE_NAME = "meta.db"
@@ -21,10 +22,6 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, next INTEGER NOT NUL
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """SQLITE_ERROR: sound as a database, but its tables are not ours."""
-
-
-class StoreDamaged(StorageError):
-    """What the file holds is no sound catalog."""
 
 
 class SqliteStore:
@@ -153,14 +150,18 @@ class SqliteStore:
         self._db.close()
 
 
-def open_store(folder: Path, now_ms: int) -> tuple[SqliteStore, Path | None]:
+def open_store(
+    folder: Path, now_ms: int, check: Callable[[dict[str, Versioned]], None]
+) -> tuple[SqliteStore, Path | None]:
     """The store in `folder`. A damaged one is set aside, never deleted, and a new one made: its new name comes second.
+
+    `check` raises StoreDamaged when the entries mean nothing.
 
     Raises StorageError when the disk is at fault, not the file, or when not even a new one can be made.
     """
     path = folder / FILE_NAME
     try:
-        return SqliteStore(path), None
+        return _checked(path, check), None
     except StoreDamaged:
         aside = folder / f"{FILE_NAME}.corrupt-{now_ms}"
         for suffix in ("-wal", "-shm", ""):
@@ -168,6 +169,16 @@ def open_store(folder: Path, now_ms: int) -> tuple[SqliteStore, Path | None]:
                 os.rename(f"{path}{suffix}", f"{aside}{suffix}")
         _fsync_folder(folder)
         return SqliteStore(path), aside
+
+
+def _checked(path: Path, check: Callable[[dict[str, Versioned]], None]) -> SqliteStore:
+    store = SqliteStore(path)
+    try:
+        check(store.entries(""))
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def _fsync_folder(folder: Path) -> None:
