@@ -105,7 +105,7 @@ def test_a_topic_deleted_and_made_anew_while_its_workers_are_dead(
     for partition in range(4):
         assert client.produce(topic, batch(1), partition=partition).base_offset == 0
     broker.wait_until(lambda: folders(broker, topic) == [f"{topic}-{partition}" for partition in range(4)])
-    assert "out of service" not in broker.log_text()
+    assert "out of service" not in broker.log
 
 
 def test_each_worker_deletes_its_own_folders_also_after_a_crash(
@@ -355,7 +355,7 @@ def test_a_damaged_catalog_is_set_aside_and_rebuilt(damage: Callable[[Path], Non
             check_filled(client)
             assert client.ask(m.ProducerIdAnswer, m.InitProducerId()).producer_id > used
         assert len(list(broker.data_dir.glob("meta.db.corrupt-*"))) >= 1
-        assert "the catalog was damaged; it is kept as" in broker.log_text()
+        assert "the catalog was damaged; it is kept as" in broker.log
 
 
 def test_a_lost_catalog_is_rebuilt() -> None:
@@ -368,7 +368,7 @@ def test_a_lost_catalog_is_rebuilt() -> None:
         broker.start()
         with RawClient(broker.server) as client:
             check_filled(client)
-        assert "2 topics were rebuilt from their folders" in broker.log_text()
+        assert "2 topics were rebuilt from their folders" in broker.log
 
 
 def test_a_catalog_damaged_while_the_broker_runs_is_rebuilt_by_the_next_coordinator() -> None:
