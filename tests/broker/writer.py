@@ -16,7 +16,7 @@ ANSWER_MS = 300
 
 
 class Writer:
-    """Writes `0`, `1`, … to one partition; `acknowledged` is how many were. Answers that are lost are asked for again."""
+    """Writes `0`, `1`, … to one partition; `acknowledged` is how many were taken."""
 
     def __init__(self, client: RawClient, topic: str, partition: int = 0, acks: int = -1) -> None:
         self.client = client
