@@ -88,7 +88,7 @@ def test_a_dead_disk(tmp_path: Path) -> None:
                 disk.die()
                 for partition in (0, 1):
                     for acks in (-1, 1):
-                        with pytest.raises(KafkaStorageError, match="Input/output error|I/O error"):
+                        with pytest.raises(KafkaStorageError, match=r"Input/output error|I/O error"):
                             client.ask(m.ProduceAnswer, m.Produce("t", partition, acks), batch(1))
                 result = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic("late")])).topics[0]
                 assert result.error == KafkaStorageError.code
@@ -131,17 +131,20 @@ def test_power_loss_takes_only_what_nobody_was_promised(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_turns_read_only(tmp_path: Path) -> None:
-    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
-        with Broker(data_dir=disk.data_dir) as broker, RawClient(broker.server) as client:
-            client.create("t")
-            client.produce("t", batch(5))
-            broker.kill_all()
-            disk.remount("ro")
-            with pytest.raises(BrokerFailed, match=r"Read-only file system"):
-                broker.start()
-            disk.remount("rw")
+    with (
+        ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk,
+        Broker(data_dir=disk.data_dir) as broker,
+        RawClient(broker.server) as client,
+    ):
+        client.create("t")
+        client.produce("t", batch(5))
+        broker.kill_all()
+        disk.remount("ro")
+        with pytest.raises(BrokerFailed, match=r"Read-only file system"):
             broker.start()
-            assert len(client.records("t")) == 5
+        disk.remount("rw")
+        broker.start()
+        assert len(client.records("t")) == 5
 
 
 @pytest.mark.slow
