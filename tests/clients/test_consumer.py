@@ -311,7 +311,7 @@ class TestTopics:
             assert "asked for" in consumer.transport_reason
         with Consumer(topic, server=broker.tcp_server) as consumer:
             assert (consumer.transport, consumer.transport_reason) == ("shm", "")
-        with Broker(named={"shm.enable": False}) as without:
+        with Broker({"shm.enable": False}) as without:
             make_topic(without, 1)
             fill(without, "t", 10)
             with Consumer("t", server=without.server, auto_offset_reset="earliest") as consumer:
@@ -335,7 +335,7 @@ class TestBrokerAway:
                 values += read(consumer, 100)
                 assert sorted(values) == list(range(200))
                 broker.stop()
-            with pytest.raises(BrokerUnavailable, match="front.ipc"):
+            with pytest.raises(BrokerUnavailable, match=r"front\.ipc"):
                 Consumer(topic, server=broker.server, api_timeout_ms=100)
 
     @WAYS
