@@ -79,6 +79,7 @@ class Producer:
     - `max_in_flight_requests_per_connection` (5): unanswered batches of one partition.
     - `max_request_size` (bytes, 1 MiB): a larger record is refused by `send` with MessageTooLarge, and no batch of
       several records grows past it.
+    - `direct` (True): on the broker's host, talk to the process that owns a partition; False: through the front only.
     - `key_serializer`, `value_serializer`: functions to bytes. `partitioner`: a function
       `(key bytes or None, all partitions, partitions with an owner) -> partition`.
     """
@@ -103,6 +104,7 @@ class Producer:
         max_request_size: int = 1_048_576,
         metadata_max_age_ms: int = 300_000,
         api_timeout_ms: int = 10_000,
+        direct: bool = True,
         key_serializer: Serializer | None = None,
         value_serializer: Serializer | None = None,
         partitioner: Partitioner | None = None,
@@ -146,6 +148,7 @@ class Producer:
                 retry_backoff_ms=options.retry_backoff_ms,
                 metadata_max_age_ms=options.metadata_max_age_ms,
                 auto_create_topics=True,
+                direct=direct,
             ),
         )
         self._guard = self._cluster.guard

@@ -44,6 +44,8 @@ class Partition:
         self.parked: set[HighWatermarkWaiter] = set()
         self.is_dirty = False
         """Appended to since the high watermark was last published."""
+        self.told = ""
+        """The last complaint about the disk; empty once it took something again."""
         self._waiters: deque[AckWaiter] = deque()
         self._is_flushing = False
         self._published = -1
@@ -74,6 +76,12 @@ class Partition:
         result = self.log.append(batches, now_ms, sync=sync)
         self.is_dirty = True
         return result
+
+    def tell_once(self, complaint: str) -> None:
+        """Log what is wrong with the disk, unless that was the last thing said."""
+        if self.told != complaint:
+            self.told = complaint
+            log.error("%s: %s", self.name, complaint)
 
     def answer_when_synced(self, waiter: AckWaiter) -> None:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
