@@ -249,8 +249,11 @@ class Producer:
             accumulator = self._accumulator
             batch = accumulator.open_batch(target)
             if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers or ()):
+                filled = batch is not None
                 if batch is not None:
                     self._filled_ms = now_ms()
+                    accumulator.seal(batch)
+                    self._core.hasten(batch)
                 if key is None and partition is None and self._partitioner is None:
                     target = partitions.next_sticky()
                     batch = accumulator.open_batch(target)
@@ -262,7 +265,7 @@ class Producer:
                     batch = accumulator.new_batch(target, now_ms())
                     accumulator.append(batch, timestamp_ms, key, value, headers or ())
                     self._core.opened(batch)
-                    self._batch_opened()
+                    self._batch_opened(filled)
             return RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -371,20 +374,21 @@ class Producer:
         if batch.waiters is None:
             self._watched += 1
         batch.waiters = [*(batch.waiters or ()), waiter]
-        batch.urgent = True
+        self._core.hasten(batch)
 
-    def _batch_opened(self) -> None:
-        """A new batch: the one before it may be full, or this one due before the thread wakes."""
+    def _batch_opened(self, filled: bool) -> None:
+        """A new batch: the one before it is full, or this one may be due before the thread wakes."""
         now = now_ms()
         linger_ms = self.options.linger_ms
-        self._pump(now)
-        if linger_ms and now + linger_ms < self._sleeps_until_ms:
-            self._wake()
-        else:
+        if filled or not linger_ms:
+            self._pump(now)
             self._wake_if_needed()
+        elif now + linger_ms < self._sleeps_until_ms:
+            self._wake()
 
     def _wait_for_space(self) -> None:
         deadline = now_ms() + self.options.max_block_ms
+        self._core.hasten_all()
         self._pump(now_ms())
         while self._accumulator.free_bytes <= 0:
             left = deadline - now_ms()
