@@ -45,6 +45,8 @@ class Consumer:
     - `key_deserializer`, `value_deserializer`: functions of bytes or None.
     - `check_crcs` (True): every batch is checked when it is decoded; CorruptMessage names it.
     - `isolation_level`: 'read_uncommitted', or 'read_committed': only what no open transaction holds back.
+    - `direct` (True): through ZeroMQ, on the broker's host, talk to the process that owns a partition; False: through
+      the front only. Shared memory is another matter: see `transport`.
     - `metadata_max_age_ms` (300000): how often new partitions are looked for.
     """
 
@@ -71,6 +73,7 @@ class Consumer:
         request_timeout_ms: int = 30_000,
         retry_backoff_ms: int = 20,
         api_timeout_ms: int = 10_000,
+        direct: bool = True,
     ) -> None:
         if group is not None or group_id is not None:
             raise ConfigError(
@@ -95,6 +98,7 @@ class Consumer:
                 request_timeout_ms=request_timeout_ms,
                 retry_backoff_ms=retry_backoff_ms,
                 metadata_max_age_ms=metadata_max_age_ms,
+                direct=direct,
             ),
         )
         self._core = ConsumerCore()

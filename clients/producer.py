@@ -53,8 +53,8 @@ from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, Produc
 log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[str, bytes | None]]
-_FOREVER_MS = 2**62
 _EXIT_TIMEOUT_S = 5.0
+BUSY_PAUSE_S = 0.001
 RECORD_BYTES_EXTRA = 70 + 61
 """What a record and its batch take besides key, value and headers, at most."""
 
@@ -79,6 +79,7 @@ class Producer:
     - `max_in_flight_requests_per_connection` (5): unanswered batches of one partition.
     - `max_request_size` (bytes, 1 MiB): a larger record is refused by `send` with MessageTooLarge, and no batch of
       several records grows past it.
+    - `direct` (True): on the broker's host, talk to the process that owns a partition; False: through the front only.
     - `key_serializer`, `value_serializer`: functions to bytes. `partitioner`: a function
       `(key bytes or None, all partitions, partitions with an owner) -> partition`.
     """
@@ -103,6 +104,7 @@ class Producer:
         max_request_size: int = 1_048_576,
         metadata_max_age_ms: int = 300_000,
         api_timeout_ms: int = 10_000,
+        direct: bool = True,
         key_serializer: Serializer | None = None,
         value_serializer: Serializer | None = None,
         partitioner: Partitioner | None = None,
@@ -146,6 +148,7 @@ class Producer:
                 retry_backoff_ms=options.retry_backoff_ms,
                 metadata_max_age_ms=options.metadata_max_age_ms,
                 auto_create_topics=True,
+                direct=direct,
             ),
         )
         self._guard = self._cluster.guard
@@ -166,6 +169,8 @@ class Producer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # space in the buffer, metadata
         self._waiting = 0
+        self._watched = 0  # batches that somebody waits for
+        self._filled_ms = 0  # when the caller's thread last filled a batch, and so served the sockets
         self._closed = False
         self._stop = False
         self._sleeps_until_ms = 0
@@ -244,6 +249,8 @@ class Producer:
             accumulator = self._accumulator
             batch = accumulator.open_batch(target)
             if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers or ()):
+                if batch is not None:
+                    self._filled_ms = now_ms()
                 if key is None and partition is None and self._partitioner is None:
                     target = partitions.next_sticky()
                     batch = accumulator.open_batch(target)
@@ -269,8 +276,7 @@ class Producer:
         with self._lock:
             batches = [batch for batch in self._core.batches() if not batch.done]
             for batch in batches:
-                batch.urgent = True
-                batch.waiters = [*(batch.waiters or ()), pending.release]
+                self._watch(batch, pending.release)
             self._pump(now_ms())
             self._wake_if_needed()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -337,9 +343,9 @@ class Producer:
         with self._lock:
             if batch.done:
                 return False
-            batch.waiters = [*(batch.waiters or ()), waiter]
-            if not batch.urgent:
-                batch.urgent = True
+            hurried = batch.urgent
+            self._watch(batch, waiter)
+            if not hurried:
                 self._pump(now_ms())
                 self._wake_if_needed()
             return True
@@ -360,6 +366,12 @@ class Producer:
                 batch.callbacks = [*(batch.callbacks or ()), call]
 
     # --- inside; the lock is held from here on ---
+
+    def _watch(self, batch: Batch, waiter: Callable[[], object]) -> None:
+        if batch.waiters is None:
+            self._watched += 1
+        batch.waiters = [*(batch.waiters or ()), waiter]
+        batch.urgent = True
 
     def _batch_opened(self) -> None:
         """A new batch: the one before it may be full, or this one due before the thread wakes."""
@@ -487,8 +499,10 @@ class Producer:
         outcome = batch.outcome
         failed = outcome is not None and outcome.error is not None
         self._counts["records_failed" if failed else "records_sent"] += batch.record_count
-        for waiter in batch.waiters or ():
-            waiter()
+        if batch.waiters is not None:
+            self._watched -= 1
+            for waiter in batch.waiters:
+                waiter()
         if batch.callbacks:
             self._callbacks += batch.callbacks
         batch.waiters = batch.callbacks = None
@@ -561,6 +575,10 @@ class Producer:
                 log.exception("a callback of a record failed")
         if wait_ms:
             self._cluster.wait(wait_ms)
+            if now_ms() - self._filled_ms <= 1 and not (self._watched or self._waiting or self._stop):
+                # The caller's thread is filling batches, and takes the answers with each: do not fight it for the
+                # interpreter over every single one.
+                time.sleep(BUSY_PAUSE_S)
         return stop
 
 

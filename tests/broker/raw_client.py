@@ -121,7 +121,8 @@ def batch(values: list[bytes] | int = 1, **more: Any) -> bytes:
 
 def owner_of(client: RawClient, topic: str, partition: int) -> int:
     """The number of the worker that owns a partition."""
-    return client.ask(m.MetadataAnswer, m.Metadata([topic])).topics[0].partitions[partition].leader - 1
+    found = client.ask_until_served(m.MetadataAnswer, m.Metadata([topic]))
+    return found.topics[0].partitions[partition].leader - 1
 
 
 def direct(broker: Broker, worker: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -161,8 +162,9 @@ def test_an_unknown_topic_is_made_unless_the_broker_does_not() -> None:
 
 def test_full_buffer_while_the_broker_is_away(topic: str) -> None:
     with Broker() as broker:
-        producer = Producer(broker.server, buffer_memory=100_000, max_block_ms=50, linger_ms=0)
+        producer = Producer(broker.server, buffer_memory=100_000, linger_ms=0)
         producer.send(topic, b"x").get(30)
+        producer.options = dataclasses.replace(producer.options, max_block_ms=50)
         broker.stop()
         while producer.metrics()["buffer_bytes_free"] > 0:
             producer.send(topic, b"x" * 1000)
