@@ -52,6 +52,9 @@ from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, Produc
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS_UNTOLD = 6
+"""A batch that is refused so many times in a row, for about a second, is worth a warning."""
+
 Headers = Sequence[tuple[str, bytes | None]]
 _EXIT_TIMEOUT_S = 5.0
 BUSY_PAUSE_S = 0.001
@@ -176,6 +179,7 @@ class Producer:
         self._sleeps_until_ms = 0
         self._identity_not_before_ms = 0
         self._callbacks: list[Callable[[], object]] = []
+        self._told = ""  # the last error that was logged
         self._counts = {"records_sent": 0, "records_failed": 0, "batches_sent": 0, "bytes_sent": 0, "retries": 0}
         try:
             self._cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1))
@@ -487,6 +491,9 @@ class Producer:
 
     def _produced(self, batch: Batch, attempt: int, reply: Reply) -> None:
         if reply.error is not None:
+            if attempt == ATTEMPTS_UNTOLD and str(reply.error) != self._told:
+                self._told = str(reply.error)
+                log.warning("%s: %s; trying again for up to delivery_timeout_ms", batch.topic_partition, reply.error)
             self._perform(self._core.failed(batch, attempt, reply.error, now_ms()))
             return
         answer: ProduceAnswer = reply.answer
