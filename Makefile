@@ -21,7 +21,7 @@ test: check  ## Style, types and every test
 	$(BIN)/python -m pytest
 
 test-fast: $(INSTALLED_FOR_TESTS)  ## The tests that take under a minute in all
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 check: $(INSTALLED_FOR_TESTS)  ## Style and types only
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ class Admin:
     ) -> None:
         self._timeout_ms = whole_number("api_timeout_ms", api_timeout_ms, 1)
         self._cluster = Cluster(server, ClusterSettings(client_id=client_id, request_timeout_ms=api_timeout_ms))
+        self._broker_timeout_ms = max(1, api_timeout_ms - 500)  # so that the broker says itself that it took too long
         self._closed = False
         try:
             self._cluster.connect(api_timeout_ms)
@@ -44,7 +45,7 @@ class Admin:
         for topic in new_topics:
             settings = {str(name): value_text(value) for name, value in topic.topic_configs.items()}
             wanted.append(messages.NewTopic(topic.name, topic.num_partitions, topic.replication_factor, settings))
-        request = messages.CreateTopics(wanted, self._timeout_ms, validate_only)
+        request = messages.CreateTopics(wanted, self._broker_timeout_ms, validate_only)
         self._raise_first(self._call(request, messages.TopicResults, repeatable=validate_only))
 
     def create_topic(self, name: str, num_partitions: int = -1, **topic_configs: Any) -> None:
@@ -54,7 +55,7 @@ class Admin:
 
     def delete_topics(self, names: Sequence[str]) -> None:
         """Delete topics with their records. Raises the first one's error: UnknownTopicOrPartition, …"""
-        request = messages.DeleteTopics(list(names), self._timeout_ms)
+        request = messages.DeleteTopics(list(names), self._broker_timeout_ms)
         self._raise_first(self._call(request, messages.TopicResults, repeatable=False))
 
     def list_topics(self) -> list[str]:
@@ -91,7 +92,7 @@ class Admin:
         if not topic:
             raise ConfigError("topic must be named: the broker's own settings are in its configuration file")
         values = {name: value_text(value) for name, value in set.items()}
-        request = messages.AlterSettings(topic, values, list(remove), self._timeout_ms)
+        request = messages.AlterSettings(topic, values, list(remove), self._broker_timeout_ms)
         self._raise_first(self._call(request, messages.TopicResults))
 
     def create_partitions(self, totals: Mapping[str, int]) -> None:
@@ -101,7 +102,7 @@ class Admin:
         """
         for name, total in totals.items():
             whole_number(f"totals[{name!r}]", total, 1)
-            request = messages.CreatePartitions(name, total, self._timeout_ms)
+            request = messages.CreatePartitions(name, total, self._broker_timeout_ms)
             self._raise_first(self._call(request, messages.TopicResults, repeatable=False))
 
     def close(self) -> None:

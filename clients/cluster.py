@@ -23,7 +23,7 @@ from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster_view import ClusterView
 from kbroker.clients.fork_guard import ForkGuard
 from kbroker.clients.link import Link, LinkState, NotSent, Payload, Reply
-from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RequestTimedOut, RetriableError
+from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
 from kbroker.wire.endpoints import resolve_server
 from kbroker.wire.messages import Metadata, MetadataAnswer, NodeInfo
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 FRONT_GREETING_MS = 5_000
 DIRECT_GREETING_MS = 2_000
 REFUSED_MS = 1_500
-OVERDUE_GRACE_MS = 5_000
-"""A broker that answers "timed out" by itself is given this much longer than the time-out it was told."""
 
 
 def now_ms() -> int:
@@ -212,10 +210,10 @@ class Cluster:
         self.ask_front(request, MetadataAnswer, answered)
 
     def _complete(self) -> bool:
-        """Whether every topic that we ask for is there, with an owner for each partition."""
-        topics = self.view.topics
+        """Whether every topic that we ask for is there, and an owner that runs for each partition."""
+        topics, nodes = self.view.topics, self.view.nodes
         wanted = topics if self.all_topics else self.topics
-        return all(name in topics and all(p.leader >= 0 for p in topics[name].partitions) for name in wanted)
+        return all(name in topics and all(p.leader in nodes for p in topics[name].partitions) for name in wanted)
 
     # --- the loop ---
 
@@ -334,10 +332,12 @@ class Cluster:
                 return reply.answer
             if not isinstance(reply.error, RetriableError):
                 raise reply.error
+            if owner_of is None and isinstance(reply.error, UnknownTopicOrPartition):
+                raise reply.error  # the coordinator knows them all
             left = deadline - now_ms()
             network = isinstance(reply.error, NetworkError)
             if left <= 0:
-                raise self._unavailable(timeout_ms) if network else reply.error
+                raise self._unavailable(timeout_ms, reply.error) if network else reply.error
             if network and not repeatable and not isinstance(reply.error, NotSent):
                 raise BrokerUnavailable(f"{reply.error}; nobody knows whether {request.OP} was done: look, then decide")
             attempt += 1
@@ -346,16 +346,17 @@ class Cluster:
             self.pause(min(left, backoff_ms(attempt, self.settings.retry_backoff_ms, 200)))
 
     def _call_once(self, request: Any, answer_class: type, timeout_ms: int, owner_of: TopicPartition | None) -> Reply:
+        # Who waits for a shorter time than a request may take gives up alone: the link goes on.
         replies: list[Reply] = []
         if owner_of is None:
-            self.ask_front(request, answer_class, replies.append, timeout_ms=timeout_ms)
+            self.ask_front(request, answer_class, replies.append)
         else:
-            self.ask_owner(owner_of, request, answer_class, replies.append, timeout_ms=timeout_ms)
-        deadline = now_ms() + timeout_ms + OVERDUE_GRACE_MS
+            self.ask_owner(owner_of, request, answer_class, replies.append)
+        deadline = now_ms() + timeout_ms
         while not replies:
             left = deadline - now_ms()
             if left <= 0:
-                return Reply(None, [], RequestTimedOut(f"{self.endpoint} did not answer within {timeout_ms} ms"))
+                return Reply(None, [], NetworkError(f"{self.endpoint} did not answer {request.OP} in time"))
             self.turn(left)
         return replies[0]
 
@@ -382,8 +383,9 @@ class Cluster:
     def _deadline(self, timeout_ms: int | None) -> int:
         return now_ms() + (self.settings.request_timeout_ms if timeout_ms is None else timeout_ms)
 
-    def _unavailable(self, timeout_ms: int) -> BrokerUnavailable:
-        why = f": {self.failure}" if self.failure is not None else ""
+    def _unavailable(self, timeout_ms: int, last: RequestError | None = None) -> BrokerUnavailable:
+        cause = self.failure or last
+        why = f": {cause}" if cause is not None else ""
         return BrokerUnavailable(f"no answer from {self.endpoint} (waited up to {timeout_ms} ms){why}")
 
     def _is_near(self, info: NodeInfo) -> bool:

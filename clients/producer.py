@@ -53,9 +53,12 @@ from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, Produc
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS_UNTOLD = 6
+"""A batch that is refused so many times in a row, for about a second, is worth a warning."""
+
 Headers = Sequence[tuple[str, bytes | None]]
-_FOREVER_MS = 2**62
 _EXIT_TIMEOUT_S = 5.0
+BUSY_PAUSE_S = 0.001
 RECORD_BYTES_EXTRA = 70 + 61
 """What a record and its batch take besides key, value and headers, at most."""
 
@@ -171,11 +174,14 @@ class Producer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # space in the buffer, metadata
         self._waiting = 0
+        self._watched = 0  # batches that somebody waits for
+        self._filled_ms = 0  # when the caller's thread last filled a batch, and so served the sockets
         self._closed = False
         self._stop = False
         self._sleeps_until_ms = 0
         self._identity_not_before_ms = 0
         self._callbacks: list[Callable[[], object]] = []
+        self._told = ""  # the last error that was logged
         self._counts = {"records_sent": 0, "records_failed": 0, "batches_sent": 0, "bytes_sent": 0, "retries": 0}
         try:
             self._cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1))
@@ -247,9 +253,11 @@ class Producer:
             # Whatever joins a batch is no larger than a batch, which is no larger than max_request_size.
             if batch is None or not accumulator.append(batch, timestamp_ms, key, value, checked):
                 self._check_size(key, value, checked)
+                if batch is not None:
+                    self._filled(batch)
                 moves = key is None and partition is None and self._partitioner is None
                 batch = self._add_elsewhere(
-                    partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked
+                    partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked, batch is not None
                 )
             return RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
 
@@ -264,8 +272,7 @@ class Producer:
         with self._lock:
             batches = [batch for batch in self._core.batches() if not batch.done]
             for batch in batches:
-                batch.urgent = True
-                batch.waiters = [*(batch.waiters or ()), pending.release]
+                self._watch(batch, pending.release)
             self._pump(now_ms())
             self._wake_if_needed()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -332,9 +339,9 @@ class Producer:
         with self._lock:
             if batch.done:
                 return False
-            batch.waiters = [*(batch.waiters or ()), waiter]
-            if not batch.urgent:
-                batch.urgent = True
+            hurried = batch.urgent
+            self._watch(batch, waiter)
+            if not hurried:
                 self._pump(now_ms())
                 self._wake_if_needed()
             return True
@@ -356,6 +363,12 @@ class Producer:
 
     # --- inside; the lock is held from here on ---
 
+    def _filled(self, batch: Batch) -> None:
+        """A record did not fit: the batch goes as it is."""
+        self._filled_ms = now_ms()
+        self._accumulator.seal(batch)
+        self._core.hasten(batch)
+
     def _add_elsewhere(
         self,
         target: TopicPartition,
@@ -363,29 +376,41 @@ class Producer:
         key: bytes | None,
         value: bytes | None,
         headers: Headers,
+        filled: bool,
     ) -> Batch:
-        """The record does not fit where it was to go: into this partition's open batch, else into a new one."""
+        """The record goes into this partition's open batch, else into a new one. `filled`: the one before was full."""
         accumulator = self._accumulator
         batch = accumulator.open.get(target)
         if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers):
+            if batch is not None:
+                self._filled(batch)
             batch = accumulator.new_batch(target, now_ms(), self._topics[target.topic].batch_bytes_max)
             accumulator.append(batch, timestamp_ms, key, value, headers)
             self._core.opened(batch)
-            self._batch_opened()
+            self._batch_opened(filled)
+        elif filled:
+            self._batch_opened(filled)
         return batch
 
-    def _batch_opened(self) -> None:
-        """A new batch: the one before it may be full, or this one due before the thread wakes."""
+    def _watch(self, batch: Batch, waiter: Callable[[], object]) -> None:
+        if batch.waiters is None:
+            self._watched += 1
+        batch.waiters = [*(batch.waiters or ()), waiter]
+        self._core.hasten(batch)
+
+    def _batch_opened(self, filled: bool) -> None:
+        """A new batch: the one before it is full, or this one may be due before the thread wakes."""
         now = now_ms()
         linger_ms = self.options.linger_ms
-        self._pump(now)
-        if linger_ms and now + linger_ms < self._sleeps_until_ms:
-            self._wake()
-        else:
+        if filled or not linger_ms:
+            self._pump(now)
             self._wake_if_needed()
+        elif now + linger_ms < self._sleeps_until_ms:
+            self._wake()
 
     def _wait_for_space(self) -> None:
         deadline = now_ms() + self.options.max_block_ms
+        self._core.hasten_all()
         self._pump(now_ms())
         while self._accumulator.free_bytes <= 0:
             left = deadline - now_ms()
@@ -488,6 +513,9 @@ class Producer:
 
     def _produced(self, batch: Batch, attempt: int, reply: Reply) -> None:
         if reply.error is not None:
+            if attempt == ATTEMPTS_UNTOLD and str(reply.error) != self._told:
+                self._told = str(reply.error)
+                log.warning("%s: %s; trying again for up to delivery_timeout_ms", batch.topic_partition, reply.error)
             self._perform(self._core.failed(batch, attempt, reply.error, now_ms()))
             return
         answer: ProduceAnswer = reply.answer
@@ -504,8 +532,10 @@ class Producer:
         outcome = batch.outcome
         failed = outcome is not None and outcome.error is not None
         self._counts["records_failed" if failed else "records_sent"] += batch.record_count
-        for waiter in batch.waiters or ():
-            waiter()
+        if batch.waiters is not None:
+            self._watched -= 1
+            for waiter in batch.waiters:
+                waiter()
         if batch.callbacks:
             self._callbacks += batch.callbacks
         batch.waiters = batch.callbacks = None
@@ -578,6 +608,10 @@ class Producer:
                 log.exception("a callback of a record failed")
         if wait_ms:
             self._cluster.wait(wait_ms)
+            if now_ms() - self._filled_ms <= 1 and not (self._watched or self._waiting or self._stop):
+                # The caller's thread is filling batches, and takes the answers with each: do not fight it for the
+                # interpreter over every single one.
+                time.sleep(BUSY_PAUSE_S)
         return stop
 
 

@@ -97,7 +97,9 @@ class Reader:
 
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""
-        if self._by_zmq or now - self._served_ms >= 100:
+        # Each look costs something for every partition; a look for every batch would cost more than the batches.
+        pause_ms = 1 + len(self._core.cursors) // 50 if self._by_zmq else 100
+        if now - self._served_ms >= pause_ms:
             by_zmq = [
                 cursor
                 for cursor in self._core.wanting(now, self._ahead_bytes)
@@ -178,7 +180,7 @@ class Reader:
         if policy == "none":
             cursor.fault = error
             return
-        log.warning("%s: %s; going on at the %s offset", cursor.topic_partition, error, policy)
+        log.warning("%s; going on at the %s offset", error, policy)
         cursor.look_up(RESET_TIMESTAMPS[policy])
 
     # --- positions ---

@@ -135,6 +135,7 @@ class Shell:
             process.wait()
 
 
+@pytest.mark.slow
 def test_the_tour_works_as_typed(folder: Path) -> None:
     steps = tour()
     assert len(steps) > 8

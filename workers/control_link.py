@@ -36,15 +36,15 @@ class ControlLink:
         self._join = join
         self._on_update = on_update
         self._link: PeerSocket | None = None
-        self._coordinator_incarnation = 0
+        self.coordinator_incarnation = 0
 
     def follow_peers(self) -> None:
         """The supervisor's table of processes has changed: dial a new coordinator if there is one."""
         peer = self._child.peers.get(COORDINATOR)
-        if peer is None or peer.incarnation == self._coordinator_incarnation:
+        if peer is None or peer.incarnation == self.coordinator_incarnation:
             return
         self.close()
-        self._coordinator_incarnation = peer.incarnation
+        self.coordinator_incarnation = peer.incarnation
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IDENTITY, identity(self._child.name, self._child.incarnation))
@@ -74,5 +74,5 @@ class ControlLink:
             log.error("a message from the coordinator was dropped: %s", error)
             return
         # What an incarnation sent before it died says nothing about its successor.
-        if isinstance(message, CatalogUpdate) and message.incarnation == self._coordinator_incarnation:
+        if isinstance(message, CatalogUpdate) and message.incarnation == self.coordinator_incarnation:
             self._on_update(message)

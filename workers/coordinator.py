@@ -11,13 +11,13 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import zmq
 
-from kbroker.catalog.catalog import PRODUCER_IDS, Catalog
+from kbroker.catalog.catalog import PRODUCER_IDS, TOPICS, Catalog, check_entries
 from kbroker.catalog.rebuild import topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change
@@ -27,13 +27,15 @@ from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
     RequestTimedOut,
+    StartError,
+    StorageError,
     UnknownTopicOrPartition,
     code_of,
 )
 from kbroker.types import worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
-from kbroker.wire.control import identity
+from kbroker.wire.control import RemovedInfo, identity
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import LAST_WORDS_MS, Asked, FrontLink
 from kbroker.workers.io_threads import IoThreads
@@ -83,19 +85,24 @@ class Coordinator:
 
     def _open_store(self) -> SqliteStore:
         now_ms = time.time_ns() // 1_000_000
-        store, aside = open_store(self.config.data_dir, now_ms)
-        entries = store.entries("")
-        if aside is not None:
-            log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
-        if not entries:
-            self._rebuild(store, now_ms)
+        try:
+            store, aside = open_store(self.config.data_dir, now_ms, check_entries)
+            if aside is not None:
+                log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
             entries = store.entries("")
-        self.catalog.load(entries)
-        moved = self.catalog.reassign()
+            if not entries:
+                self._rebuild(store, now_ms)
+                entries = store.entries("")
+            self.catalog.load(entries)
+            changes = self.catalog.reassign()
+            if changes:
+                store.commit(changes)
+                self.catalog.apply(changes)
+        except StorageError as error:
+            raise StartError(str(error)) from None
+        moved = sum(change.key.startswith(TOPICS) for change in changes)
         if moved:
-            store.commit(moved)
-            self.catalog.apply(moved)
-            log.info("partitions of %d topics were reassigned to %d workers", len(moved), self.child.worker_count)
+            log.info("partitions of %d topics were reassigned to %d workers", moved, self.child.worker_count)
         return store
 
     def _rebuild(self, store: SqliteStore, now_ms: int) -> None:
@@ -103,9 +110,9 @@ class Coordinator:
         for problem in problems:
             log.error("%s", problem)
         if topics:
-            for topic in topics:
-                store.commit(self.catalog.adopt(topic))
+            # First the counter, then all topics at once: a rebuild that is interrupted is begun anew.
             store.raise_counter(PRODUCER_IDS, (now_ms // 1000) << PRODUCER_IDS_AFTER_REBUILD_SHIFT)
+            store.commit([change for topic in topics for change in self.catalog.adopt(topic)])
             log.warning(
                 "the catalog was lost: %d topics were rebuilt from their folders; settings of their own are gone",
                 len(topics),
@@ -164,15 +171,20 @@ class Coordinator:
         missing = [name for name in request.topics or () if name not in self.catalog.topics]
         if missing and request.auto_create and self.config.server.auto_create_topics:
             creations = [m.NewTopic(name) for name in dict.fromkeys(missing)]
-            self._create_all(creations, 5_000, lambda _results: asked.answer(self._encode_metadata(request)))
+            self._create_all(creations, 5_000, lambda results: asked.answer(self._encode_metadata(request, results)))
             return
         asked.answer(self._encode_metadata(request))
 
-    def _encode_metadata(self, request: m.Metadata) -> bytes:
+    def _encode_metadata(self, request: m.Metadata, created: Iterable[m.TopicResult] = ()) -> bytes:
         names = sorted(self.catalog.topics) if request.topics is None else request.topics
+        topics = {name: self._topic_info(name) for name in names}
+        for result in created:
+            # Why it could not be created says more than that it is not there.
+            if result.error and result.name not in self.catalog.topics:
+                topics[result.name] = m.TopicInfo(result.name, result.error, result.message)
         return codec.encode_answer(
             m.MetadataAnswer(
-                self.child.cluster_id, self.child.boot_id, self.members.nodes(), [self._topic_info(n) for n in names]
+                self.child.cluster_id, self.child.boot_id, self.members.nodes(), [topics[name] for name in names]
             )
         )
 
@@ -307,6 +319,9 @@ class Coordinator:
             except KbrokerError as error:
                 done(error)
                 continue
+            if not changes:
+                done(None)
+                continue
             self._commit(changes, done, timeout_ms)
 
     def _commit(self, changes: list[Change], done: Done, timeout_ms: int) -> None:
@@ -324,13 +339,16 @@ class Coordinator:
 
         self.io.submit(lambda: self.store.commit(changes), committed)
 
-    def _owners_report(self, epochs: dict[tuple[str, int], int], removed: list[bytes]) -> None:
+    def _owners_report(self, epochs: dict[tuple[str, int], int], removed: list[RemovedInfo]) -> None:
         """Owners have opened partitions under new leader epochs, or deleted the folders of removed topics."""
 
         def decide() -> list[Change]:
             changes = self.catalog.raise_epochs(epochs)
-            for topic_id in removed:
-                changes += self.catalog.folders_gone(topic_id)
+            gone: dict[bytes, list[int]] = {}
+            for info in removed:
+                gone.setdefault(info.topic_id, []).extend(info.partitions)
+            for topic_id, partitions in gone.items():
+                changes += self.catalog.folders_gone(topic_id, partitions)
             return changes
 
         def committed(error: KbrokerError | None) -> None:

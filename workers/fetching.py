@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from kbroker.errors import (
+    KafkaStorageError,
     KbrokerError,
     RequestError,
     StorageError,
@@ -20,10 +22,13 @@ from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.workers.doors import Asked
 from kbroker.workers.loop import Timer
-from kbroker.workers.partition import Partition, storage_refusal
+from kbroker.workers.partition import Partition
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
+
+WAIT_MS_MAX = 60_000
+"""An empty answer comes after this at the latest: a client that is gone keeps its place no longer."""
 
 _WOULD_BLOCK = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -38,6 +43,16 @@ def read_if_cached(piece: LogSlice) -> bytes | None:
             return None if piece.cold else piece.read()
         raise StorageError(f"{piece.path}: cannot read at {piece.position}: {error}") from error
     return bytes(buffer) if count == piece.size_bytes else None
+
+
+T = TypeVar("T")
+
+
+def _tried(read: Callable[[LogSlice], T], piece: LogSlice) -> T | StorageError:
+    try:
+        return read(piece)
+    except StorageError as error:
+        return error
 
 
 class FetchInProgress:
@@ -65,7 +80,7 @@ class FetchInProgress:
             if partition is not None:
                 self._places.append(partition)
                 partition.parked.add(self)
-        self._timer = self._worker.loop.call_later(min(self._request.max_wait_ms, 3_600_000), self._time_is_up)
+        self._timer = self._worker.loop.call_later(min(self._request.max_wait_ms, WAIT_MS_MAX), self._time_is_up)
 
     def _check_credit(self) -> None:
         """A client that does not take its answers is sent no more. Raises ThrottlingQuotaExceeded."""
@@ -149,42 +164,40 @@ class FetchInProgress:
     def _read(self) -> None:
         """Read the bytes: here what is in the page cache, the rest on an I/O thread."""
         self._is_over = True
-        pieces = [piece for _, piece in self._served if piece is not None]
-        found: dict[int, bytes] = {}
+        found: dict[int, bytes | StorageError] = {}
         cold: list[LogSlice] = []
-        try:
-            for piece in pieces:
-                data = read_if_cached(piece)
+        for _, piece in self._served:
+            if piece is not None:
+                data = _tried(read_if_cached, piece)
                 if data is None:
                     cold.append(piece)
                 else:
                     found[id(piece)] = data
-        except StorageError as error:
-            self._asked.refuse(storage_refusal(self._first(), error))
-            return
         if not cold:
             self._answer(found)
             return
 
-        def done(data: list[bytes] | None, error: BaseException | None) -> None:
+        def done(data: list[bytes | StorageError] | None, error: BaseException | None) -> None:
             if data is None:
-                self._asked.refuse(storage_refusal(self._first(), error or OSError("no data")))
+                self._asked.refuse(KafkaStorageError(str(error)))
                 return
             found.update((id(piece), read) for piece, read in zip(cold, data, strict=True))
             self._answer(found)
 
-        self._worker.io.submit(lambda: [piece.read() for piece in cold], done)
+        self._worker.io.submit(lambda: [_tried(LogSlice.read, piece) for piece in cold], done)
 
-    def _first(self) -> TopicPartition:
-        item = self._request.partitions[0]
-        return TopicPartition(item.topic, item.partition)
-
-    def _answer(self, found: dict[int, bytes]) -> None:
+    def _answer(self, found: dict[int, bytes | StorageError]) -> None:
         payload: list[bytes | memoryview] = []
         for answer, piece in self._served:
-            if piece is not None:
+            if piece is None:
+                continue
+            data = found[id(piece)]
+            if isinstance(data, StorageError):
+                # One partition's bad disk is no reason to keep the others' records back.
+                answer.error, answer.message = data.code, str(data)
+            else:
                 answer.frames = 1
-                payload.append(found[id(piece)])
+                payload.append(data)
         header = codec.encode_answer(
             m.FetchAnswer(self._worker.child.incarnation, [answer for answer, _ in self._served])
         )

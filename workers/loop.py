@@ -166,7 +166,8 @@ class Loop:
             return 0
         if self._timers:
             due_ms = max(0, self._timers[0][0] - self.now_ms())
-            timeout_ms = due_ms if timeout_ms is None else min(due_ms, timeout_ms)
+            # A day at most: epoll takes no more than 31 bits of milliseconds, and clients choose some of the timers.
+            timeout_ms = min(due_ms, 86_400_000 if timeout_ms is None else timeout_ms)
         return -1 if timeout_ms is None else timeout_ms / 1000
 
     def _run_timers(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from kbroker.catalog.catalog import REMOVED, TOPICS, Catalog
-from kbroker.catalog.store import Change
+from kbroker.catalog.store import ABSENT, Change
 from kbroker.errors import InvalidRequest, KafkaStorageError, KbrokerError, RequestTimedOut
 from kbroker.wire import endpoints
 from kbroker.wire.control import (
@@ -30,7 +30,7 @@ from kbroker.workers.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
 
-OwnersReport = Callable[[dict[tuple[str, int], int], list[bytes]], None]
+OwnersReport = Callable[[dict[tuple[str, int], int], list[RemovedInfo]], None]
 
 
 @dataclass(slots=True)
@@ -110,7 +110,11 @@ class Members:
         version = self._version
         names = [change.key.removeprefix(TOPICS) for change in changes if change.key.startswith(TOPICS)]
         topics = [topic_info(self._catalog, name) for name in names if name in self._catalog.topics]
-        gone = [bytes.fromhex(c.key.removeprefix(REMOVED)) for c in changes if c.key.startswith(REMOVED) and c.value]
+        gone = [
+            bytes.fromhex(change.key.removeprefix(REMOVED))
+            for change in changes
+            if change.key.startswith(REMOVED) and change.expected == ABSENT
+        ]
         if not topics and not gone:
             done(None)
             return

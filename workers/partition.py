@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from kbroker.errors import KafkaStorageError, KbrokerError, RequestTimedOut, StorageError
+from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult
@@ -44,6 +44,8 @@ class Partition:
         self.parked: set[HighWatermarkWaiter] = set()
         self.is_dirty = False
         """Appended to since the high watermark was last published."""
+        self.told = ""
+        """The last complaint about the disk; empty once it took something again."""
         self._waiters: deque[AckWaiter] = deque()
         self._is_flushing = False
         self._published = -1
@@ -74,6 +76,12 @@ class Partition:
         result = self.log.append(batches, now_ms, sync=sync)
         self.is_dirty = True
         return result
+
+    def tell_once(self, complaint: str) -> None:
+        """Log what is wrong with the disk, unless that was the last thing said."""
+        if self.told != complaint:
+            self.told = complaint
+            log.error("%s", complaint)
 
     def answer_when_synced(self, waiter: AckWaiter) -> None:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
@@ -170,8 +178,3 @@ class Partition:
         self._when_left = then
         if not self._is_flushing:
             then()
-
-
-def storage_refusal(name: TopicPartition, error: BaseException) -> KafkaStorageError:
-    """What a client is told when the disk is at fault."""
-    return KafkaStorageError(f"{name}: {error}")

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kbroker.catalog.rebuild import read_topic_id
-from kbroker.config import topic_log_config
+from kbroker.config import LogConfig, topic_log_config
 from kbroker.errors import (
     KafkaStorageError,
+    KbrokerError,
     LeaderNotAvailable,
     NotLeaderOrFollower,
+    StartError,
     UnknownTopicOrPartition,
 )
 from kbroker.log.log import PartitionLog
-from kbroker.log.names import PARTITION_METADATA
+from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
 from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
 from kbroker.wire.messages import TopicInfo
 from kbroker.workers.partition import Partition
+from kbroker.workers.turns import FolderTurns
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -29,6 +33,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_OPEN_MS = 5_000
+RETRY_LOCKED_MS = 100
+"""A partition that moves here is still let go by the worker that had it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """A partition that is being opened, or waits for its folder; the updates of the catalog that wait for it."""
+
+    topic_id: bytes
+    waiting: list[_Tasks]
 
 
 class PartitionTable:
@@ -38,8 +52,11 @@ class PartitionTable:
         self._worker = worker
         self.serving: dict[TopicPartition, Partition] = {}
         self._topics: dict[str, TopicInfo] = {}
-        self._opening: set[TopicPartition] = set()
+        self._opening: dict[TopicPartition, _Opening] = {}
         self._failed: dict[TopicPartition, str] = {}
+        self._retrying: set[TopicPartition] = set()
+        self._turns = FolderTurns()
+        self._has_tidied = False
 
     def get(self, topic: str, index: int) -> Partition:
         """The partition, when it is served here. Raises the RequestError that says why it is not."""
@@ -66,101 +83,123 @@ class PartitionTable:
 
     def update(self, update: CatalogUpdate) -> None:
         """Do what the catalog says, then acknowledge it."""
-        tasks = _Tasks(update.version, self._acknowledge)
+        tasks = _Tasks(partial(self._acknowledge, update))
         if update.full:
             kept = {topic.name for topic in update.topics}
             for name in list(self._topics):
                 if name not in kept:
                     self._forget(name)
+            self._tidy()
         for removed in update.removed:
             self._remove(removed, tasks)
         for topic in update.topics:
             self._take_over(topic, tasks)
-        tasks.all_given()
+        tasks.end()
 
     def _take_over(self, topic: TopicInfo, tasks: _Tasks) -> None:
         known = self._topics.get(topic.name)
         if known is not None and known.topic_id != topic.topic_id:
             self._forget(topic.name)
         self._topics[topic.name] = topic
-        config = topic_log_config(self._worker.config.log, topic.settings)
+        config = self._config_of(topic)
         for info in topic.partitions:
             name = TopicPartition(topic.name, info.partition)
             if info.leader != self._worker.node:
-                continue
-            if name in self.serving:
+                self._let_go(name, False, NotLeaderOrFollower(f"{name} belongs to node {info.leader} now"))
+            elif name in self.serving:
                 self.serving[name].log.configure(config)
                 tasks.owned.append(_owned(self.serving[name]))
-            elif name not in self._opening:
-                self._open(topic, info.partition, tasks)
+            elif name in self._opening:
+                tasks.begin()
+                self._opening[name].waiting.append(tasks)
+            else:
+                tasks.begin()
+                self._open(name, [tasks])
+
+    def _config_of(self, topic: TopicInfo) -> LogConfig:
+        return topic_log_config(self._worker.config.log, topic.settings)
 
     def configure(self) -> None:
         """The broker's settings have changed: each log gets them, with its topic's own on top."""
         for name, partition in self.serving.items():
-            partition.log.configure(topic_log_config(self._worker.config.log, self._topics[name.topic].settings))
+            partition.log.configure(self._config_of(self._topics[name.topic]))
 
-    def _acknowledge(self, ack: CatalogAck) -> None:
-        ack.incarnation = self._worker.child.incarnation
-        self._worker.control.acknowledge(ack)
+    def _acknowledge(self, update: CatalogUpdate, tasks: _Tasks) -> None:
+        ack = CatalogAck(self._worker.child.incarnation, update.version, tasks.owned, tasks.removed, tasks.failed)
+        # Its successor counts versions anew, and has sent everything again.
+        if self._worker.control.coordinator_incarnation == update.incarnation:
+            self._worker.control.acknowledge(ack)
         self._worker.catalog_done()
 
     # --- opening ---
 
-    def _open(self, topic: TopicInfo, index: int, tasks: _Tasks | None) -> None:
-        name = TopicPartition(topic.name, index)
-        self._opening.add(name)
-        config = topic_log_config(self._worker.config.log, topic.settings)
+    def _open(self, name: TopicPartition, waiting: list[_Tasks]) -> None:
+        opening = self._opening[name] = _Opening(self._topics[name.topic].topic_id, waiting)
+        self._turns.take(name, partial(self._begin_opening, name, opening))
+
+    def _begin_opening(self, name: TopicPartition, opening: _Opening) -> None:
+        if self._opening.get(name) is not opening:
+            self._turns.give_back(name)
+            return
+        topic = self._topics[name.topic]
         open_log = partial(
             PartitionLog.open,
             self._worker.config.data_dir / str(name),
             name,
             topic.topic_id,
-            config,
-            topic.partitions[index].leader_epoch + 1,
+            self._config_of(topic),
+            topic.partitions[name.partition].leader_epoch + 1,
             self._worker.now_ms(),
             distrust_cache=_distrust_key(name) in self._worker.child.remembered,
         )
-        if tasks is not None:
-            tasks.begin()
-        self._worker.io.submit(open_log, partial(self._opened, topic, name, tasks))
+        self._worker.io.submit(open_log, partial(self._opened, name, opening))
 
     def _opened(
-        self,
-        topic: TopicInfo,
-        name: TopicPartition,
-        tasks: _Tasks | None,
-        opened: PartitionLog | None,
-        error: BaseException | None,
+        self, name: TopicPartition, opening: _Opening, opened: PartitionLog | None, error: BaseException | None
     ) -> None:
-        self._opening.discard(name)
-        current = self._topics.get(name.topic)
-        if opened is None:
-            self._failed[name] = str(error)
-            log.error("%s is out of service, tried again each %d s: %s", name, RETRY_OPEN_MS // 1000, error)
-            self._worker.loop.call_later(RETRY_OPEN_MS, partial(self._retry, name, topic.topic_id))
-            if tasks is not None:
-                tasks.failed[str(name)] = str(error)
-        elif current is None or current.topic_id != topic.topic_id:
-            opened.abandon()
+        is_wanted = self._opening.get(name) is opening and not self._worker.is_draining
+        if opened is not None and is_wanted:
+            del self._opening[name]
+            self._serve(name, opening, opened)
         else:
-            self._failed.pop(name, None)
-            self._worker.child.forget(_distrust_key(name))
-            _tell_recovery(name, opened)
-            partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
-            self.serving[name] = partition
-            partition.publish()
-            if tasks is not None:
-                tasks.owned.append(_owned(partition))
-            else:
-                self._worker.control.acknowledge(Opened(self._worker.child.incarnation, [_owned(partition)]))
-                log.info("%s is in service again", name)
-        if tasks is not None:
+            if opened is not None:
+                opened.abandon()
+            self._turns.give_back(name)
+            if is_wanted:
+                del self._opening[name]
+                self._opening_failed(name, opening, error or OSError("no log"))
+        for tasks in opening.waiting:
             tasks.end()
 
-    def _retry(self, name: TopicPartition, topic_id: bytes) -> None:
-        topic = self._topics.get(name.topic)
-        if name in self._failed and name not in self._opening and topic is not None and topic.topic_id == topic_id:
-            self._open(topic, name.partition, None)
+    def _serve(self, name: TopicPartition, opening: _Opening, opened: PartitionLog) -> None:
+        self._failed.pop(name, None)
+        self._trust(name)
+        _tell_recovery(name, opened)
+        # Settings may have been altered while it was opened.
+        opened.configure(self._config_of(self._topics[name.topic]))
+        partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
+        self.serving[name] = partition
+        partition.publish()
+        for tasks in opening.waiting:
+            tasks.owned.append(_owned(partition))
+        if not opening.waiting:
+            self._worker.control.acknowledge(Opened(self._worker.child.incarnation, [_owned(partition)]))
+            log.info("%s is in service again", name)
+
+    def _opening_failed(self, name: TopicPartition, opening: _Opening, error: BaseException) -> None:
+        self._failed[name] = str(error)
+        retry_ms = RETRY_LOCKED_MS if isinstance(error, StartError) else RETRY_OPEN_MS
+        log.error("%s is out of service, tried again in %.1f s: %s", name, retry_ms / 1000, error)
+        if name not in self._retrying:
+            self._retrying.add(name)
+            self._worker.loop.call_later(retry_ms, partial(self._retry, name))
+        for tasks in opening.waiting:
+            tasks.failed[str(name)] = str(error)
+
+    def _retry(self, name: TopicPartition) -> None:
+        self._retrying.discard(name)
+        if name in self._failed and name not in self._opening:
+            self._open(name, [])
 
     # --- leaving ---
 
@@ -171,19 +210,34 @@ class PartitionTable:
         should this process die before the partition is sound again.
         """
         name = partition.name
-        if self.serving.pop(name, None) is None:
+        if self.serving.get(name) is not partition:
             return
-        self._worker.child.remember(_distrust_key(name), why)
+        self._worker.child.remember(_distrust_key(name), why[:1000])
+        self._leave(partition, False, KafkaStorageError(f"{name} is out of service: {why}"))
         self._failed[name] = why
-        self._worker.descriptors_forget(name)
-        topic = self._topics.get(name.topic)
+        self._open(name, [])
 
-        def let_go() -> None:
+    def _leave(self, partition: Partition, deleted: bool, error: KbrokerError) -> None:
+        """No longer served; the folder is free as soon as no thread uses it."""
+
+        def left() -> None:
             partition.log.abandon()
-            if topic is not None:
-                self._retry(name, topic.topic_id)
+            self._turns.give_back(partition.name)
 
-        partition.leave(False, KafkaStorageError(f"{name} is out of service: {why}"), let_go)
+        del self.serving[partition.name]
+        self._worker.descriptors_forget(partition.name)
+        partition.leave(deleted, error, left)
+
+    def _let_go(self, name: TopicPartition, deleted: bool, error: KbrokerError) -> None:
+        """This worker has nothing to do with that partition any longer."""
+        self._failed.pop(name, None)
+        if name in self.serving:
+            self._leave(self.serving[name], deleted, error)
+        opening = self._opening.pop(name, None)
+        if opening is not None:
+            waiting, opening.waiting = opening.waiting, []
+            for tasks in waiting:
+                tasks.end()
 
     def _forget(self, topic_name: str) -> None:
         """Stop serving a topic that is no longer in the catalog; its folders are deleted by `_remove`."""
@@ -191,35 +245,63 @@ class PartitionTable:
         error = UnknownTopicOrPartition(f"topic {topic_name} was deleted")
         for info in topic.partitions:
             name = TopicPartition(topic_name, info.partition)
-            self._failed.pop(name, None)
-            partition = self.serving.pop(name, None)
-            if partition is not None:
-                self._worker.descriptors_forget(name)
-                partition.leave(True, error, partition.log.abandon)
+            self._let_go(name, True, error)
+            self._trust(name)
+
+    def _trust(self, name: TopicPartition) -> None:
+        """A log that was opened anew, or is gone, has no pages that the disk did not take."""
+        key = _distrust_key(name)
+        if key in self._worker.child.remembered:
+            self._worker.child.forget(key)
+
+    # --- deleting ---
 
     def _remove(self, removed: RemovedInfo, tasks: _Tasks) -> None:
         known = self._topics.get(removed.name)
         if known is not None and known.topic_id == removed.topic_id:
             self._forget(removed.name)
-        if not removed.partitions:
-            return
-        folders = [self._worker.config.data_dir / f"{removed.name}-{index}" for index in removed.partitions]
+        for index in removed.partitions:
+            tasks.begin()
+            name = TopicPartition(removed.name, index)
+            self._turns.take(name, partial(self._delete, name, removed.topic_id, tasks))
+
+    def _delete(self, name: TopicPartition, topic_id: bytes, tasks: _Tasks) -> None:
+        folder = self._worker.config.data_dir / str(name)
 
         def delete() -> None:
-            for folder in folders:
-                # A topic of the same name may have been made since: its folder carries another id.
-                if read_topic_id(folder / PARTITION_METADATA) == removed.topic_id:
-                    PartitionLog.purge(PartitionLog.delete(folder))
+            # A topic of the same name may have been made since: its folder carries another id.
+            if read_topic_id(folder / PARTITION_METADATA) == topic_id:
+                PartitionLog.purge(PartitionLog.delete(folder))
 
         def deleted(_result: None, error: BaseException | None) -> None:
+            self._turns.give_back(name)
             if error is None:
-                tasks.removed.append(removed.topic_id)
+                tasks.removed.append(RemovedInfo(name.topic, topic_id, [name.partition]))
             else:
-                log.error("the folders of deleted topic %s could not be removed: %s", removed.name, error)
+                log.error("the folder of deleted partition %s could not be removed: %s", name, error)
             tasks.end()
 
-        tasks.begin()
         self._worker.io.submit(delete, deleted)
+
+    def _tidy(self) -> None:
+        """Once: go on with deletions in whose middle a process died."""
+        if self._has_tidied:
+            return
+        self._has_tidied = True
+        data_dir = self._worker.config.data_dir
+
+        def purge() -> None:
+            for folder in data_dir.iterdir():
+                if is_deleted_folder(folder.name):
+                    PartitionLog.purge(folder)
+
+        def purged(_result: None, error: BaseException | None) -> None:
+            if error is not None:
+                log.error("folders of deleted partitions could not be removed from %s: %s", data_dir, error)
+
+        self._worker.io.submit(purge, purged)
+
+    # --- the end ---
 
     def close_all(self, closed: Callable[[], None]) -> None:
         """Flush and close every log cleanly; `closed` is called when all are."""
@@ -247,13 +329,12 @@ class PartitionTable:
 
 
 class _Tasks:
-    """What one catalog update asks for, counted until all is done."""
+    """What one catalog update asks for, counted until all is done. Counts one from the start: the asking itself."""
 
-    def __init__(self, version: int, done: Callable[[CatalogAck], None]) -> None:
+    def __init__(self, done: Callable[[_Tasks], None]) -> None:
         self.owned: list[OwnedPartition] = []
-        self.removed: list[bytes] = []
+        self.removed: list[RemovedInfo] = []
         self.failed: dict[str, str] = {}
-        self._version = version
         self._done = done
         self._left = 1
 
@@ -265,11 +346,7 @@ class _Tasks:
         """One thing is done."""
         self._left -= 1
         if not self._left:
-            self._done(CatalogAck(0, self._version, self.owned, self.removed, self.failed))
-
-    def all_given(self) -> None:
-        """Nothing more will be asked."""
-        self.end()
+            self._done(self)
 
 
 def _owned(partition: Partition) -> OwnedPartition:

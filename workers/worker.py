@@ -37,7 +37,7 @@ from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop
-from kbroker.workers.partition import AckWaiter, Partition, storage_refusal
+from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.table import PartitionTable
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,6 @@ class Worker:
         self._dirty: dict[TopicPartition, Partition] = {}
         self._unflushed: dict[TopicPartition, Partition] = {}
         self._next_retention_ms = 0
-        self._told: dict[TopicPartition, str] = {}
 
         runtime = self.config.runtime_dir
         self.door = ClientDoor(self.context, self._serve, self.config.native)
@@ -198,8 +197,11 @@ class Worker:
         try:
             result = partition.append(batches, self.now_ms(), sync=wants_sync)
         except StorageError as error:
-            self._tell_once(partition.name, str(error))
-            raise storage_refusal(partition.name, error) from None
+            partition.tell_once(str(error))
+            if partition.log.failed:
+                self.table.reopen(partition, partition.log.failed)
+            raise
+        partition.told = ""
         self._dirty[partition.name] = partition
         self._unflushed[partition.name] = partition
         header = codec.encode_answer(
@@ -213,16 +215,11 @@ class Worker:
             if error is None:
                 asked.answer(header)
             else:
-                asked.refuse(storage_refusal(partition.name, error) if isinstance(error, StorageError) else error)
+                asked.refuse(error)
 
         asked = asked._replace(payload=[])
         deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
         partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
-
-    def _tell_once(self, name: TopicPartition, message: str) -> None:
-        if self._told.get(name) != message:
-            self._told[name] = message
-            log.error("%s: %s", name, message)
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:
@@ -302,14 +299,17 @@ class Worker:
             for partition in list(self.table.serving.values()):
                 self._retain(partition)
         for partition in self.table.serving.values():
-            partition.log.delete_due(self.now_ms())
+            try:
+                partition.log.delete_due(self.now_ms())
+            except StorageError as error:
+                partition.tell_once(str(error))
 
     def _retain(self, partition: Partition) -> None:
         try:
             partition.log.maybe_roll(self.now_ms())
             removed = partition.log.retain(self.now_ms())
         except (StorageError, OSError) as error:
-            log.error("%s: retention failed: %s", partition.name, error)
+            partition.tell_once(f"retention failed: {error}")
             return
         if removed:
             partition.show()

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from kbroker.catalog.store import ABSENT, Change, Versioned
+from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
 from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
 from kbroker.config import check_topic_settings
 from kbroker.errors import (
@@ -27,7 +27,11 @@ from kbroker.errors import (
 
 TOPICS = "topics/"
 REMOVED = "removed/"
+NODES = "nodes"
+"""The nodes over which the partitions were last spread."""
 PRODUCER_IDS = "producer-ids"
+NOBODY = -1
+"""The leader of a deleted partition whose folder is gone."""
 
 
 def _pack(record: Any) -> bytes:
@@ -41,6 +45,15 @@ def _topic_from(value: bytes) -> TopicRecord:
     return TopicRecord(partitions=partitions, **fields)
 
 
+def check_entries(entries: dict[str, Versioned]) -> None:
+    """Raises StoreDamaged, naming the key, when a stored value is none of ours."""
+    for key, entry in entries.items():
+        try:
+            Catalog([], 0, 0).load({key: entry})
+        except Exception as error:  # damaged bytes make msgpack and the records raise many kinds
+            raise StoreDamaged(f"the catalog's entry {key!r} cannot be understood: {error!r:.200}") from None
+
+
 class Catalog:
     """Topics by name with their versions in the store, and deleted topics whose folders are not gone yet."""
 
@@ -50,6 +63,7 @@ class Catalog:
         self.partitions_max = partitions_max
         self.topics: dict[str, TopicRecord] = {}
         self.removed: dict[bytes, RemovedTopic] = {}
+        self._spread_over: list[int] = []
         self._versions: dict[str, int] = {}
         self._collisions: dict[str, str] = {}
         self._load: Counter[int] = Counter()
@@ -86,6 +100,8 @@ class Catalog:
                 self.removed.pop(topic_id, None)
             else:
                 self.removed[topic_id] = RemovedTopic(**msgpack.unpackb(value))
+        elif key == NODES and value is not None:
+            self._spread_over = msgpack.unpackb(value)
 
     @property
     def partition_count(self) -> int:
@@ -132,10 +148,18 @@ class Catalog:
             Change(REMOVED + topic.topic_id.hex(), ABSENT, _pack(removed)),
         ]
 
-    def folders_gone(self, topic_id: bytes) -> list[Change]:
-        """Forget a deleted topic. Nothing to do for one that is not known."""
+    def folders_gone(self, topic_id: bytes, partitions: list[int]) -> list[Change]:
+        """These folders of a deleted topic are gone; with its last one it is forgotten."""
+        removed = self.removed.get(topic_id)
+        if removed is None:
+            return []
+        leaders = [NOBODY if index in partitions else leader for index, leader in enumerate(removed.leaders)]
+        if leaders == removed.leaders:
+            return []
         key = REMOVED + topic_id.hex()
-        return [Change(key, self._versions[key], None)] if key in self._versions else []
+        left = any(leader != NOBODY for leader in leaders)
+        value = _pack(dataclasses.replace(removed, leaders=leaders)) if left else None
+        return [Change(key, self._versions[key], value)]
 
     def grow(self, name: str, total: int) -> list[Change]:
         """More partitions: `total` in all. Raises UnknownTopicOrPartition, InvalidPartitions."""
@@ -172,7 +196,12 @@ class Catalog:
         return changes
 
     def reassign(self) -> list[Change]:
-        """Spread the partitions over the nodes there are now, moving as few as it takes; no folder ever moves."""
+        """Spread the partitions over the nodes, if those are others than before; no folder ever moves.
+
+        It moves as few as it takes. The same nodes keep what they have, for they may be serving it just now.
+        """
+        if self._spread_over == self.node_ids:
+            return []
         wanted = len(self.node_ids)
         total = self.partition_count
         most = -(-total // wanted)
@@ -188,7 +217,7 @@ class Catalog:
         for place in homeless:
             leaders[place] = node = min(self.node_ids, key=lambda n: (load[n], n))
             load[node] += 1
-        changes = []
+        changes = [Change(NODES, self._versions.get(NODES, ABSENT), msgpack.packb(self.node_ids))]
         for name in sorted({name for name, _ in leaders}):
             topic = self.topics[name]
             partitions = [
@@ -196,6 +225,18 @@ class Catalog:
                 for index, partition in enumerate(topic.partitions)
             ]
             changes.append(self._replace(dataclasses.replace(topic, partitions=partitions)))
+        return changes + self._adopt_deletions()
+
+    def _adopt_deletions(self) -> list[Change]:
+        """Folders that a node which is no more had to delete are deleted by another one."""
+        changes = []
+        for topic_id, removed in self.removed.items():
+            known = (*self.node_ids, NOBODY)
+            leaders = [leader if leader in known else self.node_ids[0] for leader in removed.leaders]
+            if leaders != removed.leaders:
+                key = REMOVED + topic_id.hex()
+                value = _pack(dataclasses.replace(removed, leaders=leaders))
+                changes.append(Change(key, self._versions[key], value))
         return changes
 
     def _replace(self, topic: TopicRecord) -> Change:

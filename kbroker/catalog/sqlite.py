@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
-from kbroker.catalog.store import ABSENT, Change, VersionConflict, Versioned, Watch
+from kbroker.catalog.store import ABSENT, Change, StoreDamaged, VersionConflict, Versioned, Watch
 from kbroker.errors import StartError, StorageError
 
 FILE_NAME = "meta.db"
@@ -17,6 +18,10 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, version INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""SQLITE_ERROR: sound as a database, but its tables are not ours."""
 
 
 class SqliteStore:
@@ -40,12 +45,18 @@ class SqliteStore:
                     "the newer kbroker that wrote it"
                 )
             self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+            if version != FORMAT_VERSION:
+                self._db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
             damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
-                raise sqlite3.DatabaseError(damage)
+                raise StoreDamaged(f"the catalog {path} is damaged: {damage}")
+            self._db.execute("SELECT key, version, value FROM entries LIMIT 1")
+            self._db.execute("SELECT name, next FROM counters LIMIT 1")
         except sqlite3.Error as error:
-            raise StorageError(f"the catalog {path} cannot be used: {error}") from None
+            # A disk that is full, read-only or dead says nothing about the file's contents.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            kind = StoreDamaged if code in _DAMAGE else StorageError
+            raise kind(f"the catalog {path} cannot be used: {error}") from None
         except StartError:
             self._db.close()
             raise
@@ -60,11 +71,14 @@ class SqliteStore:
 
     def entries(self, prefix: str) -> dict[str, Versioned]:
         """Everything whose key starts with `prefix`, in the order of the keys."""
-        rows = self._db.execute(
-            "SELECT key, version, value FROM entries WHERE key >= ? AND key < ? ORDER BY key",
-            (prefix, prefix + "\U0010ffff"),
-        )
-        return {key: Versioned(version, value) for key, version, value in rows}
+        try:
+            rows = self._db.execute(
+                "SELECT key, version, value FROM entries WHERE key >= ? AND key < ? ORDER BY key",
+                (prefix, prefix + "\U0010ffff"),
+            )
+            return {key: Versioned(version, value) for key, version, value in rows}
+        except sqlite3.Error as error:
+            raise StorageError(f"the catalog {self.path} could not be read: {error}") from None
 
     def commit(self, changes: list[Change]) -> None:
         """All or nothing, durable when it returns. Raises VersionConflict, StorageError."""
@@ -136,23 +150,35 @@ class SqliteStore:
         self._db.close()
 
 
-def open_store(folder: Path, now_ms: int) -> tuple[SqliteStore, Path | None]:
+def open_store(
+    folder: Path, now_ms: int, check: Callable[[dict[str, Versioned]], None]
+) -> tuple[SqliteStore, Path | None]:
     """The store in `folder`. A damaged one is set aside, never deleted, and a new one made: its new name comes second.
 
-    Raises StorageError when not even a new one can be made.
+    `check` raises StoreDamaged when the entries mean nothing.
+
+    Raises StorageError when the disk is at fault, not the file, or when not even a new one can be made.
     """
     path = folder / FILE_NAME
     try:
-        return SqliteStore(path), None
-    except StorageError:
-        if not path.exists():
-            raise
+        return _checked(path, check), None
+    except StoreDamaged:
         aside = folder / f"{FILE_NAME}.corrupt-{now_ms}"
         for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{aside}{suffix}")
         _fsync_folder(folder)
         return SqliteStore(path), aside
+
+
+def _checked(path: Path, check: Callable[[dict[str, Versioned]], None]) -> SqliteStore:
+    store = SqliteStore(path)
+    try:
+        check(store.entries(""))
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from kbroker.errors import KbrokerError
+from kbroker.errors import KbrokerError, StorageError
 
 ABSENT = 0
 """The version of a key that does not exist."""
@@ -16,6 +16,10 @@ ABSENT = 0
 
 class VersionConflict(KbrokerError):
     """Somebody else changed the key first: read again, decide again."""
+
+
+class StoreDamaged(StorageError):
+    """What the store holds is no sound catalog."""
 
 
 class Versioned(NamedTuple):

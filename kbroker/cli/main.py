@@ -64,6 +64,10 @@ def run(arguments: list[str]) -> int:
 
     # What the clients log on the way to an error is in the error's one line; `serve` sets up its own log.
     logging.getLogger("kbroker").addHandler(logging.NullHandler())
+    # A producer that tries again for minutes has no error yet: then its warning is all there is to see.
+    patience = logging.StreamHandler()
+    patience.setFormatter(logging.Formatter("kbroker: %(message)s"))
+    logging.getLogger("kbroker.clients.producer").addHandler(patience)
 
     def invoke() -> None:
         with commands.make_context("kbroker", arguments or ["--help"]) as context:

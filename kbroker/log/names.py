@@ -24,6 +24,8 @@ RECOVERY_POINT: Final = "recovery-point"
 CLEAN_SHUTDOWN: Final = "clean-shutdown"
 FLUSH_FAILED: Final = "flush-failed"
 
+NAME_BYTES_MAX: Final = 255
+_DELETED_FOLDER = re.compile(r".+\.[0-9a-f]{32}-delete")
 _NUMBERED = re.compile(r"(\d{20})(\.log|\.index|\.timeindex|\.txnindex|\.snapshot)")
 
 
@@ -39,6 +41,17 @@ def parse(name: str) -> tuple[int, str] | None:
         return None
     offset = int(match[1])
     return (offset, match[2]) if offset < 2**63 else None
+
+
+def deleted_folder(name: str, unique: str) -> str:
+    """The name under which a deleted partition's folder waits for the end, short enough for any file system."""
+    suffix = f".{unique}{DELETED_FOLDER}"
+    return name[: NAME_BYTES_MAX - len(suffix)] + suffix
+
+
+def is_deleted_folder(name: str) -> bool:
+    """Whether `deleted_folder` made that name. No partition's folder can have one: those end in a number."""
+    return _DELETED_FOLDER.fullmatch(name) is not None
 
 
 def aside(path: Path, taken: set[str]) -> Path:

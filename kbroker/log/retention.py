@@ -95,7 +95,7 @@ def delete_due(log: PartitionLog, now_ms: int) -> int:
 
 def delete_folder(folder: Path, storage: Storage) -> Path:
     """See PartitionLog.delete."""
-    gone = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{names.DELETED_FOLDER}")
+    gone = folder.with_name(names.deleted_folder(folder.name, uuid.uuid4().hex))
     try:
         storage.rename(folder, gone)
         storage.fsync_folder(folder.parent)
@@ -108,7 +108,11 @@ def purge_folder(folder: Path, storage: Storage) -> None:
     """See PartitionLog.purge."""
     try:
         for name in storage.list(folder):
-            storage.unlink(folder / name)
+            # Another process may be at it as well: whoever starts goes on with what was left.
+            with contextlib.suppress(FileNotFoundError):
+                storage.unlink(folder / name)
         storage.remove_folder(folder)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise StorageError(f"cannot remove {folder}: {error}") from error

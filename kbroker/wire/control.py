@@ -30,7 +30,7 @@ class Join:
 
 @dataclass(slots=True)
 class RemovedInfo:
-    """A deleted topic; `partitions` are those whose folders the receiver has to delete."""
+    """A deleted topic; `partitions` are those whose folders the receiver has to delete, or the sender has deleted."""
 
     name: str
     topic_id: bytes
@@ -68,7 +68,7 @@ class CatalogAck:
     incarnation: int
     version: int
     owned: list[OwnedPartition] = field(default_factory=list)
-    removed: list[bytes] = field(default_factory=list)
+    removed: list[RemovedInfo] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
 

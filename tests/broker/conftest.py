@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,4 +29,4 @@ def client(broker: Broker) -> Iterator[RawClient]:
 @pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
     """A topic name of the test's own."""
-    return str(request.node.name).translate(str.maketrans("[]/ ", "----"))[:200]
+    return re.sub(r"[^a-zA-Z0-9._-]", "-", str(request.node.name))[:200]

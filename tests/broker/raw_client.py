@@ -32,7 +32,7 @@ class RawClient:
         self.socket.setsockopt(zmq.SNDTIMEO, TIMEOUT_MS)
         self.socket.connect(endpoint)
         self._numbers = itertools.count(1)
-        self._early: dict[bytes, list[bytes]] = {}
+        self.early: dict[bytes, list[bytes]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -55,10 +55,10 @@ class RawClient:
 
     def take(self, request_id: bytes) -> list[bytes]:
         """Header and payload of the answer to one request."""
-        while request_id not in self._early:
+        while request_id not in self.early:
             frames = self.socket.recv_multipart()
-            self._early[frames[0]] = frames[1:]
-        return self._early.pop(request_id)
+            self.early[frames[0]] = frames[1:]
+        return self.early.pop(request_id)
 
     def take_any(self) -> tuple[bytes, list[bytes]]:
         """Whatever answer comes next: request id, header and payload."""
@@ -117,6 +117,12 @@ class RawClient:
 def batch(values: list[bytes] | int = 1, **more: Any) -> bytes:
     """A batch stamped with the present time, lest retention takes it."""
     return bytes(log_batch(values, timestamp_ms=time.time_ns() // 1_000_000, **more))
+
+
+def owner_of(client: RawClient, topic: str, partition: int) -> int:
+    """The number of the worker that owns a partition."""
+    found = client.ask_until_served(m.MetadataAnswer, m.Metadata([topic]))
+    return found.topics[0].partitions[partition].leader - 1
 
 
 def direct(broker: Broker, worker: int = 0) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.catalog.catalog import Catalog
+from kbroker.catalog.catalog import Catalog, check_entries
 from kbroker.catalog.rebuild import topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import ABSENT, Change, VersionConflict
@@ -78,9 +78,12 @@ def test_a_deleted_topic_is_remembered_until_its_folders_are_gone() -> None:
     assert "t" not in found.topics
     assert len(found.removed[b"i" * 16].leaders) == 3
     found.apply(found.create("t", 1, {}, b"j" * 16))
-    found.apply(found.folders_gone(b"i" * 16))
+    found.apply(found.folders_gone(b"i" * 16, [0, 2]))
+    assert found.removed[b"i" * 16].leaders[1] > 0
+    assert found.folders_gone(b"i" * 16, [2]) == []
+    found.apply(found.folders_gone(b"i" * 16, [1]))
     assert not found.removed
-    assert found.folders_gone(b"i" * 16) == []
+    assert found.folders_gone(b"i" * 16, [0]) == []
     with pytest.raises(UnknownTopicOrPartition):
         found.delete("nobody")
 
@@ -178,7 +181,7 @@ def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 4080])
 def test_a_damaged_store_is_set_aside_and_the_topics_are_found_again(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "meta.db").write_bytes(damage)
-    store, aside = open_store(tmp_path, 123)
+    store, aside = open_store(tmp_path, 123, check_entries)
     assert aside == tmp_path / "meta.db.corrupt-123"
     assert aside.read_bytes() == damage
     assert store.entries("") == {}
@@ -189,7 +192,7 @@ def test_a_store_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     db.execute("PRAGMA user_version=2")
     db.close()
     with pytest.raises(StartError, match="has format 2; this kbroker knows 1"):
-        open_store(tmp_path, 0)
+        open_store(tmp_path, 0, check_entries)
 
 
 def test_topics_are_found_by_their_folders(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_after_close_and_without_a_broker() -> None:
     with Broker() as broker:
         admin = Admin(broker.server, api_timeout_ms=1_000)
         broker.stop()
-        with pytest.raises(BrokerUnavailable, match="front.ipc"):
+        with pytest.raises(BrokerUnavailable, match=r"front\.ipc"):
             admin.list_topics()
         broker.start()
         assert admin.list_topics() == []

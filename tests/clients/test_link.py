@@ -154,7 +154,7 @@ def test_a_peer_that_does_not_greet(context: zmq.Context[Any], tmp_path: Path) -
     link.serve(due - 1)
     assert link.alive
     link.serve(due)
-    assert not link.alive
+    assert link.state is LinkState.DEAD
     assert "greet" in str(link.error)
     mute.die()
 
