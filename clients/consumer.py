@@ -200,8 +200,6 @@ class Consumer:
 
     def _sleep(self, left_ms: int) -> None:
         self._reader.sleep(min(left_ms, 60_000))
-        now = now_ms()
-        self._cluster.serve(now)
 
     # --- what to read ---
 

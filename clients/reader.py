@@ -29,6 +29,9 @@ from kbroker.wire.messages import FetchedPartition, OffsetFound
 
 log = logging.getLogger(__name__)
 
+SERVE_MS = 100
+"""While shared memory gives enough, the sockets are looked at so often."""
+
 
 class Reader:
     """Keeps the cursors of a ConsumerCore supplied."""
@@ -86,8 +89,9 @@ class Reader:
             near = self._shm is not None and (self._options.transport == "shm" or self._shm.serves(cursor))
             (by_shm if near else by_zmq).append(cursor)
         self._by_zmq = bool(by_zmq)
-        if by_shm and self._shm is not None:
-            self._shm.read(by_shm, now)
+        came = self._shm.read(by_shm, now) if by_shm and self._shm is not None else False
+        if came and not by_zmq and now - self._served_ms < SERVE_MS:
+            return True  # the sockets can wait
         if by_zmq:
             self._zmq.read(by_zmq, now)
         self._look_up(now)
@@ -98,7 +102,7 @@ class Reader:
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""
         # Each look costs something for every partition; a look for every batch would cost more than the batches.
-        pause_ms = 1 + len(self._core.cursors) // 50 if self._by_zmq else 100
+        pause_ms = 1 + len(self._core.cursors) // 50 if self._by_zmq else SERVE_MS
         if now - self._served_ms >= pause_ms:
             by_zmq = [
                 cursor

@@ -61,6 +61,7 @@ class Worker:
         self.table = PartitionTable(self)
         self._dirty: dict[TopicPartition, Partition] = {}
         self._unflushed: dict[TopicPartition, Partition] = {}
+        self._answers: list[tuple[Asked, bytes]] = []
         self._next_retention_ms = 0
 
         runtime = self.config.runtime_dir
@@ -208,7 +209,7 @@ class Worker:
             m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
         )
         if not result.sync_needed:
-            asked.answer(header)
+            self._answers.append((asked._replace(payload=[]), header))
             return
 
         def done(error: KbrokerError | None) -> None:
@@ -258,6 +259,10 @@ class Worker:
             self._publish(partition)
             if partition.has_waiters:
                 partition.flush(self.io, self.now_ms, self._flushed)
+        # Readers first: who waits for a record waits longer than who has sent it.
+        answers, self._answers = self._answers, []
+        for asked, header in answers:
+            asked.answer(header)
 
     def _publish(self, partition: Partition) -> None:
         if partition.publish():
