@@ -21,6 +21,7 @@ COMMANDS = {
     "consume": "Print a topic's records.",
     "log": "Look into a partition's files, with no broker.",
     "config": "Show, check and explain settings.",
+    "systemd": "Run the broker as a service.",
 }
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
