@@ -81,7 +81,7 @@ class Partition:
         """Log what is wrong with the disk, unless that was the last thing said."""
         if self.told != complaint:
             self.told = complaint
-            log.error("%s: %s", self.name, complaint)
+            log.error("%s", complaint)
 
     def answer_when_synced(self, waiter: AckWaiter) -> None:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
@@ -182,4 +182,5 @@ class Partition:
 
 def storage_refusal(name: TopicPartition, error: BaseException) -> KafkaStorageError:
     """What a client is told when the disk is at fault."""
-    return KafkaStorageError(f"{name}: {error}")
+    text = str(error)
+    return KafkaStorageError(text if text.startswith(f"{name}:") else f"{name}: {text}")

@@ -1,4 +1,4 @@
-"""Starting a whole broker where it cannot serve: one clear message, nothing touched, and what it does to its folders."""
+"""Starting a whole broker where it cannot serve: one clear message, nothing touched; and how its folders look."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_runtime_path_that_no_unix_socket_takes(tmp_path: Path) -> None:
     broker = Broker()
     broker.runtime_dir = tmp_path / ("r" * 100)
     try:
-        with pytest.raises(BrokerFailed, match="too long for a unix socket|is too long"):
+        with pytest.raises(BrokerFailed, match=r"too long for a unix socket|is too long"):
             broker.start()
     finally:
         broker.close()
