@@ -3,8 +3,7 @@
 `--help`, the reference (`kbroker config`), the error for a wrong value and the topic settings of `kbroker topic` all
 come from the fields below. Names and meanings are Kafka's where Kafka has them.
 
-A configuration file whose name ends in `.toml` is TOML with the same names (`log.segment.bytes = 1048576`, or tables);
-any other holds `name=value` lines, as Kafka's server.properties does, and `#` starts a comment.
+A configuration file is TOML with the same names: `log.segment.bytes = 1048576`, or tables that say the same.
 """
 
 from __future__ import annotations
@@ -124,6 +123,11 @@ class LogConfig:
         "log.cleanup.policy", "delete", "What happens to old segments. Compaction comes with a later release.",
         choices=("delete",), topic="cleanup.policy", reloadable=True,
     )  # fmt: skip
+    compression_type: str = setting(
+        "compression.type", "producer",
+        "`producer`: batches are kept as they were compressed. Recompression by the broker comes with a later release.",
+        choices=("producer",), topic="compression.type",
+    )  # fmt: skip
     timestamp_type: str = setting(
         "log.message.timestamp.type", "CreateTime", "Whose clock stamps records: the producer's or the broker's.",
         choices=("CreateTime", "LogAppendTime"), topic="message.timestamp.type", reloadable=True,
@@ -161,10 +165,6 @@ class ServerConfig:
     io_threads: int = setting(
         "num.io.threads", 4, "Threads in each worker for what may block: flushes and cold reads.", least=1, most=64
     )
-    hot_window_bytes: int = setting(
-        "log.hot.window.bytes", 64 << 20, "Reads this close to a partition's end are taken to be in the page cache.",
-        unit="bytes", least=0, most=_INT64_MAX,
-    )  # fmt: skip
     front_memory_max_bytes: int = setting(
         "front.memory.max.bytes", 512 << 20, "A front whose own memory grows past this is replaced.",
         unit="bytes", least=64 << 20, most=_INT64_MAX, reloadable=True,
@@ -338,20 +338,6 @@ def make_config(values: Mapping[str, str], base: Config | None = None) -> Config
     return dataclasses.replace(config, **replaced)
 
 
-def parse_properties(text: str, source: str) -> dict[str, str]:
-    """The `name=value` lines of a configuration file; `source` names the file in errors. Raises ConfigError."""
-    values: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith(("#", "!")):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals:
-            raise ConfigError(f"{source}, line {number}: expected name=value, got {line!r}")
-        values[name.strip()] = value.strip()
-    return values
-
-
 def parse_toml(text: str, source: str) -> dict[str, str]:
     """The settings of a TOML file, tables joined by dots; `source` names the file in errors. Raises ConfigError."""
     try:
@@ -382,12 +368,22 @@ def read_settings(path: Path) -> dict[str, str]:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the configuration file {path}: it is not UTF-8 ({error})") from None
-    values = parse_toml(text, str(path)) if path.suffix == ".toml" else parse_properties(text, str(path))
-    try:
-        make_config(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    values = parse_toml(text, str(path))
+    for name, value in values.items():
+        try:
+            make_config({name: value})
+        except ConfigError as error:
+            raise ConfigError(f"{path}{_line_of(name, text)}: {error}") from None
     return values
+
+
+def _line_of(name: str, text: str) -> str:
+    """`, line N` of a setting in a TOML text, written out or as the last key in a table; empty when not found."""
+    for key in (name, name.rpartition(".")[2]):
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.partition("=")[0].strip().replace('"', "") == key:
+                return f", line {number}"
+    return ""
 
 
 def load_config(path: Path | None, overrides: Mapping[str, str]) -> Config:

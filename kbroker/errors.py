@@ -102,6 +102,12 @@ class MessageTooLarge(RequestError):
     code = 10
 
 
+class NetworkError(RetriableError):
+    """The connection to a broker process ended before the answer came: nobody knows whether it acted."""
+
+    code = 13
+
+
 class InvalidTopic(RequestError):
     code = 17
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 SHIPPED = ("kbroker", "workers", "clients", "pyproject.toml", "README.md", "LICENSE")
 
 APPLICATION = """

@@ -4,9 +4,11 @@ Neither side ever blocks on it. What does not fit into the socket's buffer waits
 subject, where a newer message takes the place of an older one: the table of peers, a reload, the memory under one key.
 So the memory that a slow peer costs is bounded.
 
-    supervisor → child   ["ping", number]  ["peers", {name: [incarnation, pid, ready]}]  ["drain"]  ["reload", {name: text}]
-    child → supervisor   ["pong", number, facts]  ["ready", text]  ["refused", text]  ["remember", key, text]  ["forget", key]
-"""  # noqa: E501
+    supervisor → child   ["ping", number]   ["peers", {name: [incarnation, pid, ready]}]
+                         ["reload", {setting: text}]   ["drain"]
+    child → supervisor   ["pong", number, facts]   ["ready", text]   ["refused", text]
+                         ["remember", key, text]   ["forget", key]
+"""
 
 from __future__ import annotations
 

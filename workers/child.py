@@ -133,11 +133,11 @@ class ChildContext:
             self._loop.stop()
 
     def bind(self, door: zmq.Socket[bytes], endpoint: str, listener: str = "") -> None:
-        """Bind a ZeroMQ socket: to the inherited `listener` that lies at `endpoint` when there is one, else by itself.
+        """Bind a ZeroMQ socket: to the inherited `listener`, or the one that lies at `endpoint`; else by itself.
 
-        A unix socket gets mode 0660. Raises zmq.ZMQError.
+        Inherited, its clients wait while this process restarts. A unix socket gets mode 0660. Raises zmq.ZMQError.
         """
-        inherited = self.listeners.get(listener)
+        inherited = self.listeners.get(listener) if listener else self._listener_at(endpoint)
         if inherited is None:
             with socket_umask():
                 door.bind(endpoint)
@@ -150,6 +150,11 @@ class ChildContext:
             door.bind(endpoint)
         finally:
             door.setsockopt(zmq.USE_FD, -1)
+
+    def _listener_at(self, endpoint: str) -> socket.socket | None:
+        path = endpoint.removeprefix("ipc://")
+        unix = [sock for sock in self.listeners.values() if sock.family == socket.AF_UNIX]
+        return next((sock for sock in unix if sock.getsockname() == path), None)
 
     def take_signals(self) -> None:
         """Signals as a child treats them: Ctrl-C and a closing terminal are the supervisor's business; SIGTERM drains

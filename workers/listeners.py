@@ -98,13 +98,21 @@ def parse_address(text: str, setting: str) -> TcpAddress:
 
 def planned(config: Config) -> list[Listener]:
     """All the listeners that a configuration asks for."""
-    listeners = []
+
+    def unix(process: str, name: str, file_name: str, kind: int = socket.SOCK_STREAM) -> Listener:
+        return Listener(process, name, UnixAddress(config.runtime_dir / file_name, kind))
+
+    listeners = [
+        unix("front", "door", FRONT),
+        unix("front", "backend", BACKEND),
+        unix("coordinator", "control", CONTROL),
+    ]
     if config.native.tcp_listen:
         listeners.append(Listener("front", "native", parse_address(config.native.tcp_listen, "native.listen")))
-    if config.shm.enabled:
-        for i in range(config.worker_count):
-            path = config.runtime_dir / worker_shm(i)
-            listeners.append(Listener(f"worker-{i}", "shm", UnixAddress(path, socket.SOCK_SEQPACKET)))
+    for i in range(config.worker_count):
+        listeners.append(unix(f"worker-{i}", "door", worker_ipc(i)))
+        if config.shm.enabled:
+            listeners.append(unix(f"worker-{i}", "shm", worker_shm(i), socket.SOCK_SEQPACKET))
     return listeners
 
 

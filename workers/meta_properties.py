@@ -8,8 +8,7 @@ import re
 import uuid
 from pathlib import Path
 
-from kbroker.config import parse_properties
-from kbroker.errors import ConfigError, StartError
+from kbroker.errors import StartError
 from kbroker.workers.locks import sync_folder
 
 FILE_NAME = "meta.properties"
@@ -61,12 +60,25 @@ def read_or_create(data_dir: Path) -> str:
     return _cluster_id_in(path, text)
 
 
+def _parse(text: str) -> dict[str, str]:
+    """The `name=value` lines of a Java properties file. Raises ValueError naming the line."""
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if line and not line.startswith(("#", "!")):
+            name, equals, value = line.partition("=")
+            if not equals:
+                raise ValueError(f"line {number}: expected name=value, got {line!r:.80}")
+            values[name.strip()] = value.strip()
+    return values
+
+
 def _cluster_id_in(path: Path, text: str) -> str:
 
     remedy = "restore it from a backup, or write its cluster.id back"
     try:
-        values = parse_properties(text, str(path))
-    except ConfigError as error:
+        values = _parse(text)
+    except ValueError as error:
         raise StartError(f"{path} is damaged ({error}); {remedy}") from None
     ours = values.get("kbroker.format", "")
     if not ours:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from kbroker.errors import KafkaStorageError, KbrokerError, RequestTimedOut, StorageError
+from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult
@@ -178,9 +178,3 @@ class Partition:
         self._when_left = then
         if not self._is_flushing:
             then()
-
-
-def storage_refusal(name: TopicPartition, error: BaseException) -> KafkaStorageError:
-    """What a client is told when the disk is at fault."""
-    text = str(error)
-    return KafkaStorageError(text if text.startswith(f"{name}:") else f"{name}: {text}")

@@ -37,6 +37,8 @@ def claim(config: Config, stack: contextlib.ExitStack) -> Premises:
     make_folder(config.data_dir, "data")
     data_lock = FolderLock(config.data_dir, DATA_LOCK, "data")
     stack.callback(data_lock.close)
+    # Before anything else is made in there, so that a start that dies here leaves a folder that is still ours.
+    cluster_id = read_or_create(config.data_dir)
     make_folder(config.runtime_dir, "runtime")
     runtime_lock = FolderLock(config.runtime_dir, RUNTIME_LOCK, "runtime")
     stack.callback(runtime_lock.close)
@@ -44,7 +46,6 @@ def claim(config: Config, stack: contextlib.ExitStack) -> Premises:
     stack.callback(processes_lock.close)
     if not processes_lock.held:
         log.warning("a process of the broker that ran on %s before has not ended; going on", config.data_dir)
-    cluster_id = read_or_create(config.data_dir)
     remove_stale_sockets(config.runtime_dir)
     stack.callback(remove_stale_sockets, config.runtime_dir)
     return Premises(data_lock, processes_lock, cluster_id, data_lock.holder_died or runtime_lock.holder_died)

@@ -37,7 +37,7 @@ from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop
-from kbroker.workers.partition import AckWaiter, Partition, storage_refusal
+from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.table import PartitionTable
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Worker:
             partition.tell_once(str(error))
             if partition.log.failed:
                 self.table.reopen(partition, partition.log.failed)
-            raise storage_refusal(partition.name, error) from None
+            raise
         partition.told = ""
         self._dirty[partition.name] = partition
         self._unflushed[partition.name] = partition
@@ -215,7 +215,7 @@ class Worker:
             if error is None:
                 asked.answer(header)
             else:
-                asked.refuse(storage_refusal(partition.name, error) if isinstance(error, StorageError) else error)
+                asked.refuse(error)
 
         asked = asked._replace(payload=[])
         deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)

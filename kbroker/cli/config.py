@@ -53,10 +53,10 @@ def markdown() -> str:
         "Written by `make reference` from `kbroker/config.py`; do not edit.",
         "",
         "A setting comes, the later the stronger, from its default, the file that `--config` or `KBROKER_CONFIG`",
-        "names, the environment (`KBROKER_LOG_SEGMENT_BYTES` is `log.segment.bytes`), and `--set NAME=VALUE`. A file",
-        "that ends in `.toml` is TOML with the same names; any other holds `name=value` lines. **Topic** is the name",
-        "under which a topic may override the setting (`kbroker topic create NAME --set NAME=VALUE`). Settings marked",
-        "**↻** follow SIGHUP.",
+        "names, the environment (`KBROKER_LOG_SEGMENT_BYTES` is `log.segment.bytes`), and `--set NAME=VALUE`.",
+        "The file is TOML with the same names: `log.segment.bytes = 1048576`, or tables that say the same.",
+        "**Topic** is the name under which a topic may override the setting (`kbroker topic create NAME --set",
+        "NAME=VALUE`). Settings marked **↻** follow SIGHUP.",
     ]
     for section in dict.fromkeys(known.section for known in SETTINGS.values()):
         lines += [

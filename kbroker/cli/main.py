@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -60,6 +61,9 @@ def run(arguments: list[str]) -> int:
     """Run the command that `arguments` name; its exit code."""
     if "_KBROKER_COMPLETE" in os.environ:  # the shell asks for completions: click's own business
         commands.main(arguments, prog_name="kbroker")
+
+    # What the clients log on the way to an error is in the error's one line; `serve` sets up its own log.
+    logging.getLogger("kbroker").addHandler(logging.NullHandler())
 
     def invoke() -> None:
         with commands.make_context("kbroker", arguments or ["--help"]) as context:

@@ -72,7 +72,7 @@ def _total_bytes(files: tuple[str, ...]) -> int | None:
     help="What an acknowledgement promises: nothing; it survives any process's death; it survives power loss.",
 )  # fmt: skip
 @click.option(
-    "-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True, help="How batches travel and lie."
+    "-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True, help="Of the batches."
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
 @server_option
@@ -113,7 +113,6 @@ def command(
         server=server,
         acks="all" if acks == "all" else int(acks),
         compression_type=None if compression == "none" else compression,
-        linger_ms=5,
     )
     tally = Tally()
     pending: deque[Any] = deque()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ from kbroker.cli.outcome import NOT_READY
 from kbroker.cli.table import print_table
 from kbroker.errors import BrokerUnavailable
 from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, SUPERVISOR, usual_runtime_dirs
-
-TIMEOUT_S = 2.0
+from kbroker.wire.status import read_status
 
 
 def find_runtime_dir() -> Path:
@@ -35,26 +32,6 @@ def find_runtime_dir() -> Path:
         f"no broker found in {', '.join(map(str, usual))}: name its folder by --runtime-dir, or start one with "
         "`kbroker serve`"
     )
-
-
-def read_status(runtime_dir: Path) -> dict[str, Any]:
-    """The status document that the supervisor hands out. Raises BrokerUnavailable."""
-    path = runtime_dir / SUPERVISOR
-    parts = []
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S)
-            connection.connect(str(path))
-            while part := connection.recv(1 << 16):
-                parts.append(part)
-        document: dict[str, Any] = json.loads(b"".join(parts))
-    except TimeoutError:
-        raise BrokerUnavailable(f"the supervisor at {path} does not answer within {TIMEOUT_S:.0f} s") from None
-    except OSError as error:
-        raise BrokerUnavailable(f"no broker answers at {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise BrokerUnavailable(f"the supervisor at {path} hung up in the middle: {error}") from None
-    return document
 
 
 def _state(process: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 control_page  one page per partition: how far it is published, under a sequence counter
 mapping       mmap(2) beyond the end of a file, and asking for pages without dying of SIGBUS
+locate        finding an offset in a closed segment by its index
 segment_file  whole batches out of one segment file
 messages      what reader and worker say to each other on the unix socket
 access        who may connect

@@ -109,17 +109,23 @@ class Connection:
         Raises HungUp when the peer is gone or its socket is full; ThrottlingQuotaExceeded when the kernel takes no
         more descriptors that nobody has received yet.
         """
-        ancillary = []
-        if descriptors:
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        if not descriptors:
+            self.send_encoded(encode(message))
+            return
         try:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
             self.sock.sendmsg([encode(message)], ancillary, _SEND_FLAGS)
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 raise ThrottlingQuotaExceeded("too many descriptors are on their way to other readers") from None
-            if error.errno == errno.EAGAIN:
-                raise HungUp("it does not read its socket") from None
-            raise HungUp(os.strerror(error.errno or 0)) from None
+            raise _hung_up(error) from None
+
+    def send_encoded(self, data: bytes) -> None:
+        """`send` for a message that is bytes already. Raises HungUp."""
+        try:
+            self.sock.send(data, _SEND_FLAGS)
+        except OSError as error:
+            raise _hung_up(error) from None
 
     def add_handle(self, handle: Handle) -> int:
         """A number for an opened partition; numbers are not used again."""
@@ -136,3 +142,7 @@ class Connection:
     def close(self) -> None:
         self.met_deadline()
         self.sock.close()
+
+
+def _hung_up(error: OSError) -> HungUp:
+    return HungUp("it does not read its socket" if error.errno == errno.EAGAIN else os.strerror(error.errno or 0))

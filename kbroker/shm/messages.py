@@ -8,10 +8,10 @@ time in between.
     hello                           →
                                     ←   welcome                       or error, and a hang-up
     open                            →
-                                    ←   opened + control page, segment
+                                    ←   opened + control page, segment [, index]
     taken                           →                                 within shm.handover.timeout.ms
     segment                         →
-                                    ←   next_segment + segment        no descriptor when the reader has that file
+                                    ←   next_segment [+ segment] [, index]
     taken                           →                                 only after a descriptor
     arm                             →
                                     ←   wake                          once for each armed partition, at once if past
@@ -97,7 +97,8 @@ class Segment:
 
 @dataclass(slots=True)
 class NextSegment:
-    """A segment. The batch that has the offset asked for starts at byte `position`.
+    """A segment, handed over unless the reader has that file. The batch with the offset asked for starts at byte
+    `position`; -1: the reader must find it, by the segment's index, which is handed over if there is one.
 
     `closed_bytes` and `next_base_offset`: where it ends and the next begins, or -1 while it may grow.
     """

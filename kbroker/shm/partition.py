@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kbroker.errors import (
@@ -12,6 +13,7 @@ from kbroker.errors import (
 )
 from kbroker.shm.control_page import CLOSED, DELETED, LIVE, ControlPageView, PageFacts
 from kbroker.shm.errors import ConnectionLost
+from kbroker.shm.locate import find_batch
 from kbroker.shm.segment_file import HOT_BYTES, SegmentFile, last_header
 from kbroker.types import TopicPartition
 
@@ -24,7 +26,9 @@ READ_BYTES: Final = 1 << 20
 class Segments(Protocol):
     """Where further segments come from: the connection."""
 
-    def next_segment(self, handle: int, offset: int, held_base: int, generation: int) -> tuple[NextSegment, int]: ...
+    def next_segment(
+        self, handle: int, offset: int, held_base: int, generation: int
+    ) -> tuple[NextSegment, list[int]]: ...
 
     def forget(self, handle: int) -> None: ...
 
@@ -59,7 +63,6 @@ class ShmPartition:
         partition: TopicPartition,
         opened: Opened,
         page: ControlPageView,
-        segment_fd: int,
         offset: int,
         *,
         committed: bool,
@@ -76,7 +79,7 @@ class ShmPartition:
         # Until the page was read the first time, nothing is known to be published past where we stand.
         self._facts = PageFacts(LIVE, -1, -1, opened.files_generation, 0, offset, 0, 0, offset, 0, 0)
         self._file: SegmentFile | None = None
-        self._take(opened, segment_fd)
+        self._segment_base = self._generation = -1
 
     # What the consumer calls
 
@@ -191,21 +194,30 @@ class ShmPartition:
             self._ask()
 
     def _ask(self) -> None:
-        """Have the worker tell the segment and position of `offset`, and hand the file over if it is another."""
+        """Have the worker tell the segment of `offset`, and hand the file over if it is another."""
         held = self._segment_base if self._file is not None else -1
-        answer, segment_fd = self._connection.next_segment(self.handle, self.offset, held, self._generation)
-        self._take(answer, segment_fd)
+        self.take(*self._connection.next_segment(self.handle, self.offset, held, self._generation))
 
-    def _take(self, answer: Opened | NextSegment, segment_fd: int) -> None:
-        if segment_fd >= 0:
+    def take(self, answer: Opened | NextSegment, descriptors: list[int]) -> None:
+        """Go on in a segment: for the connection. The descriptors are taken over. Raises StorageError."""
+        held = self._file is not None and self._segment_base == answer.base_offset
+        if not held or self._generation != answer.files_generation:
             if self._file is not None:
                 self._file.close()
             self._segment_base = answer.base_offset
-            self._file = SegmentFile(segment_fd, self._name(), mapped=self._mapped)
-        self._position = answer.position
+            self._file = SegmentFile(descriptors.pop(0), self._name(), mapped=self._mapped)
         self._closed_bytes = answer.closed_bytes
         self._next_base = answer.next_base_offset
         self._generation = answer.files_generation
+        try:
+            self._position = answer.position
+            if answer.position < 0:
+                assert self._file is not None
+                index_fd = descriptors[0] if descriptors else -1
+                self._position = find_batch(self._file, self._segment_base, self.offset, self._closed_bytes, index_fd)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _name(self) -> str:
         return f"{self.partition}, segment {self._segment_base}"

@@ -77,6 +77,7 @@ class ShmConnection:
         self._partitions: dict[int, ShmPartition] = {}
         self._armed: dict[int, int] = {}  # handle to offset
         self._woken: set[int] = set()
+        self._buffer = bytearray(MESSAGE_BYTES_MAX)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             self._connect()
@@ -130,21 +131,24 @@ class ShmConnection:
         if opened.diverging_offset >= 0:
             _close_all(descriptors)
             raise LogTruncated(where, offset, opened.diverging_offset)
-        if len(descriptors) != 2:
+        if len(descriptors) < 2:
             _close_all(descriptors)
             raise InvalidRequest(f"{where}: two descriptors were to come, not {len(descriptors)}")
-        page_fd, segment_fd = descriptors
+        page_fd, *files = descriptors
         try:
             view = ControlPageView(page_fd)
         except BaseException:
-            os.close(segment_fd)
+            _close_all(files)
             raise
         finally:
             os.close(page_fd)
-        opened_partition = ShmPartition(
-            self, where, opened, view, segment_fd, offset, committed=committed, mapped=self._mapped
-        )
+        opened_partition = ShmPartition(self, where, opened, view, offset, committed=committed, mapped=self._mapped)
         self._partitions[opened.handle] = opened_partition
+        try:
+            opened_partition.take(opened, files)
+        except BaseException:
+            opened_partition.close()
+            raise
         return opened_partition
 
     def fileno(self) -> int:
@@ -154,9 +158,11 @@ class ShmConnection:
     def arm(self, partitions: Iterable[ShmPartition]) -> bool:
         """Ask to be woken once when any of these can be read on. False: do not sleep, there is something already.
 
-        Cheap to call again: what is armed stays so until it wakes. Raises ConnectionLost.
+        Cheap to call again: what is armed stays so until it wakes. A wake-up that came while another answer was
+        awaited does not show on the socket any more; that there is something to read shows here. Raises
+        ConnectionLost.
         """
-        ready = bool(self._woken)
+        ready = False
         wanted: dict[bool, list[ShmPartition]] = {False: [], True: []}
         for partition in partitions:
             if partition.readable:
@@ -177,20 +183,22 @@ class ShmConnection:
 
         Raises ConnectionLost when the worker hung up.
         """
-        while True:
-            message, descriptors = self._receive()
-            if message is None:
-                break
-            _close_all(descriptors)
-            self._note(message)
+        try:
+            self._take_wake(self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT))
+            while self._poll.poll(0):
+                self._take_wake(self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            raise ConnectionLost(f"the worker at {self.path} is gone: {error}") from None
         woken, self._woken = self._woken, set()
         return [self._partitions[handle] for handle in woken if handle in self._partitions]
 
     def close(self) -> None:
         """Close the connection and all its partitions. A second call does nothing."""
+        self._sock.close()  # first: the worker then forgets the partitions all at once
         for partition in tuple(self._partitions.values()):
             partition.close()
-        self._sock.close()
 
     def __enter__(self) -> ShmConnection:
         return self
@@ -200,14 +208,10 @@ class ShmConnection:
 
     # What its partitions call
 
-    def next_segment(self, handle: int, offset: int, held_base: int, generation: int) -> tuple[NextSegment, int]:
-        """The segment that has `offset`, and its descriptor, or -1 when the reader holds it. Raises as `open`."""
+    def next_segment(self, handle: int, offset: int, held_base: int, generation: int) -> tuple[NextSegment, list[int]]:
+        """The segment that has `offset`, and the descriptors that came with it. Raises as `open`."""
         self._send(Segment(handle, offset, held_base, generation))
-        answer, descriptors = self._answer(NextSegment)
-        if len(descriptors) > 1:
-            _close_all(descriptors)
-            raise InvalidRequest(f"one descriptor was to come, not {len(descriptors)}")
-        return answer, descriptors[0] if descriptors else -1
+        return self._answer(NextSegment)
 
     def forget(self, handle: int) -> None:
         """The partition is closed."""
@@ -218,6 +222,11 @@ class ShmConnection:
             self._send(Close(handle))
 
     # Messages
+
+    def _take_wake(self, size_bytes: int) -> None:
+        if not size_bytes:
+            raise ConnectionLost(f"the worker at {self.path} hung up: reconnect")
+        self._note(decode_from_worker(memoryview(self._buffer)[:size_bytes]))
 
     def _note(self, message: FromWorker) -> None:
         if isinstance(message, Wake):
@@ -249,7 +258,8 @@ class ShmConnection:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 # A late answer would be taken for the next one's.
-                self._sock.close()
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
                 raise ConnectionLost(f"the worker at {self.path} has not answered within {self.timeout_s:g} s")
             self._poll.poll(max(1, int(left_s * 1000)))
 

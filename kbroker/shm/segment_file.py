@@ -21,6 +21,8 @@ MAPPING_BYTES: Final = 1 << 31
 """Address space for one growing segment: a position never passes 2³¹ - 1."""
 HOT_BYTES: Final = 64 << 20
 """What is published less than this ago is taken to be in the page cache."""
+MAPPED_BYTES_MIN: Final = 32 << 10
+"""Fewer bytes cost less by pread: at the end of a growing file nearly every page is a new one, and must be mapped."""
 
 _length = Struct(">i").unpack_from
 _populates = functools.cache(can_populate)
@@ -48,7 +50,7 @@ class SegmentFile:
         """
         size_bytes = min(end - position, max(max_bytes, HEADER_BYTES))
         whole = size_bytes == end - position
-        if hot and self.mapped:
+        if hot and self.mapped and size_bytes >= MAPPED_BYTES_MIN:
             mapping = self._mapping or self._map()
             if mapping is not None and mapping.populate(position, size_bytes):
                 if whole:
@@ -57,7 +59,7 @@ class SegmentFile:
                 if stop <= position + size_bytes:
                     return mapping.copy(position, stop - position), read_header(mapping.view, last)
                 return self.read(position, end, stop - position, hot=hot)
-        data = self._pread(position, size_bytes)
+        data = self.pread(position, size_bytes)
         if whole:
             return data, None
         stop, last = self._cut(memoryview(data), 0, position, size_bytes, end - position)
@@ -79,13 +81,17 @@ class SegmentFile:
             (length,) = _length(view, at + LENGTH_POSITION)
             stop = at + LENGTH_END + length
             if length < HEADER_BYTES - LENGTH_END or stop > end:
-                raise StorageError(f"{self.name}: no valid batch at position {position + at - start}")
+                raise self.damaged(position + at - start)
             if stop > limit:
                 if at == start:
                     return stop, start
                 break
             last, at = at, stop
         return at, last
+
+    def damaged(self, position: int) -> StorageError:
+        """The error for what is no batch."""
+        return StorageError(f"{self.name}: no valid batch at position {position}")
 
     def _map(self) -> Mapping | None:
         try:
@@ -94,7 +100,8 @@ class SegmentFile:
             self.mapped = False
         return self._mapping
 
-    def _pread(self, position: int, size_bytes: int) -> bytes:
+    def pread(self, position: int, size_bytes: int) -> bytes:
+        """Exactly so many bytes. Raises StorageError: the disk failed, or the file is shorter."""
         try:
             data = os.pread(self.fd, size_bytes, position)
             while len(data) < size_bytes:

@@ -46,8 +46,9 @@ from kbroker.shm.messages import (
     Taken,
     Wake,
     Welcome,
+    encode,
 )
-from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_segment, place
+from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_index, open_segment, place
 
 _log = logging.getLogger("kbroker.shm")
 
@@ -61,15 +62,16 @@ _LOG_INTERVAL_S: Final = 10.0
 
 
 class _Waiter:
-    """A reader that sleeps until there is a record at `offset`."""
+    """A reader that sleeps until there is a record at `offset`. `wake` is made beforehand: appends wait for it."""
 
-    __slots__ = ("committed", "connection", "handle", "offset")
+    __slots__ = ("committed", "connection", "handle", "offset", "wake")
 
     def __init__(self, connection: Connection, handle: int, offset: int, committed: bool) -> None:
         self.connection = connection
         self.handle = handle
         self.offset = offset
         self.committed = committed
+        self.wake = encode(Wake([handle]))
 
 
 class DescriptorServer:
@@ -285,6 +287,8 @@ class DescriptorServer:
         try:
             descriptors.append(partition.control_page.open_for_reader())
             descriptors.append(open_segment(segment))
+            if position < 0:
+                descriptors += open_index(segment)
             handle = connection.add_handle(Handle(request.topic, request.partition, partition.topic_id))
             answer = Opened(handle, partition.topic_id)
             answer.base_offset, answer.position = segment.base_offset, position
@@ -305,14 +309,20 @@ class DescriptorServer:
         segment, position = place(partition, request.offset)
         closed_bytes, next_base_offset = end_of(segment)
         answer = NextSegment(segment.base_offset, position, closed_bytes, next_base_offset, page.files_generation)
-        if request.held_base == segment.base_offset and request.files_generation == page.files_generation:
-            connection.send(answer)
-            return
-        descriptor = open_segment(segment)
+        held = request.held_base == segment.base_offset and request.files_generation == page.files_generation
+        descriptors: list[int] = []
         try:
-            self._hand_over(connection, answer, [descriptor])
+            if not held:
+                descriptors.append(open_segment(segment))
+            if position < 0:
+                descriptors += open_index(segment)
+            if descriptors:
+                self._hand_over(connection, answer, descriptors)
+            else:
+                connection.send(answer)
         finally:
-            os.close(descriptor)
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _hand_over(self, connection: Connection, answer: Opened | NextSegment, descriptors: list[int]) -> None:
         if len(self._handovers) >= HANDOVERS_MAX:
@@ -372,6 +382,6 @@ class DescriptorServer:
     def _wake(self, waiter: _Waiter) -> None:
         waiter.connection.armed.discard(waiter.handle)
         try:
-            waiter.connection.send(Wake([waiter.handle]))
+            waiter.connection.send_encoded(waiter.wake)
         except HungUp as gone:
             self._hang_up(waiter.connection, str(gone))

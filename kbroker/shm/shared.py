@@ -8,7 +8,7 @@ from typing import Protocol
 
 from kbroker.errors import OffsetOutOfRange
 from kbroker.shm.control_page import ControlPage
-from kbroker.shm.messages import Open
+from kbroker.shm.messages import NOT_KNOWN, Open
 
 
 class SegmentPlace(Protocol):
@@ -30,11 +30,7 @@ class BatchPlace(Protocol):
     """Where a read begins."""
 
     @property
-    def segment_base(self) -> int: ...
-    @property
     def position(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
 
 
 class LogView(Protocol):
@@ -79,7 +75,11 @@ def diverging_offset(partition: SharedPartition, request: Open) -> int:
 
 
 def place(partition: SharedPartition, offset: int) -> tuple[SegmentPlace, int]:
-    """The segment that has `offset`, and where the batch with it starts. Raises OffsetOutOfRange, StorageError."""
+    """The segment that has `offset`, and where the batch with it starts: -1 when that is the reader's to find.
+
+    In a closed segment it is: neither its index nor its batches need be in memory, and the worker must not wait for a
+    disk. Raises OffsetOutOfRange, StorageError.
+    """
     log, page = partition.log, partition.control_page
     if not log.log_start_offset <= offset <= page.high_watermark:
         raise OffsetOutOfRange(
@@ -95,16 +95,22 @@ def place(partition: SharedPartition, offset: int) -> tuple[SegmentPlace, int]:
         base, position = page.high_watermark_place
         if base == segment.base_offset:
             return segment, position
-    found = log.read(offset, 1)
-    if found.segment_base != segment.base_offset:
-        # The segment holds nothing from `offset` on.
-        segment = log.segment_for(found.segment_base)
-    return segment, found.position
+    if segment.closed:
+        return segment, NOT_KNOWN
+    return segment, log.read(offset, 1).position
 
 
 def open_segment(segment: SegmentPlace) -> int:
     """A file description of its own for each hand-over: flags such as O_DIRECT are shared by all who hold one."""
     return os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def open_index(segment: SegmentPlace) -> list[int]:
+    """The segment's offset index, beside it under Kafka's name; nothing when it is not there."""
+    try:
+        return [os.open(segment.path.with_suffix(".index"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)]
+    except FileNotFoundError:
+        return []
 
 
 def end_of(segment: SegmentPlace) -> tuple[int, int]:

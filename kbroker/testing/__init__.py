@@ -2,10 +2,10 @@
 
     from kbroker.testing import Broker
 
-    with Broker() as broker:
-        producer = kbroker.Producer(server=broker.server)
+    with Broker(workers=2) as broker:
+        producer = kbroker.Producer(broker.server)
 
-With pytest, the fixture `kbroker_broker` gives one to each test that asks for it (see `pytest_plugin`).
+With pytest, the fixture `kbroker` gives one to a test (`pytest_plugin`; installed with kbroker, nothing to import).
 """
 
 from __future__ import annotations

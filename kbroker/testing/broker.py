@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kbroker.config import value_text
 from kbroker.errors import BrokerUnavailable
 from kbroker.wire import endpoints
 from kbroker.wire.status import read_status
@@ -33,26 +34,27 @@ class BrokerFailed(AssertionError):
 class Broker:
     """A broker in a folder of its own. Use it as a context, or call `start` and `stop`.
 
-    `settings` are broker settings by name, values as text; `workers` processes own the partitions; with `tcp` native
-    clients may also come by `tcp_server`. `data_dir` None: a temporary folder, removed at the end; a given one stays.
-    `config` is a configuration file.
+    `settings` are broker settings by Kafka's names, `named` the same with `_` for `.`: `Broker(log_segment_bytes=1 <<
+    20)`. `workers` processes own the partitions; with `tcp` native clients may also come by `tcp_server`. `data_dir`
+    None: a temporary folder, removed at the end; a given one stays. `config` is a configuration file.
     """
 
     def __init__(
         self,
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, object] | None = None,
         *,
         workers: int = 1,
         tcp: bool = False,
         data_dir: Path | None = None,
         config: Path | None = None,
+        **named: object,
     ) -> None:
         # Short: the path of a unix socket has 107 bytes at most.
         self.folder = Path(tempfile.mkdtemp(prefix="kb-", dir="/tmp"))
         self.data_dir = data_dir or self.folder / "data"
         self.runtime_dir = self.folder / "run"
         self.log_path = self.folder / "broker.log"
-        self.settings = dict(settings or {})
+        self.settings = {name.replace("_", "."): value for name, value in named.items()} | dict(settings or {})
         self.workers = workers
         self.tcp = tcp
         self.config = config
@@ -84,7 +86,7 @@ class Broker:
         if self.tcp:
             command += ["--native-listen", "127.0.0.1:0"]
         for name, value in self.settings.items():
-            command += ["--set", f"{name}={value}"]
+            command += ["--set", f"{name}={value_text(value)}"]
         return command
 
     def start(self, timeout_s: float = START_S) -> Self:
@@ -101,7 +103,7 @@ class Broker:
             )
         if not self._said_ready(timeout_s):
             self.kill_all()
-            raise BrokerFailed(f"the broker did not start within {timeout_s} s:\n{self.log_text()}")
+            raise BrokerFailed(f"the broker did not start within {timeout_s} s:\n{self.log}")
         return self
 
     def _said_ready(self, timeout_s: float) -> bool:
@@ -128,7 +130,7 @@ class Broker:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill_all()
-            raise BrokerFailed(f"the broker did not stop within {timeout_s} s:\n{self.log_text()}") from None
+            raise BrokerFailed(f"the broker did not stop within {timeout_s} s:\n{self.log}") from None
         self._forget()
         return code
 
@@ -194,16 +196,23 @@ class Broker:
         """Process id of `front`, `coordinator`, `worker-0` …, `supervisor`."""
         return int(self.processes()[name]["pid"])
 
-    def log_text(self) -> str:
+    @property
+    def log(self) -> str:
         """What the broker has logged so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     # --- what tests do to it ---
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to one process. Returns its pid."""
+        """Send a signal to one process; after SIGKILL wait until it is gone. Returns its pid."""
         pid = self.pid(name)
-        os.kill(pid, number)
+        handle = os.pidfd_open(pid)
+        try:
+            os.kill(pid, number)
+            if number == signal.SIGKILL:
+                select.select([handle], [], [], STOP_S)
+        finally:
+            os.close(handle)
         return pid
 
     def kill_and_wait(self, name: str, timeout_s: float = 10) -> None:
@@ -224,7 +233,7 @@ class Broker:
                 if condition():
                     return
             if time.monotonic() > deadline:
-                raise BrokerFailed(f"what the test waits for did not come within {timeout_s} s:\n{self.log_text()}")
+                raise BrokerFailed(f"what the test waits for did not come within {timeout_s} s:\n{self.log}")
             time.sleep(0.01)  # between two looks at the status; no test relies on its length
 
 

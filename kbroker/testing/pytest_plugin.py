@@ -1,4 +1,4 @@
-"""The pytest fixture `kbroker_broker`: a broker for one test. Installed with kbroker; nothing to import."""
+"""The pytest fixture `kbroker`: a broker of its own for each test that asks for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from kbroker.testing.broker import Broker
 
 
-@pytest.fixture
-def kbroker_broker() -> Iterator[Broker]:
-    """A running broker with one worker, reachable at `.server` (this host) and `.tcp_server` (tcp)."""
-    with Broker(tcp=True) as broker:
+@pytest.fixture(name="kbroker")
+def _kbroker() -> Iterator[Broker]:
+    """A broker with two workers, by ipc and by tcp, that is gone with its data after the test."""
+    with Broker(workers=2, tcp=True) as broker:
         yield broker

@@ -108,7 +108,7 @@ def test_a_topic_deleted_and_made_anew_while_its_workers_are_dead(
     for partition in range(4):
         assert client.produce(topic, batch(1), partition=partition).base_offset == 0
     broker.wait_until(lambda: folders(broker, topic) == [f"{topic}-{partition}" for partition in range(4)])
-    assert "out of service" not in broker.log_text()
+    assert "out of service" not in broker.log
 
 
 def test_a_folder_is_remembered_until_its_own_worker_has_deleted_it(
@@ -357,7 +357,7 @@ def test_a_damaged_catalog_is_set_aside_and_rebuilt(damage: Callable[[Path], Non
             check_filled(client)
             assert client.ask(m.ProducerIdAnswer, m.InitProducerId()).producer_id > used
         assert len(list(broker.data_dir.glob("meta.db.corrupt-*"))) >= 1
-        assert "the catalog was damaged; it is kept as" in broker.log_text()
+        assert "the catalog was damaged; it is kept as" in broker.log
 
 
 def test_a_lost_catalog_is_rebuilt() -> None:
@@ -370,7 +370,7 @@ def test_a_lost_catalog_is_rebuilt() -> None:
         broker.start()
         with RawClient(broker.server) as client:
             check_filled(client)
-        assert "2 topics were rebuilt from their folders" in broker.log_text()
+        assert "2 topics were rebuilt from their folders" in broker.log
 
 
 def test_a_catalog_damaged_while_the_broker_runs_is_rebuilt_by_the_next_coordinator() -> None:

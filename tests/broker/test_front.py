@@ -205,7 +205,7 @@ def test_an_endless_message_ends_the_front_not_the_broker(topic: str) -> None:
             with pytest.raises(ConnectionError):
                 pour(endless, frame, 4096)  # 4 GiB, all of them parts of one message
         broker.wait_until(lambda: broker.processes()["front"]["restarts"] == 1 and broker.is_ready("front"))
-        assert "front.memory.max.bytes" in broker.log_text()
+        assert "front.memory.max.bytes" in broker.log
         assert client.produce(topic, batch(5)).base_offset == 5
         assert broker.pid("worker-0") == pid
 

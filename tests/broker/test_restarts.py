@@ -129,7 +129,7 @@ def test_a_process_that_hangs_is_replaced(topic: str, name: str) -> None:
         broker.wait_until(lambda: broker.processes()[name]["restarts"] >= 1 and broker.is_ready(name))
         assert client.produce(topic, batch(1)).base_offset == 2
         client.create(topic + "-2")
-        assert "is hung: no answer" in broker.log_text()
+        assert "is hung: no answer" in broker.log
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_coordinator_and_worker_killed_together_with_many_partitions(topic: str)
         broker.wait_until(lambda: all(process["ready"] for process in broker.processes().values()))
         for partition in range(0, 200, 20):
             assert len(client.records(topic, partition)) == 2
-        assert "out of service" not in broker.log_text()
+        assert "out of service" not in broker.log
 
 
 def ask_again(client: RawClient, request: m.CreateTopics) -> None:
@@ -181,4 +181,4 @@ def test_a_drain_answers_what_waits_and_closes_cleanly(topic: str) -> None:
         broker.start()
         with RawClient(broker.server) as client:
             assert [len(client.records(topic, partition)) for partition in (0, 1)] == [15, 15]
-        assert "recovered" not in broker.log_text()
+        assert "recovered" not in broker.log

@@ -7,11 +7,14 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self
 
-from tests.demo.broker import ROOT, DemoFailed
+from tests.demo.broker import DemoFailed
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 class ReaderProcess:

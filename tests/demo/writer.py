@@ -8,11 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from kbroker import Producer
+from kbroker.records.partitioner import partition_for_key
 from tests.demo.broker import DemoFailed
 from tests.demo.text import Text
+
+CLOSE_S = 1.0
 
 
 class Recovery:
@@ -47,15 +51,25 @@ class Recovery:
 class Writer:
     """Sends a Text's lines, acks=all. `run` returns when every record was acknowledged."""
 
-    def __init__(self, server: str, topic: str, recovery: Recovery) -> None:
+    def __init__(self, server: str, topic: str, partition_count: int, recovery: Recovery) -> None:
         self._topic = topic
+        self._partition_count = partition_count
         self._recovery = recovery
         self._pending: deque[Any] = deque()
         self._watched: set[int] = set()
-        self.producer = Producer(server=server, acks="all", linger_ms=5)
+        self.producer = Producer(server=server, acks="all")
         self.sent = 0
         self.acknowledged = 0
         self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Interrupted in the middle of anything, it may have lost track of what is on its way: do not wait for that.
+        self.producer.close(timeout=None if error is None else CLOSE_S)
 
     def run(self, text: Text, kill_at_bytes: int, advance: Callable[[int, int], None]) -> None:
         """Send everything; the worker is killed once `kill_at_bytes` were sent."""
@@ -72,7 +86,7 @@ class Writer:
             if not killed and sent_bytes >= kill_at_bytes:
                 killed = self._kill()
             elif killed and not self._recovery.over.is_set():
-                self._watch(futures[0])
+                self._watch(key, futures[0])
             self._settle()
             advance(len(lines), size_bytes)
         self.producer.flush()
@@ -91,9 +105,9 @@ class Writer:
         self._recovery.kill(len(self._pending))
         return True
 
-    def _watch(self, future: Any) -> None:
+    def _watch(self, key: bytes, future: Any) -> None:
         """The first record after the kill on each partition of the killed worker tells when it is back."""
-        partition = future.partition
+        partition = partition_for_key(key, self._partition_count)
         if partition in self._recovery.partitions and partition not in self._watched:
             self._watched.add(partition)
             future.add_callback(self._recovery.acknowledged)

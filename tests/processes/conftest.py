@@ -27,7 +27,7 @@ class RunningBroker:
     def __init__(self, folder: Path, settings: dict[str, str], mains: dict[str, str], **popen: Any) -> None:
         self.folder = folder
         self.runtime_dir = folder / "data" / "run"
-        self.config_file = folder / "kbroker.conf"
+        self.config_file = folder / "kbroker.toml"
         self.settings = {"log.dir": str(folder / "data"), "workers": "2", **settings}
         self.write_settings()
         self.lines: list[str] = []
@@ -45,7 +45,7 @@ class RunningBroker:
 
     def write_settings(self, **more: str) -> None:
         self.settings.update(more)
-        self.config_file.write_text("".join(f"{name}={text}\n" for name, text in self.settings.items()))
+        self.config_file.write_text("".join(f'{name} = "{text}"\n' for name, text in self.settings.items()))
 
     def expect(self, pattern: str) -> re.Match[str]:
         """The next line that matches; fails when the broker ends or DEADLINE_S passes without it."""
@@ -55,7 +55,8 @@ class RunningBroker:
             line = self._next_line(deadline)
             if line is None:
                 said = "\n".join(self.lines[seen:])
-                pytest.fail(f"no line matches {pattern!r}; since then it said:\n{said}")
+                code = self.process.poll()
+                pytest.fail(f"no line matches {pattern!r} (exit code {code}); since then it said:\n{said}")
             if match := re.search(pattern, line):
                 return match
 

@@ -160,8 +160,8 @@ def test_children_hold_no_lock_of_a_folder_and_no_socket_of_another(start_broker
         assert not [t for t in targets.values() if t.endswith(("/.lock", "/runtime.lock"))]
         assert targets["0"] == "/dev/null"
         sockets = [t for t in targets.values() if t.startswith("socket:")]
-        # The channel, and for a worker its own listener.
-        assert len(sockets) == (2 if process["name"].startswith("worker") else 1), process["name"]
+        # The channel and its own listeners: door and backend, control, door and shm.
+        assert len(sockets) == (2 if process["name"] == "coordinator" else 3), process["name"]
 
 
 def test_supervisor_killed_takes_all_along_and_a_successor_starts(start_broker: StartBroker) -> None:

@@ -44,7 +44,10 @@ def test_modes_of_folders_and_sockets(start_broker: StartBroker) -> None:
     for folder in (broker.folder / "data", broker.runtime_dir):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     sockets = [entry for entry in broker.runtime_dir.iterdir() if entry.is_socket()]
-    assert sorted(entry.name for entry in sockets) == ["supervisor.sock", "worker-0.shm", "worker-1.shm"]
+    assert sorted(entry.name for entry in sockets) == [
+        *("backend.ipc", "control.ipc", "front.ipc", "supervisor.sock"),
+        *(f"worker-{i}.{kind}" for i in range(2) for kind in ("ipc", "shm")),
+    ]
     assert {stat.S_IMODE(entry.stat().st_mode) for entry in sockets} == {0o660}
 
 
@@ -80,30 +83,26 @@ def test_a_child_that_can_never_serve_ends_the_start(start_broker: StartBroker) 
     assert broker.wait() == 2
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "ipc"])
 def test_a_restarting_front_is_a_pause_for_its_clients(start_broker: StartBroker, address: str) -> None:
-    broker = start_broker(settings={"native.listen": address}, front="echoes").ready()
-    where = broker.status()["listeners"]["native"]
+    tcp = "127.0.0.1:0" if address == "ipc" else address
+    broker = start_broker(settings={"native.listen": tcp}, front="echoes").ready()
+    where = "tcp://" + broker.status()["listeners"]["native"]
+    if address == "ipc":
+        where = f"ipc://{broker.runtime_dir}/front.ipc"
     pid = broker.child("front")["pid"]
     # Stopped, it accepts nothing: a new connection waits in the backlog and is served by the successor.
     os.kill(pid, signal.SIGSTOP)
     with zmq.Context() as context, context.socket(zmq.DEALER) as client:
         client.setsockopt(zmq.IPV6, 1)
         client.setsockopt(zmq.LINGER, 0)
-        client.connect(f"tcp://{where}")
+        client.connect(where)
         client.send(b"hello")
-        plain = socket.create_connection(broker_address(where), DEADLINE_S)
         os.kill(pid, signal.SIGKILL)
         broker.expect("front .* serves again")
         successor = broker.child("front")["pid"]
         assert client.poll(DEADLINE_S * 1000)
         assert client.recv() == b"hello %d" % successor
-        plain.close()
-
-
-def broker_address(where: str) -> tuple[str, int]:
-    host, _, port = where.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def test_a_listener_from_systemd(start_broker: StartBroker) -> None:

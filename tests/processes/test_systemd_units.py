@@ -51,6 +51,6 @@ def test_sysusers() -> None:
 
 
 def test_the_example_configuration_is_valid() -> None:
-    config = load_config(FOLDER / "kbroker.conf", {})
+    config = load_config(FOLDER / "kbroker.toml", {})
     assert str(config.data_dir) == "/var/lib/kbroker"
     assert str(config.runtime_dir) == "/run/kbroker"

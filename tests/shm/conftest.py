@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import logging
 import os
-import subprocess
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.shm.small_worker import SmallWorker
 
 
 class WorkerProcess:
@@ -23,23 +27,21 @@ class WorkerProcess:
         self.start()
 
     def start(self) -> None:
-        arguments = [f"{name}={value}" for name, value in self.settings.items()]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.shm.small_worker", str(self.folder), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        commands_read, commands_write = os.pipe()
+        answers_read, answers_write = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            _be_worker(self.folder, self.settings, commands_read, answers_write)
+        os.close(commands_read)
+        os.close(answers_write)
+        self._commands = os.fdopen(commands_write, "w")
+        self._answers = os.fdopen(answers_read)
+        self.running = True
         self.call("pid")
 
     def call(self, name: str, **arguments: Any) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([name, arguments]) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        self.send(name, **arguments)
+        line = self._answers.readline()
         assert line, f"the worker died in {name}"
         answer = json.loads(line)
         assert "error" not in answer, answer["error"]
@@ -47,24 +49,40 @@ class WorkerProcess:
 
     def send(self, name: str, **arguments: Any) -> None:
         """A command whose answer is not awaited: it kills the worker."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([name, arguments]) + "\n")
-        self.process.stdin.flush()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda **arguments: self.call(name, **arguments)
+        self._commands.write(json.dumps([name, arguments]) + "\n")
+        self._commands.flush()
 
     def kill(self) -> None:
-        self.process.kill()
+        os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> None:
         """Until it is gone."""
-        self.process.wait()
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
+        os.waitpid(self.pid, 0)
+        self.running = False
+        self._commands.close()
+        self._answers.close()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda **arguments: self.call(name, **arguments)
+
+
+def _be_worker(folder: Path, settings: dict[str, str], commands_fd: int, answers_fd: int) -> NoReturn:
+    """What a forked child does. It shares nothing with its parent but standard output and error."""
+    try:
+        gc.freeze()  # the parent's sockets are not ours to close, nor its captured output to write
+        logging.getLogger().handlers.clear()
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        keep = {0, 1, 2, commands_fd, answers_fd}
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd not in keep:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        SmallWorker(folder, settings).run(commands_fd, answers_fd)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
 
 
 @pytest.fixture
@@ -78,7 +96,7 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
 
     yield make
     for worker in made:
-        if worker.process.returncode is None:
+        if worker.running:
             worker.kill()
 
 

@@ -1,21 +1,22 @@
 """A worker reduced to what shared memory needs: real logs, control pages, a descriptor server, on the real loop.
 
-Run as a process of its own: `small_worker.py FOLDER NAME=VALUE…`. Commands come as lines of JSON on standard input and
-are answered in order on standard output; the loop serves readers meanwhile.
+It runs in a process of its own. Commands come as lines of JSON through one pipe and are answered in order through
+another; the loop serves readers meanwhile.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kbroker.config import LogConfig, make_config
 from kbroker.errors import KbrokerError, UnknownTopicOrPartition
 from kbroker.log.log import PartitionLog
+from kbroker.log.positions import LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import TopicPartition
@@ -36,12 +37,20 @@ class Shared:
         place.mkdir(exist_ok=True)
         self.log = PartitionLog.open(place, TopicPartition(topic, partition), topic_id, config, 0, 0)
         self.control_page = ControlPage.create(self.log.leader_epoch, os.getpid())
+        self.stable: LogPosition | None = None  # None: the high watermark
         self.publish()
 
     def publish(self) -> None:
         at = self.log.high_watermark_position
+        stable = self.stable or at
         self.control_page.publish(
-            self.log.log_start_offset, at.offset, at.position, at.segment_base, at.offset, at.position, at.segment_base
+            self.log.log_start_offset,
+            at.offset,
+            at.position,
+            at.segment_base,
+            stable.offset,
+            stable.position,
+            stable.segment_base,
         )
 
 
@@ -85,13 +94,50 @@ class SmallWorker:
             data = make_batch(shared.log.next_offset, count, size_bytes)
             shared.log.append(bytearray(data), 0, sync=False)
             shared.publish()
-            self.server.published(topic, partition, shared.log.high_watermark)
+            self.tell(shared)
         return shared.log.next_offset
+
+    def tell(self, shared: Shared) -> None:
+        stable = shared.stable.offset if shared.stable else None
+        self.server.published(shared.topic, shared.partition, shared.log.high_watermark, stable)
+
+    def hold_stable(self, topic: str, hold: bool, partition: int = 0) -> None:
+        """A transaction begins, or ends: the last stable offset stays, or catches up."""
+        shared = self.partitions[topic, partition]
+        shared.stable = shared.log.high_watermark_position if hold else None
+        shared.publish()
+        self.tell(shared)
+
+    def repair(self, topic: str, keep_bytes: int | None = None, partition: int = 0) -> int:
+        """As after a failed fsync: new files in the place of the old. `keep_bytes`: the disk gives back no more."""
+        shared = self.partitions[topic, partition]
+        shared.log.failed = "said so by a test"
+        shared.log.synced_offset = 0
+        if keep_bytes is not None:
+            path = shared.log.segments[-1].path
+            data = path.read_bytes()
+            path.write_bytes(data[:keep_bytes] + bytes(len(data) - keep_bytes))
+        shared.log.repair(0)
+        shared.control_page.files_replaced()
+        shared.publish()
+        return shared.log.next_offset
+
+    def limit_descriptors(self, limited: bool) -> None:
+        """No further descriptor may be opened, or many."""
+        limit, hard = 4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if limited:
+            limit = os.dup(0)
+            os.close(limit)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
     def roll(self, topic: str, partition: int = 0) -> None:
         shared = self.partitions[topic, partition]
         shared.log.roll(0)
         shared.publish()
+
+    def write_indexes(self, topic: str, partition: int = 0) -> None:
+        for segment in self.partitions[topic, partition].log.segments:
+            segment.write_indexes()
 
     def drop_oldest(self, topic: str, count: int, partition: int = 0) -> int:
         """Take the oldest segments away, files and all, as retention does after its delay. Returns the log start."""
@@ -134,12 +180,14 @@ class SmallWorker:
 
     # The process
 
-    def run(self) -> None:
-        self.loop.add(0, READ, self._on_command)
-        self.loop.run()
+    def run(self, commands_fd: int, answers_fd: int) -> None:
+        """Serve until the pipe of commands is closed."""
+        with os.fdopen(commands_fd) as commands, os.fdopen(answers_fd, "w") as answers:
+            self.loop.add(commands_fd, READ, lambda _events: self._on_command(commands, answers))
+            self.loop.run()
 
-    def _on_command(self, _events: int) -> None:
-        line = sys.stdin.readline()
+    def _on_command(self, commands: TextIO, answers: TextIO) -> None:
+        line = commands.readline()
         if not line:
             self.loop.stop()
             return
@@ -148,8 +196,4 @@ class SmallWorker:
             answer: dict[str, Any] = {"answer": getattr(self, name)(**arguments)}
         except KbrokerError as error:
             answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    SmallWorker(Path(sys.argv[1]), dict(part.split("=", 1) for part in sys.argv[2:])).run()
+        print(json.dumps(answer), file=answers, flush=True)

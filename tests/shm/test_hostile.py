@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from kbroker.errors import StorageError
 from kbroker.shm.errors import ShmRefused
 from kbroker.shm.messages import (
     MESSAGE_BYTES_MAX,
@@ -258,6 +259,21 @@ def test_limits_are_named(make_worker: Callable[..., WorkerProcess]) -> None:
         first.open("t", 0, 0)
         with pytest.raises(Exception, match=r"shm\.open\.max"):
             first.open("t", 0, 0)
+
+
+def test_a_worker_without_descriptors_says_so_and_recovers(worker: WorkerProcess, connect: Connect) -> None:
+    reader = connect().greet()
+    worker.limit_descriptors(limited=True)
+    answer = reader.ask(Open("t", 0, 0))
+    assert isinstance(answer, Error)
+    assert answer.code == StorageError.code
+    assert "cannot hand out descriptors" in answer.message
+    late = connect()
+    late.say(Hello())
+    worker.append(topic="t", count=1)
+    worker.limit_descriptors(limited=False)
+    assert isinstance(late.hear(), Welcome)
+    assert isinstance(reader.ask(Open("t", 0, 0)), Opened)
 
 
 def test_two_thousand_connections(worker: WorkerProcess, connect: Connect) -> None:

@@ -1,0 +1,167 @@
+"""Records waiting to be sent: one open batch for each partition, and the bytes of all that is not answered yet.
+
+No threads, no clock: the producer holds a lock around it and passes the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kbroker.records.codec import BatchBuilder, set_producer
+from kbroker.types import TopicPartition
+
+BATCH_HEADER_BYTES = 61
+RECORD_OVERHEAD_BYTES_MAX = 36
+"""The most that a record's own lengths, deltas and counts take, headers aside."""
+
+
+class Identity:
+    """A producer id with its epoch. Sequences of one partition count within one identity."""
+
+    __slots__ = ("producer_epoch", "producer_id")
+
+    def __init__(self, producer_id: int, producer_epoch: int) -> None:
+        self.producer_id = producer_id
+        self.producer_epoch = producer_epoch
+
+
+class Outcome:
+    """What became of a batch. `error` None: it was appended at `base_offset` (-1: not known)."""
+
+    __slots__ = ("append_time_ms", "base_offset", "error")
+
+    def __init__(self, base_offset: int, append_time_ms: int, error: Exception | None) -> None:
+        self.base_offset = base_offset
+        self.append_time_ms = append_time_ms
+        self.error = error
+
+
+class Batch:
+    """Records of one partition that travel together.
+
+    `number` counts the batches of a partition in the order of their records. `payload` is made when the batch is first
+    sent; `sequence` -1 means that it has no place among the identity's sequences (yet).
+    """
+
+    __slots__ = (
+        "attempts",
+        "builder",
+        "callbacks",
+        "created_ms",
+        "identity",
+        "number",
+        "outcome",
+        "payload",
+        "record_count",
+        "retry_at_ms",
+        "sent_as_first",
+        "sequence",
+        "size_bytes",
+        "topic_partition",
+        "urgent",
+        "waiters",
+    )
+
+    def __init__(self, topic_partition: TopicPartition, number: int, builder: BatchBuilder, now_ms: int) -> None:
+        self.topic_partition = topic_partition
+        self.number = number
+        self.builder: BatchBuilder | None = builder
+        self.created_ms = now_ms
+        self.size_bytes = BATCH_HEADER_BYTES
+        self.record_count = 0
+        self.payload: bytes | bytearray | None = None
+        self.identity: Identity | None = None
+        self.sequence = -1
+        self.attempts = 0
+        self.retry_at_ms = 0
+        self.sent_as_first = False
+        self.urgent = False
+        self.outcome: Outcome | None = None
+        # For the threaded or asyncio loop around the core: called when the outcome is known.
+        self.waiters: list[Callable[[], object]] | None = None
+        self.callbacks: list[Callable[[], object]] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.outcome is not None
+
+    def close(self, identity: Identity | None, sequence: int) -> None:
+        """Give the batch its place among the identity's sequences and make its payload; no record can join after."""
+        self.identity, self.sequence = identity, sequence
+        if self.builder is not None:
+            if identity is not None:
+                self.builder.set_producer(identity.producer_id, identity.producer_epoch, sequence)
+            self.payload = self.builder.build()
+            self.builder = None
+        elif identity is not None and self.payload is not None:
+            # A copy: ZeroMQ may still hold the one that was sent before.
+            fresh = bytearray(self.payload)
+            set_producer(fresh, identity.producer_id, identity.producer_epoch, sequence)
+            self.payload = fresh
+
+
+class Accumulator:
+    """Opens batches and fills them. `free_bytes` of the buffer sinks as records come and rises as batches end.
+
+    A batch takes records until it is `batch_size` bytes; one record larger than that has a batch for itself. The
+    buffer may be overdrawn by one record: `send` waits while it is not above zero.
+    """
+
+    __slots__ = ("_batch_size", "_codec", "_numbers", "_open", "buffer_memory", "free_bytes")
+
+    def __init__(self, batch_size: int, buffer_memory: int, codec: int) -> None:
+        self._batch_size = batch_size
+        self._codec = codec
+        self._open: dict[TopicPartition, Batch] = {}
+        self._numbers: dict[TopicPartition, int] = {}
+        self.buffer_memory = buffer_memory
+        self.free_bytes = buffer_memory
+
+    def append(
+        self,
+        batch: Batch,
+        timestamp_ms: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> bool:
+        """Add a record to an open batch. False: it is full, or was sent meanwhile."""
+        builder = batch.builder
+        if builder is None:
+            return False
+        size = builder.append(timestamp_ms, key, value, headers)
+        if not size:
+            return False
+        batch.record_count += 1
+        batch.size_bytes += size
+        self.free_bytes -= size
+        return True
+
+    def open_batch(self, topic_partition: TopicPartition) -> Batch | None:
+        """The batch that takes the partition's next record, if there is one."""
+        return self._open.get(topic_partition)
+
+    def new_batch(self, topic_partition: TopicPartition, now_ms: int) -> Batch:
+        """Open a batch; the one before is closed to further records."""
+        number = self._numbers.get(topic_partition, 0)
+        self._numbers[topic_partition] = number + 1
+        batch = Batch(topic_partition, number, BatchBuilder(self._codec, self._batch_size), now_ms)
+        self._open[topic_partition] = batch
+        self.free_bytes -= BATCH_HEADER_BYTES
+        return batch
+
+    def is_open(self, batch: Batch) -> bool:
+        """Whether the batch may still take records."""
+        return self._open.get(batch.topic_partition) is batch
+
+    def seal(self, batch: Batch) -> None:
+        """The batch takes no more records."""
+        if self._open.get(batch.topic_partition) is batch:
+            del self._open[batch.topic_partition]
+
+    def release(self, batch: Batch) -> None:
+        """The batch has ended; its bytes are free again."""
+        self.free_bytes += batch.size_bytes
+        batch.builder = None
+        batch.payload = None

@@ -1,0 +1,456 @@
+"""The broker as one client sees it: links to its processes, metadata kept fresh, requests routed.
+
+Requests go to the front, except that those for a partition take the owning worker's own endpoint when it lies on this
+host. Not thread-safe and never blocking, except for `turn`, `connect` and `call`, which wait; a client that has
+threads holds its lock around everything but `wait`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from kbroker.clients.backoff import backoff_ms
+from kbroker.clients.cluster_view import ClusterView
+from kbroker.clients.fork_guard import ForkGuard
+from kbroker.clients.link import Link, LinkState, NotSent, Payload, Reply
+from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
+from kbroker.types import TopicPartition
+from kbroker.wire.endpoints import resolve_server
+from kbroker.wire.messages import Metadata, MetadataAnswer, NodeInfo
+
+log = logging.getLogger(__name__)
+
+FRONT_GREETING_MS = 5_000
+DIRECT_GREETING_MS = 2_000
+REFUSED_MS = 1_500
+
+
+def now_ms() -> int:
+    """The clients' clock: monotonic milliseconds."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def read_boot_id() -> str:
+    """The id of this host's running kernel; empty where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(slots=True)
+class ClusterSettings:
+    """How long to wait for what, in ms."""
+
+    client_id: str = "kbroker-python"
+    request_timeout_ms: int = 30_000
+    retry_backoff_ms: int = 20
+    retry_backoff_max_ms: int = 1_000
+    metadata_max_age_ms: int = 300_000
+    auto_create_topics: bool = False
+    direct: bool = True
+
+
+class Cluster:
+    """See the top of this file. `topics` are the names that metadata is asked for; `all_topics` asks for all."""
+
+    def __init__(self, server: str | None, settings: ClusterSettings) -> None:
+        self.endpoint = resolve_server(server)
+        self.settings = settings
+        self.view = ClusterView()
+        self.topics: set[str] = set()
+        self.all_topics = False
+        self.on_metadata: Callable[[], None] | None = None
+        self.guard = ForkGuard()
+        self.failure: RequestError | None = None  # why the front cannot be reached at the moment
+        self._boot_id = read_boot_id()
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._links: list[Link] = []
+        self._front: Link | None = None
+        self._front_attempts = 0
+        self._front_retry_ms = 0
+        self._direct: dict[int, tuple[int, Link]] = {}  # node: incarnation that metadata told, link
+        self._no_direct: dict[int, int] = {}  # node: incarnation whose own endpoint did not work
+        self._metadata_wanted = True
+        self._metadata_asked = False
+        self._metadata_attempts = 0
+        self._metadata_requests = 0
+        self._metadata_answered = 0  # the newest request that was answered
+        self._metadata_not_before_ms = 0
+        self._metadata_at_ms = 0
+        self._closed = False
+
+    # --- requests ---
+
+    def ask_front(
+        self,
+        request: Any,
+        answer_class: type,
+        on_reply: Callable[[Reply], None],
+        *,
+        timeout_ms: int | None = None,
+    ) -> None:
+        """Send a request to the front; `on_reply` is called once, with NetworkError when it is out of reach."""
+        link = self.front()
+        if link is None:
+            on_reply(Reply(None, [], NotSent(f"{self.failure or self.endpoint + ' cannot be reached'}")))
+            return
+        link.submit(request, answer_class, on_reply, deadline_ms=self._deadline(timeout_ms))
+
+    def ask_owner(
+        self,
+        topic_partition: TopicPartition,
+        request: Any,
+        answer_class: type,
+        on_reply: Callable[[Reply], None],
+        *,
+        payload: Payload = (),
+        timeout_ms: int | None = None,
+    ) -> None:
+        """As `ask_front`, for the process that owns the partition, by the shortest way."""
+        link = self.link_to(self.view.leader(topic_partition))
+        if link is None:
+            self.want_metadata()
+            on_reply(Reply(None, [], NotSent(f"the owner of {topic_partition} cannot be reached")))
+            return
+        link.submit(request, answer_class, on_reply, deadline_ms=self._deadline(timeout_ms), payload=payload)
+
+    def can_reach(self, topic_partition: TopicPartition) -> bool:
+        """Whether the partition's owner is known and a link to it is there or being made."""
+        return self.link_to(self.view.leader(topic_partition)) is not None
+
+    def link_to(self, node: int) -> Link | None:
+        """The shortest link to a node; None: the node is not known, or not even the front can be reached."""
+        if node < 0:
+            return None
+        info = self.view.nodes.get(node)
+        if info is not None and self._is_near(info):
+            known = self._direct.get(node)
+            if known is not None and known[0] == info.incarnation and known[1].alive:
+                return known[1]
+            if known is None or known[0] != info.incarnation:
+                return self._new_direct(info)
+        return self.front()
+
+    def front(self) -> Link | None:
+        """The link to the front, made anew after a back-off when it had died; None: wait."""
+        if self._front is not None and self._front.alive:
+            return self._front
+        now = now_ms()
+        if now < self._front_retry_ms or self._closed:
+            return None
+        self._front = self._new_link(self.endpoint, FRONT_GREETING_MS, now)
+        return self._front if self._front.alive else None
+
+    def reset_link(self, node: int, why: str) -> None:
+        """Give up the link to a node; everything in flight on it fails and a new one is made when needed."""
+        link = self.link_to(node)
+        if link is not None:
+            link.die(NetworkError(why))
+
+    # --- metadata ---
+
+    def want_metadata(self) -> None:
+        """What is known may be out of date: ask again soon."""
+        self._metadata_wanted = True
+
+    @property
+    def asking(self) -> bool:
+        """Whether metadata is being asked for, or about to be."""
+        return self._metadata_wanted or self._metadata_asked
+
+    def add_topics(self, names: set[str]) -> None:
+        """Ask for these topics too, from now on, and without delay."""
+        if not names <= self.topics:
+            self.topics |= names
+            self._metadata_wanted = True
+            self._metadata_not_before_ms = 0
+
+    def _ask_metadata(self, now: int) -> None:
+        names = None if self.all_topics else sorted(self.topics)
+        self._metadata_wanted = False
+        self._metadata_asked = True
+        self._metadata_attempts += 1
+        self._metadata_requests += 1
+        number = self._metadata_requests
+        self._metadata_not_before_ms = now + backoff_ms(
+            self._metadata_attempts, self.settings.retry_backoff_ms, self.settings.retry_backoff_max_ms
+        )
+
+        def answered(reply: Reply) -> None:
+            self._metadata_asked = False
+            if reply.error is not None:
+                self._metadata_wanted = True
+                if not isinstance(reply.error, RetriableError):
+                    self.failure = reply.error
+                return
+            self._metadata_at_ms = now_ms()
+            self._metadata_answered = number
+            self.view.update(reply.answer, names)
+            if self._complete():
+                self._metadata_attempts = 0
+            else:
+                self._metadata_wanted = True
+            if self.on_metadata is not None:
+                self.on_metadata()
+
+        request = Metadata(topics=names, auto_create=self.settings.auto_create_topics)
+        self.ask_front(request, MetadataAnswer, answered)
+
+    def _complete(self) -> bool:
+        """Whether every topic that we ask for is there, and an owner that runs for each partition."""
+        topics, nodes = self.view.topics, self.view.nodes
+        wanted = topics if self.all_topics else self.topics
+        return all(name in topics and all(p.leader in nodes for p in topics[name].partitions) for name in wanted)
+
+    # --- the loop ---
+
+    def serve(self, now: int) -> bool:
+        """Do everything that can be done without waiting. Whether anything happened: look again before sleeping."""
+        happened = False
+        for link in tuple(self._links):
+            happened = link.serve(now) or happened
+        if self._closed:
+            return happened
+        if now - self._metadata_at_ms >= self.settings.metadata_max_age_ms:
+            self._metadata_wanted = True
+        if self._metadata_wanted and not self._metadata_asked and now >= self._metadata_not_before_ms:
+            self._ask_metadata(now)
+        return happened
+
+    def next_due_ms(self) -> int:
+        """When `serve` has something to do though nothing arrives."""
+        due = self._metadata_at_ms + self.settings.metadata_max_age_ms
+        if self._metadata_wanted and not self._metadata_asked:
+            due = max(self._metadata_not_before_ms, self._front_retry_ms)
+        for link in self._links:
+            link_due = link.next_due_ms()
+            if link_due is not None and link_due < due:
+                due = link_due
+        return due
+
+    def has_input(self) -> bool:
+        """Whether `wait` would be wrong to sleep."""
+        return any(link.has_input() for link in self._links)
+
+    def wait(self, timeout_ms: int) -> None:
+        """Sleep until a watched descriptor has something, at most so long; calls back what was watched."""
+        for fd, _ in self._epoll.poll(max(0, timeout_ms) / 1000):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()
+
+    def turn(self, timeout_ms: int) -> None:
+        """Serve; when nothing happened sleep until something does, at most `timeout_ms`, and serve again.
+
+        Checks for a fork. Call it in a loop that looks each time whether what it waits for has come.
+        """
+        self.guard.check("client")
+        now = now_ms()
+        if self.serve(now):
+            return
+        wait_ms = 0 if self.has_input() else min(timeout_ms, self.next_due_ms() - now)
+        if wait_ms > 0:
+            self.wait(wait_ms)
+            self.serve(now_ms())
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Let `wait` end, and call back, when `fd` has input or was hung up."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor; before it is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):  # closed already
+                self._epoll.unregister(fd)
+
+    # --- waiting calls ---
+
+    def connect(self, timeout_ms: int) -> None:
+        """Wait for the greeting and the first metadata. Raises BrokerUnavailable naming the endpoint, RequestError.
+
+        Where nobody listens at all, the wait is REFUSED_MS: a front that is being replaced is back by then.
+        """
+        start = now_ms()
+        deadline = start + timeout_ms
+        while self.view.version == 0:
+            left = deadline - now_ms()
+            if self._front_attempts and (self._front is None or not self._front.alive):
+                left = min(left, start + REFUSED_MS - now_ms())
+            if self.failure is not None and not isinstance(self.failure, RetriableError):
+                raise self.failure
+            if left <= 0:
+                raise self._unavailable(timeout_ms)
+            self.turn(left)
+
+    def fresh_metadata(self, timeout_ms: int) -> None:
+        """Ask for metadata now and wait for the answer. Raises BrokerUnavailable."""
+        # An answer that is on its way was asked for before, perhaps without the topics that are wanted now.
+        wanted = self._metadata_requests + 1
+        deadline = now_ms() + timeout_ms
+        self._metadata_wanted = True
+        self._metadata_not_before_ms = 0
+        while self._metadata_answered < wanted:
+            left = deadline - now_ms()
+            if left <= 0:
+                raise self._unavailable(timeout_ms)
+            self.turn(left)
+
+    def call(
+        self,
+        request: Any,
+        answer_class: type,
+        *,
+        timeout_ms: int,
+        owner_of: TopicPartition | None = None,
+        repeatable: bool = True,
+    ) -> Any:
+        """Ask and wait for the answer; retriable errors are tried again while there is time.
+
+        A request that is not `repeatable` is not sent again once nobody knows whether it was acted on. Raises the
+        answer's RequestError, BrokerUnavailable when no process could be reached.
+        """
+        deadline = now_ms() + timeout_ms
+        attempt = 0
+        while True:
+            left = deadline - now_ms()
+            reply = self._call_once(request, answer_class, max(left, 1), owner_of)
+            if reply.error is None:
+                return reply.answer
+            if not isinstance(reply.error, RetriableError):
+                raise reply.error
+            if owner_of is None and isinstance(reply.error, UnknownTopicOrPartition):
+                raise reply.error  # the coordinator knows them all
+            left = deadline - now_ms()
+            network = isinstance(reply.error, NetworkError)
+            if left <= 0:
+                raise self._unavailable(timeout_ms, reply.error) if network else reply.error
+            if network and not repeatable and not isinstance(reply.error, NotSent):
+                raise BrokerUnavailable(f"{reply.error}; nobody knows whether {request.OP} was done: look, then decide")
+            attempt += 1
+            if owner_of is not None:
+                self.want_metadata()
+            self.pause(min(left, backoff_ms(attempt, self.settings.retry_backoff_ms, 200)))
+
+    def _call_once(self, request: Any, answer_class: type, timeout_ms: int, owner_of: TopicPartition | None) -> Reply:
+        # Who waits for a shorter time than a request may take gives up alone: the link goes on.
+        replies: list[Reply] = []
+        if owner_of is None:
+            self.ask_front(request, answer_class, replies.append)
+        else:
+            self.ask_owner(owner_of, request, answer_class, replies.append)
+        deadline = now_ms() + timeout_ms
+        while not replies:
+            left = deadline - now_ms()
+            if left <= 0:
+                return Reply(None, [], NetworkError(f"{self.endpoint} did not answer {request.OP} in time"))
+            self.turn(left)
+        return replies[0]
+
+    def pause(self, pause_ms: int) -> None:
+        """Go on serving for so long."""
+        until = now_ms() + pause_ms
+        while (left := until - now_ms()) > 0:
+            self.turn(left)
+
+    def close(self) -> None:
+        """Close every link and the context. In a forked child nothing of the parent's is touched."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.guard.forked:
+            return
+        for link in tuple(self._links):
+            link.close()
+        self._context.term()
+        self._epoll.close()
+
+    # --- inside ---
+
+    def _deadline(self, timeout_ms: int | None) -> int:
+        return now_ms() + (self.settings.request_timeout_ms if timeout_ms is None else timeout_ms)
+
+    def _unavailable(self, timeout_ms: int, last: RequestError | None = None) -> BrokerUnavailable:
+        cause = self.failure or last
+        why = f": {cause}" if cause is not None else ""
+        return BrokerUnavailable(f"no answer from {self.endpoint} (waited up to {timeout_ms} ms){why}")
+
+    def _is_near(self, info: NodeInfo) -> bool:
+        """Whether the node's own endpoint can be used from here."""
+        if not self.settings.direct or not self._boot_id or self.view.boot_id != self._boot_id:
+            return False
+        if self._no_direct.get(info.node) == info.incarnation or not info.endpoint.startswith("ipc://"):
+            return False
+        return os.access(info.endpoint[len("ipc://") :], os.R_OK | os.W_OK)
+
+    def _new_direct(self, info: NodeInfo) -> Link | None:
+        old = self._direct.pop(info.node, None)
+        if old is not None:
+            old[1].die(NetworkError(f"node {info.node} was restarted"))
+        link = self._new_link(info.endpoint, DIRECT_GREETING_MS, now_ms(), info)
+        if not link.alive:
+            return self.front()
+        self._direct[info.node] = (info.incarnation, link)
+        return link
+
+    def _new_link(self, endpoint: str, greeting_ms: int, now: int, info: NodeInfo | None = None) -> Link:
+        link = Link(self._context, endpoint, self.settings.client_id, now_ms=now, greeting_timeout_ms=greeting_ms)
+        if link.alive:
+            self._links.append(link)
+            for fd in link.fds:
+                self._epoll.register(fd, select.EPOLLIN)
+        if info is None:
+            link.on_state = self._front_changed
+        else:
+            link.on_state = lambda changed: self._direct_changed(changed, info)
+        if not link.alive:
+            link.on_state(link)
+        return link
+
+    def _front_changed(self, link: Link) -> None:
+        if link.state is LinkState.READY:
+            if self._front_attempts > 1:
+                log.info("%s is back", self.endpoint)
+            self._front_attempts = 0
+            self.failure = None
+            return
+        self._forget(link)
+        if self._closed:
+            return
+        self._front_attempts += 1
+        self.failure = link.error
+        if self._front_attempts == 2:
+            log.warning("%s; trying again until it is back", link.error)
+        first = self.settings.retry_backoff_ms
+        self._front_retry_ms = now_ms() + (
+            0 if self._front_attempts == 1 else backoff_ms(self._front_attempts - 1, first, 500)
+        )
+        self._metadata_wanted = True
+
+    def _direct_changed(self, link: Link, info: NodeInfo) -> None:
+        if link.state is LinkState.READY:
+            if link.hello is not None and link.hello.node != info.node:
+                link.die(NetworkError(f"{link.endpoint} is node {link.hello.node}, not {info.node}"))
+            return
+        self._forget(link)
+        self._no_direct[info.node] = info.incarnation
+        self._metadata_wanted = True
+
+    def _forget(self, link: Link) -> None:
+        if link in self._links:
+            self._links.remove(link)
+            for fd in link.fds:
+                self._epoll.unregister(fd)

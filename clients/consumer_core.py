@@ -1,0 +1,262 @@
+"""The consumer's decisions: where each partition stands, what to read next, what to give out. No I/O, no clock.
+
+A Cursor is one assigned partition. Whoever reads for it (shared memory or fetches) hands over bytes with the `ticket`
+that it was asked with: after a seek the ticket is another, and what was read for the old place is dropped. Positions
+are offsets of records, so a change of the way to read loses and doubles nothing: bytes before the position are skipped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+
+from kbroker.clients.record_batch import RecordBatch, split
+from kbroker.clients.records import ConsumerRecord
+from kbroker.errors import KbrokerError
+from kbroker.records.batch import read_header
+from kbroker.records.codec import iter_batches
+from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
+
+_offset_of = attrgetter("offset")
+
+
+class Cursor:
+    """One assigned partition.
+
+    `position`: offset of the next record for the caller; `fetch_offset`: of the next to be read from the broker;
+    `reset_to`: a timestamp to look the position up by, when it is not known; `fault`: raised by poll until a seek.
+    """
+
+    __slots__ = (
+        "attempts",
+        "batches",
+        "buffered_bytes",
+        "current",
+        "fault",
+        "fetch_epoch",
+        "fetch_offset",
+        "given",
+        "high_watermark",
+        "last_epoch",
+        "looking_up",
+        "paused",
+        "position",
+        "records",
+        "reset_to",
+        "retry_at_ms",
+        "ticket",
+        "topic_id",
+        "topic_partition",
+    )
+
+    def __init__(self, topic_partition: TopicPartition) -> None:
+        self.topic_partition = topic_partition
+        self.position = -1
+        self.last_epoch = -1
+        self.fetch_offset = -1
+        self.fetch_epoch = -1
+        self.reset_to: int | None = None
+        self.looking_up = False
+        self.paused = False
+        self.fault: KbrokerError | None = None
+        self.high_watermark = -1
+        self.topic_id = b""
+        self.ticket = 0
+        self.attempts = 0
+        self.retry_at_ms = 0
+        self.batches: deque[RecordBatch] = deque()
+        self.buffered_bytes = 0
+        self.current: RecordBatch | None = None
+        self.records: list[ConsumerRecord] = []
+        self.given: ConsumerRecord | None = None  # the record last yielded out of `records`
+
+    @property
+    def known(self) -> bool:
+        """Whether the position is known."""
+        return self.position >= 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to give out."""
+        return not self.paused and bool(self.records or self.batches)
+
+    def now_at(self) -> int:
+        """The position, with what iteration has yielded taken into account."""
+        return self.given.offset + 1 if self.given is not None else self.position
+
+    def settle(self) -> None:
+        """Take iteration into account for good. The list that is being iterated over ends where it is."""
+        if self.given is None:
+            return
+        self.position, self.last_epoch, self.given = self.given.offset + 1, self.given.leader_epoch, None
+        rest = self.records[bisect_left(self.records, self.position, key=_offset_of) :]
+        self.records.clear()
+        self.records = rest
+        if not rest:
+            self._leave_batch()
+
+    def move(self, offset: int) -> None:
+        """Stand at `offset`; everything read so far is dropped."""
+        self.drop()
+        self.position = self.fetch_offset = offset
+        self.last_epoch = self.fetch_epoch = -1
+        self.reset_to = None
+        self.looking_up = False
+        self.fault = None
+        self.attempts = 0
+        self.retry_at_ms = 0
+
+    def look_up(self, timestamp_ms: int) -> None:
+        """The position is not known: it is to be looked up by this timestamp (or EARLIEST, LATEST)."""
+        self.move(-1)
+        self.reset_to = timestamp_ms
+
+    def drop(self) -> None:
+        """Forget what was read ahead; it is read again from the position on."""
+        self.settle()
+        self.ticket += 1
+        self.batches.clear()
+        self.buffered_bytes = 0
+        self.records.clear()
+        self.records = []
+        self.current = None
+        self.fetch_offset = self.position
+        self.fetch_epoch = self.last_epoch
+
+    def put(self, data: bytes | memoryview, check_crc: bool) -> int:
+        """Take in bytes that were read at `fetch_offset`; how many batches there were to give out."""
+        last = None
+        for view in iter_batches(data):
+            last = view
+        if last is None:
+            return 0
+        found = split(self.topic_partition, data, self.fetch_offset, check_crc)
+        header = read_header(last)
+        self.fetch_offset = max(self.fetch_offset, header.next_offset)
+        self.fetch_epoch = header.leader_epoch
+        self.attempts = 0
+        self.batches += found
+        self.buffered_bytes += sum(batch.size_bytes for batch in found)
+        if not found and not self.batches and not self.records:
+            self.position = self.fetch_offset
+        return len(found)
+
+    def decode(self, make: Callable[[RecordBatch], list[ConsumerRecord]]) -> bool:
+        """Decode the next batch when nothing decoded is left. False: there is none."""
+        while not self.records:
+            if not self.batches:
+                return False
+            batch = self.batches[0]
+            records = make(batch)  # may raise: the batch stays where it is
+            self.batches.popleft()
+            self.buffered_bytes -= batch.size_bytes
+            self.current = batch
+            self.records = records
+            if not records:
+                self._leave_batch()
+        return True
+
+    def take(self, count: int) -> list[ConsumerRecord]:
+        """At most `count` of the decoded records; the position moves past them."""
+        records = self.records
+        if len(records) <= count:
+            self.records = []
+            self._leave_batch()
+            return records
+        taken = records[:count]
+        del records[:count]
+        self.position, self.last_epoch = taken[-1].offset + 1, taken[-1].leader_epoch
+        return taken
+
+    def finish_batch(self) -> None:
+        """All of the decoded records were yielded."""
+        self.given = None
+        self.records.clear()
+        self._leave_batch()
+
+    def take_batches(self) -> list[RecordBatch]:
+        """Everything that is buffered, as whole batches; the position moves past them."""
+        taken = list(self.batches)
+        if self.records and self.current is not None:
+            self.current.first_offset = self.position
+            taken.insert(0, self.current)
+        self.batches.clear()
+        self.buffered_bytes = 0
+        self.records = []
+        self.current = None
+        if taken:
+            self.position, self.last_epoch = taken[-1].next_offset, taken[-1].leader_epoch
+        return taken
+
+    def _leave_batch(self) -> None:
+        if self.current is not None:
+            self.position = max(self.position, self.current.next_offset)
+            self.last_epoch = self.current.leader_epoch
+            self.current = None
+
+
+class ConsumerCore:
+    """All cursors of a consumer, served in turn."""
+
+    def __init__(self) -> None:
+        self.cursors: dict[TopicPartition, Cursor] = {}
+        self._turn: deque[Cursor] = deque()
+
+    def assign(self, partitions: Iterable[TopicPartition]) -> list[Cursor]:
+        """Replace the assignment; those that stay keep their place. Returns the new cursors."""
+        wanted = list(dict.fromkeys(partitions))
+        for topic_partition in [known for known in self.cursors if known not in set(wanted)]:
+            self.cursors.pop(topic_partition).drop()
+        new = [Cursor(topic_partition) for topic_partition in wanted if topic_partition not in self.cursors]
+        for cursor in new:
+            self.cursors[cursor.topic_partition] = cursor
+        self._turn = deque(self.cursors.values())
+        return new
+
+    def settle(self) -> None:
+        """Take iteration into account in every cursor."""
+        for cursor in self._turn:
+            if cursor.given is not None:
+                cursor.settle()
+
+    def next_ready(self) -> Cursor | None:
+        """The next partition in turn with something to give out. Raises the fault of one that has one."""
+        turn = self._turn
+        for _ in range(len(turn)):
+            cursor = turn[0]
+            turn.rotate(-1)
+            if cursor.ready:
+                return cursor
+            if cursor.fault is not None and not cursor.paused:
+                raise cursor.fault
+        return None
+
+    def wanting(self, now_ms: int, buffer_bytes_max: int) -> list[Cursor]:
+        """Partitions to read for, those that waited longest first: not paused, in their place, and short of data."""
+        return [
+            cursor
+            for cursor in self._turn
+            if not cursor.paused
+            and cursor.position >= 0
+            and cursor.fault is None
+            and cursor.buffered_bytes < buffer_bytes_max
+            and now_ms >= cursor.retry_at_ms
+        ]
+
+    def to_look_up(self, now_ms: int) -> list[Cursor]:
+        """Partitions whose position must be looked up, and is not being looked up."""
+        return [
+            cursor
+            for cursor in self._turn
+            if cursor.reset_to is not None and not cursor.looking_up and now_ms >= cursor.retry_at_ms
+        ]
+
+    def next_retry_ms(self) -> int | None:
+        """When a partition that backs off may be tried again."""
+        return min((c.retry_at_ms for c in self._turn if c.retry_at_ms and not c.paused), default=None)
+
+
+RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP}
+"""What `auto_offset_reset` looks the position up by; 'none' is not here: it raises."""

@@ -1,0 +1,63 @@
+"""The consumer's options: names and meanings as in kafka-python, each checked, each error naming its argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kbroker.clients.producer_options import check_callable, whole_number
+from kbroker.errors import ConfigError
+
+Deserializer = Callable[[bytes | None], Any]
+
+
+@dataclass(slots=True)
+class ConsumerOptions:
+    """What `Consumer(…)` was given; see there."""
+
+    client_id: str = "kbroker-consumer"
+    auto_offset_reset: str = "latest"
+    fetch_max_bytes: int = 8 << 20
+    max_partition_fetch_bytes: int = 1 << 20
+    fetch_min_bytes: int = 1
+    fetch_max_wait_ms: int = 500
+    max_poll_records: int = 500
+    key_deserializer: Deserializer | None = None
+    value_deserializer: Deserializer | None = None
+    consumer_timeout_ms: int | None = None
+    transport: str = "auto"
+    isolation_level: str = "read_uncommitted"
+    check_crcs: bool = True
+    metadata_max_age_ms: int = 300_000
+    request_timeout_ms: int = 30_000
+    retry_backoff_ms: int = 20
+    api_timeout_ms: int = 10_000
+
+    def check(self) -> None:
+        """Raises ConfigError naming the argument at fault."""
+        for name, choices in (
+            ("auto_offset_reset", ("latest", "earliest", "none")),
+            ("transport", ("auto", "shm", "zmq")),
+            ("isolation_level", ("read_uncommitted", "read_committed")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not valid: it must be one of {', '.join(choices)}"
+                )
+        for name, least in (
+            ("fetch_max_bytes", 1024),
+            ("max_partition_fetch_bytes", 1024),
+            ("fetch_min_bytes", 0),
+            ("fetch_max_wait_ms", 0),
+            ("max_poll_records", 1),
+            ("metadata_max_age_ms", 1),
+            ("request_timeout_ms", 1),
+            ("retry_backoff_ms", 1),
+            ("api_timeout_ms", 1),
+        ):
+            whole_number(name, getattr(self, name), least)
+        if self.consumer_timeout_ms is not None:
+            whole_number("consumer_timeout_ms", self.consumer_timeout_ms, 0)
+        check_callable("key_deserializer", self.key_deserializer)
+        check_callable("value_deserializer", self.value_deserializer)

@@ -1,0 +1,295 @@
+"""One ZeroMQ connection to one process of the broker: requests out, answers matched, death noticed at once.
+
+A link lives once. When its peer goes away (or does not greet, or does not answer in time) everything in flight fails
+with NetworkError, the socket is closed with what it still held, and whoever wants to go on makes a new link: nothing
+that was meant for a dead process reaches its successor, after the caller was told to try again.
+
+Never blocks and reads no clock: `serve(now_ms)` does what can be done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any, NamedTuple
+
+import zmq
+
+from kbroker.errors import InvalidRequest, NetworkError, RequestError
+from kbroker.wire.codec import decode_answer, encode_request
+from kbroker.wire.messages import Hello, HelloAnswer
+
+_REQUEST_ID = Struct(">Q")
+_MONITOR_EVENT = Struct("=HI")
+
+_MONITORED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+HEARTBEAT_MS = 5_000
+HEARTBEAT_TIMEOUT_MS = 15_000
+MESSAGES_MAX = 2048
+"""High water mark of each direction; requests in flight are bounded far below by what the broker says."""
+ANSWERS_PER_TURN = 256
+COPY_BELOW_BYTES = 262_144
+"""Smaller frames are copied. Sharing them costs more: pyzmq frees each from a thread of its own, which fights for the
+interpreter with the caller's (measured at 64 KiB: a quarter more CPU in all)."""
+
+Payload = Sequence[bytes | bytearray | memoryview]
+
+
+class NotSent(NetworkError):
+    """The connection ended before the request was sent: it was surely not acted on."""
+
+
+class Reply(NamedTuple):
+    """What a request came to: `error` None, or the answer's error, or NetworkError. `payload` as in messages.py."""
+
+    answer: Any
+    payload: list[memoryview]
+    error: RequestError | None
+
+
+OnReply = Callable[[Reply], None]
+
+
+class Asked(NamedTuple):
+    """A request that was submitted and not answered."""
+
+    header: bytes
+    payload: Payload
+    answer_class: type
+    deadline_ms: int
+    on_reply: OnReply
+
+
+class LinkState(enum.Enum):
+    """A link only moves forward."""
+
+    CONNECTING = "connecting"
+    GREETING = "greeting"
+    READY = "ready"
+    DEAD = "dead"
+
+
+class Link:
+    """A DEALER socket to `endpoint`. Requests submitted before the greeting is over wait for it."""
+
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, client_id: str, *, now_ms: int, greeting_timeout_ms: int
+    ) -> None:
+        self.endpoint = endpoint
+        self.state = LinkState.CONNECTING
+        self.hello: HelloAnswer | None = None
+        self.error: RequestError | None = None
+        self.credits: dict[int, tuple[int, int]] = {}  # by node: its incarnation, payload bytes taken; see Credit
+        self.on_state: Callable[[Link], None] | None = None
+        self._client_id = client_id
+        self._greeting_deadline_ms = now_ms + greeting_timeout_ms
+        self._next_id = 0
+        self._backlog: deque[Asked] = deque()
+        self._asked: dict[bytes, Asked] = {}
+        self._in_flight_max = 1
+        self._due_ms: int | None = None
+
+        socket = context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.SNDHWM, MESSAGES_MAX)
+        socket.setsockopt(zmq.RCVHWM, MESSAGES_MAX)
+        if endpoint.startswith("tcp:"):
+            socket.setsockopt(zmq.CONNECT_TIMEOUT, greeting_timeout_ms)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+            socket.setsockopt(zmq.IPV6, 1)
+        socket.copy_threshold = COPY_BELOW_BYTES
+        self.socket = socket
+        self.monitor = socket.get_monitor_socket(_MONITORED)
+        self.monitor.setsockopt(zmq.LINGER, 0)
+        self.fds = (int(socket.getsockopt(zmq.FD)), int(self.monitor.getsockopt(zmq.FD)))
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.die(NetworkError(f"{endpoint}: {error}"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests may be submitted."""
+        return self.state is not LinkState.DEAD
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits for an answer."""
+        return not self._asked and not self._backlog
+
+    def submit(
+        self, request: Any, answer_class: type, on_reply: OnReply, *, deadline_ms: int, payload: Payload = ()
+    ) -> None:
+        """Send a request, now or when the peer's limits allow it. `on_reply` is called once, from `serve` or `die`."""
+        asked = Asked(encode_request(request), payload, answer_class, deadline_ms, on_reply)
+        if self.state is LinkState.DEAD:
+            on_reply(Reply(None, [], NotSent(str(self.error))))
+            return
+        if self._due_ms is None or deadline_ms < self._due_ms:
+            self._due_ms = deadline_ms
+        if self.state is LinkState.READY and not self._backlog and len(self._asked) < self._in_flight_max:
+            if not self._send(asked):
+                self._backlog.append(asked)
+        else:
+            self._backlog.append(asked)
+
+    def has_input(self) -> bool:
+        """Whether something waits to be served. Ask after every use of the socket: its descriptor tells only once."""
+        return self.alive and bool(
+            int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN
+            or int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN
+        )
+
+    def serve(self, now_ms: int) -> bool:
+        """Take what has arrived, send what may be sent, give up what is overdue. Whether anything happened."""
+        happened = False
+        if self.alive:
+            happened = self._take_answers()
+        if self.alive:
+            happened = self._follow_monitor() or happened
+        if self.alive and self._backlog:
+            self._send_backlog()
+        if self.alive:
+            self._look_at_time(now_ms)
+        return happened or not self.alive
+
+    def next_due_ms(self) -> int | None:
+        """When `serve` has something to do though nothing arrives."""
+        if self.state in (LinkState.CONNECTING, LinkState.GREETING):
+            return self._greeting_deadline_ms
+        return self._due_ms if self._asked or self._backlog else None
+
+    def die(self, error: RequestError) -> None:
+        """Close the socket, whatever it holds, and fail everything that is not answered."""
+        if self.state is LinkState.DEAD:
+            return
+        self.state = LinkState.DEAD
+        self.error = error
+        if self.on_state is not None:
+            self.on_state(self)
+        with contextlib.suppress(zmq.ZMQError):
+            self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close(linger=0)
+        unanswered, unsent = list(self._asked.values()), list(self._backlog)
+        self._asked.clear()
+        self._backlog.clear()
+        for asked in unanswered:
+            asked.on_reply(Reply(None, [], error))
+        for asked in unsent:
+            asked.on_reply(Reply(None, [], NotSent(str(error)) if isinstance(error, NetworkError) else error))
+
+    def close(self) -> None:
+        """The client is being closed."""
+        self.die(NetworkError("the client was closed"))
+
+    # --- inside ---
+
+    def _send(self, asked: Asked) -> bool:
+        self._next_id += 1
+        request_id = _REQUEST_ID.pack(self._next_id)
+        try:
+            if asked.payload:
+                self.socket.send(request_id, zmq.NOBLOCK | zmq.SNDMORE)
+                self.socket.send(asked.header, zmq.SNDMORE)
+                for frame in asked.payload[:-1]:
+                    self.socket.send(frame, zmq.SNDMORE, copy=False)
+                self.socket.send(asked.payload[-1], copy=False)
+            else:
+                self.socket.send_multipart((request_id, asked.header), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._asked[request_id] = asked
+        return True
+
+    def _send_backlog(self) -> None:
+        if self.state is not LinkState.READY:
+            return
+        while self._backlog and len(self._asked) < self._in_flight_max:
+            if not self._send(self._backlog[0]):
+                return
+            self._backlog.popleft()
+
+    def _take_answers(self) -> bool:
+        for count in range(ANSWERS_PER_TURN):
+            if not self.alive or not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return count > 0
+            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            if len(frames) < 2:
+                self.die(NetworkError(f"{self.endpoint} sent an answer of {len(frames)} frames: it is no kbroker"))
+                return True
+            asked = self._asked.pop(frames[0].bytes, None)
+            if asked is None:
+                continue
+            try:
+                answer: Any = decode_answer(asked.answer_class, frames[1].buffer)
+            except RequestError as error:
+                asked.on_reply(Reply(None, [], error))
+            else:
+                asked.on_reply(Reply(answer, [memoryview(frame.buffer) for frame in frames[2:]], None))
+        return True
+
+    def _follow_monitor(self) -> bool:
+        happened = False
+        while self.alive and int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            happened = True
+            event, _ = _MONITOR_EVENT.unpack(self.monitor.recv_multipart(zmq.NOBLOCK)[0])
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._greet()
+            elif event in (zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED) and self.state is LinkState.CONNECTING:
+                self.die(NetworkError(f"{self.endpoint} does not accept connections: is the broker running there?"))
+            else:
+                self._take_answers()  # those that arrived before the end
+                self.die(NetworkError(f"{self.endpoint} has hung up"))
+        return happened
+
+    def _greet(self) -> None:
+        self.state = LinkState.GREETING
+        hello = Hello(client_id=self._client_id, software="kbroker-python")
+        self._send(Asked(encode_request(hello), (), HelloAnswer, self._greeting_deadline_ms, self._greeted))
+
+    def _greeted(self, reply: Reply) -> None:
+        if not self.alive:
+            return
+        if reply.error is not None:
+            self.die(reply.error)
+            return
+        hello: HelloAnswer = reply.answer
+        if hello.requests_in_flight_max < 1 or hello.frame_bytes_max < 1:
+            self.die(InvalidRequest(f"{self.endpoint} greeted with impossible limits"))
+            return
+        self.hello = hello
+        self._in_flight_max = hello.requests_in_flight_max
+        self.state = LinkState.READY
+        if self.on_state is not None:
+            self.on_state(self)
+
+    def _look_at_time(self, now_ms: int) -> None:
+        if self.state is not LinkState.READY:
+            if now_ms >= self._greeting_deadline_ms:
+                self.die(NetworkError(f"{self.endpoint} did not greet in time"))
+            return
+        if self._due_ms is None or now_ms < self._due_ms:
+            return
+        # The peer may yet act on what is overdue; on a link of its own, nothing later can come before that.
+        if any(asked.deadline_ms <= now_ms for asked in self._asked.values()):
+            self.die(NetworkError(f"{self.endpoint} did not answer in time"))
+            return
+        for asked in [asked for asked in self._backlog if asked.deadline_ms <= now_ms]:
+            self._backlog.remove(asked)
+            asked.on_reply(Reply(None, [], NotSent(f"{self.endpoint} was too busy to take the request in time")))
+        self._due_ms = min((a.deadline_ms for a in (*self._asked.values(), *self._backlog)), default=None)
