@@ -132,6 +132,7 @@ def test_a_process_that_hangs_is_replaced(topic: str, name: str) -> None:
         assert "is hung: no answer" in broker.log
 
 
+@pytest.mark.slow
 def test_coordinator_and_worker_killed_together_with_many_partitions(topic: str) -> None:
     with Broker(workers=2) as broker, RawClient(broker.server) as client:
         client.create(topic, 200)
