@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from kbroker.clients.accumulator import Batch
 from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
 from kbroker.clients.futures import RecordFuture
 from kbroker.clients.producer_loop import ProducerLoop
@@ -26,6 +27,7 @@ from kbroker.clients.producer_options import (
     whole_number,
 )
 from kbroker.errors import ClientClosed, ConfigError, MessageTooLarge, RequestTimedOut
+from kbroker.types import TopicPartition
 
 Headers = Sequence[tuple[str, bytes | None]]
 _EXIT_TIMEOUT_S = 5.0
@@ -43,9 +45,10 @@ class Producer(ProducerLoop):
     - `enable_idempotence`: retries are written once and in order. On unless `acks`, `retries` or the requests in flight
       rule it out.
     - `compression_type`: None, 'gzip', 'snappy', 'lz4' or 'zstd'.
-    - `batch_size` (bytes, 65536): a batch is sent when it is that large, or `linger_ms` (5) old, or when somebody
-      waits for one of its records. 64 KiB costs the broker a quarter of what 16 KiB do per byte, and 5 ms let batches
-      fill without being felt; set linger_ms=0 for the lowest latency.
+    - `batch_size` (bytes, 1 MiB): a batch is sent when it is that large (or as large as its topic allows), or
+      `linger_ms` (5) old, or when somebody waits for one of its records. Each batch costs this process and the broker
+      about as much as copying 200 KiB: many records make large batches, few ones go by linger_ms; set that to 0 for
+      the lowest latency.
     - `buffer_memory` (bytes, 32 MiB): when records that are not acknowledged take more, `send` blocks, up to
       `max_block_ms` (60000), then raises BufferFull.
     - `retries`, `retry_backoff_ms` (20, doubles up to 1000), `request_timeout_ms` (30000), `delivery_timeout_ms`
@@ -66,7 +69,7 @@ class Producer(ProducerLoop):
         acks: int | str = "all",
         enable_idempotence: bool | None = None,
         compression_type: str | None = None,
-        batch_size: int = 65_536,
+        batch_size: int = 1_048_576,
         linger_ms: int = 5,
         buffer_memory: int = 33_554_432,
         max_block_ms: int = 60_000,
@@ -167,19 +170,16 @@ class Producer(ProducerLoop):
             timestamp_ms = time.time_ns() // 1_000_000
         else:
             whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1)
-        size = (0 if value is None else len(value)) + (0 if key is None else len(key)) + RECORD_BYTES_EXTRA
-        if headers:
-            headers = _checked_headers(headers)
-            size += sum(len(name) * 4 + len(content or b"") + 10 for name, content in headers)
-        if size > self.options.max_request_size:
-            self._refuse_size(size)
+        checked = _checked_headers(headers) if headers else ()
+        accumulator = self._accumulator
         with self._lock:
             if self._closed:
                 raise ClientClosed("this producer was closed")
             partitions = self._topics.get(topic)
             if partitions is None:
                 partitions = self._find_topic(topic)
-            if self._accumulator.free_bytes <= 0:
+            if accumulator.free_bytes <= 0:
+                self._check_size(key, value, checked)
                 self._wait_for_space()
             if partition is not None:
                 target = partitions.number(partition)
@@ -189,26 +189,19 @@ class Producer(ProducerLoop):
                 target = partitions.sticky
             else:
                 target = partitions.for_key(key)
-            accumulator = self._accumulator
-            batch = accumulator.open_batch(target)
-            if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers or ()):
+            batch = accumulator.open.get(target)
+            # Whatever joins a batch is no larger than a batch, which is no larger than max_request_size.
+            if batch is None or not accumulator.append(batch, timestamp_ms, key, value, checked):
+                self._check_size(key, value, checked)
                 filled = batch is not None
                 if batch is not None:
                     self._filled_ms = now_ms()
                     accumulator.seal(batch)
                     self._core.hasten(batch)
-                if key is None and partition is None and self._partitioner is None:
-                    target = partitions.next_sticky()
-                    batch = accumulator.open_batch(target)
-                    if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers or ()):
-                        batch = None
-                else:
-                    batch = None
-                if batch is None:
-                    batch = accumulator.new_batch(target, now_ms())
-                    accumulator.append(batch, timestamp_ms, key, value, headers or ())
-                    self._core.opened(batch)
-                    self._batch_opened(filled)
+                moves = key is None and partition is None and self._partitioner is None
+                batch = self._add_elsewhere(
+                    partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked, filled
+                )
             return RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -281,11 +274,38 @@ class Producer(ProducerLoop):
     ) -> None:
         self.close()
 
-    def _refuse_size(self, size: int) -> None:
-        raise MessageTooLarge(
-            f"the record takes up to {size} bytes; max_request_size={self.options.max_request_size} (and the broker's "
-            "message.max.bytes) would have to allow it"
-        )
+    def _check_size(self, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        size = len(key or b"") + len(value or b"") + RECORD_BYTES_EXTRA
+        size += sum(len(name) * 4 + len(content or b"") + 10 for name, content in headers)
+        if size > self.options.max_request_size:
+            raise MessageTooLarge(
+                f"the record takes up to {size} bytes; max_request_size={self.options.max_request_size} (and the "
+                "broker's message.max.bytes) would have to allow it"
+            )
+
+    def _add_elsewhere(
+        self,
+        target: TopicPartition,
+        timestamp_ms: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        filled: bool,
+    ) -> Batch:
+        """The record does not fit where it was to go: into this partition's open batch, else into a new one.
+
+        `filled`: the batch that it did not fit into is full, and goes.
+        """
+        accumulator = self._accumulator
+        batch = accumulator.open.get(target)
+        opens = batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers)
+        if batch is None or opens:
+            batch = accumulator.new_batch(target, now_ms(), self._topics[target.topic].batch_bytes_max)
+            accumulator.append(batch, timestamp_ms, key, value, headers)
+            self._core.opened(batch)
+        if opens or filled:
+            self._batch_opened(filled)
+        return batch
 
 
 def _as_bytes(name: str, value: object) -> bytes:

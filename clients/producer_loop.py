@@ -185,6 +185,7 @@ class ProducerLoop:
             if known is None:
                 known = self._topics[name] = TopicPartitions(name, len(info.partitions))
             known.update([partition.leader for partition in info.partitions])
+            known.batch_bytes_max = info.batch_bytes_max
         self._changed.notify_all()
 
     def _pump(self, now: int) -> None:
