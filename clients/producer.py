@@ -195,9 +195,7 @@ class Producer(ProducerLoop):
                 self._check_size(key, value, checked)
                 filled = batch is not None
                 if batch is not None:
-                    self._filled_ms = now_ms()
-                    accumulator.seal(batch)
-                    self._core.hasten(batch)
+                    self._filled(batch)
                 moves = key is None and partition is None and self._partitioner is None
                 batch = self._add_elsewhere(
                     partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked, filled
@@ -298,12 +296,15 @@ class Producer(ProducerLoop):
         """
         accumulator = self._accumulator
         batch = accumulator.open.get(target)
-        opens = batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers)
-        if batch is None or opens:
+        if batch is None or not accumulator.append(batch, timestamp_ms, key, value, headers):
+            if batch is not None:
+                self._filled(batch)
+                filled = True
             batch = accumulator.new_batch(target, now_ms(), self._topics[target.topic].batch_bytes_max)
             accumulator.append(batch, timestamp_ms, key, value, headers)
             self._core.opened(batch)
-        if opens or filled:
+            self._batch_opened(filled)
+        elif filled:
             self._batch_opened(filled)
         return batch
 

@@ -118,6 +118,12 @@ class ProducerLoop:
         batch.waiters = [*(batch.waiters or ()), waiter]
         self._core.hasten(batch)
 
+    def _filled(self, batch: Batch) -> None:
+        """A record did not fit: the batch goes as it is."""
+        self._filled_ms = now_ms()
+        self._accumulator.seal(batch)
+        self._core.hasten(batch)
+
     def _batch_opened(self, filled: bool) -> None:
         """A new batch: the one before it is full, or this one may be due before the thread wakes."""
         now = now_ms()

@@ -24,6 +24,7 @@ from kbroker.errors import (
 )
 from kbroker.wire import codec, endpoints
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity
+from kbroker.wire.frames import receivable, receive
 from kbroker.wire.messages import Hello, HelloAnswer
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import COORDINATOR, ControlLink
@@ -56,10 +57,12 @@ class Backend:
         """Pass on the answers that wait, at most a turn's worth."""
         for _ in range(TURN_MESSAGES):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = receive(self.socket)
             except zmq.Again:
                 return
             self._pass_on(frames)
+            if not receivable(self.socket):
+                return
 
 
 class Front:
