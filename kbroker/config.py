@@ -186,7 +186,8 @@ class NativeConfig:
         "HOST:PORT for native clients over tcp (7092 is usual; port 0: any free one). Empty: ipc only.",
     )
     frame_bytes_max: int = setting(
-        "native.frame.bytes.max", 32 << 20, "The largest frame that is taken from a client, and the most in all frames of a produce.",
+        "native.frame.bytes.max", 32 << 20,
+        "The largest frame that is taken from a client, and the most in all frames of a produce.",
         unit="bytes", least=1 << 16, most=_INT32_MAX,
     )  # fmt: skip
     frames_max: int = setting(
