@@ -91,6 +91,7 @@ class PartitionQueue:
         "next_sequence",
         "renewing",
         "topic_partition",
+        "trouble",
         "waiting",
     )
 
@@ -102,6 +103,7 @@ class PartitionQueue:
         self.next_sequence = 0
         self.acked_ms: int | None = None
         self.renewing = False
+        self.trouble: Exception | None = None  # why batches wait, for the one who is told that they came too late
 
     def put_back(self, batch: Batch) -> None:
         """Into `waiting`, at its place in the order of the records."""
@@ -198,6 +200,7 @@ class ProducerCore:
         if queue is None:
             return []
         queue.acked_ms = now_ms
+        queue.trouble = None
         return self._end(queue, batch, Outcome(base_offset, append_time_ms, None))
 
     def failed(self, batch: Batch, attempt: int, error: Exception, now_ms: int) -> list[Effect]:
@@ -207,6 +210,8 @@ class ProducerCore:
         queue = self._answered(batch, attempt)
         if queue is None:
             return []
+        if not isinstance(error, OutOfOrderSequence):  # that follows from the trouble of a batch before
+            queue.trouble = error
         effects: list[Effect] = []
         if isinstance(error, _STALE):
             effects.append(NeedMetadata(batch.topic_partition.topic))
@@ -222,7 +227,7 @@ class ProducerCore:
                 queue.put_back(batch)
                 self._look_later(queue, batch.retry_at_ms)
                 return effects
-            error = self._too_late(batch, error)
+            error = self._too_late(queue, batch)
         return effects + self._fail(queue, batch, error)
 
     def tick(self, now_ms: int) -> list[Effect]:
@@ -234,7 +239,7 @@ class ProducerCore:
                 queue.in_flight.remove(oldest)
             else:
                 queue.waiting.remove(oldest)
-            effects += self._fail(queue, oldest, self._too_late(oldest, None))
+            effects += self._fail(queue, oldest, self._too_late(queue, oldest))
         return effects
 
     def abort(self, error: Exception) -> list[Effect]:
@@ -379,8 +384,8 @@ class ProducerCore:
             return True
         return False  # the broker has lost what it had acknowledged: the caller must know
 
-    def _too_late(self, batch: Batch, cause: Exception | None) -> Exception:
-        why = f"; the last error was: {cause}" if cause is not None else ""
+    def _too_late(self, queue: PartitionQueue, batch: Batch) -> Exception:
+        why = f"; the last error was: {queue.trouble}" if queue.trouble is not None else ""
         return RequestTimedOut(
             f"{batch.record_count} records for {batch.topic_partition} were not acknowledged within "
             f"delivery_timeout_ms={self.settings.delivery_timeout_ms}{why}"

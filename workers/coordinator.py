@@ -190,9 +190,11 @@ class Coordinator:
 
     def _topic_info(self, name: str) -> m.TopicInfo:
         try:
-            return topic_info(self.catalog, name)
+            info = topic_info(self.catalog, name)
         except UnknownTopicOrPartition as error:
             return m.TopicInfo(name, error.code, str(error))
+        info.batch_bytes_max = topic_log_config(self.config.log, info.settings).message_max_bytes
+        return info
 
     def _create_topics(self, asked: Asked, request: m.CreateTopics) -> None:
         if request.validate_only:
