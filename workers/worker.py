@@ -19,6 +19,7 @@ from kbroker.config import Config
 from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
+    MessageTooLarge,
     NotLeaderOrFollower,
     RequestError,
     StorageError,
@@ -192,6 +193,9 @@ class Worker:
         if not asked.payload:
             raise InvalidRequest("produce has no payload frame")
         one = len(asked.payload) == 1
+        most = self.config.native.frame_bytes_max
+        if not one and sum(map(len, asked.payload)) > most:
+            raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
         wants_sync = request.acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
         try:
