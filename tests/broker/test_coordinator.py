@@ -27,6 +27,8 @@ from kbroker.wire import messages as m
 
 from .raw_client import RawClient, batch, direct, owner_of
 
+pytestmark = pytest.mark.slow
+
 Ask = Callable[[object], None]
 
 

@@ -14,7 +14,7 @@ from kbroker.wire import messages as m
 from .disks import ext4_disk, memory_disk
 from .raw_client import RawClient, batch, direct
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 KILOBYTES_100 = [bytes(100_000)]
 

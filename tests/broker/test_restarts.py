@@ -16,6 +16,8 @@ from kbroker.wire import messages as m
 from .raw_client import RawClient, batch, direct, owner_of
 from .writer import ANSWER_MS, Writer
 
+pytestmark = pytest.mark.slow
+
 
 def alive(pid: int) -> bool:
     try:
