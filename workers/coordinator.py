@@ -148,7 +148,7 @@ class Coordinator:
             self.front = FrontLink(
                 self.context,
                 self._serve,
-                identity(self.child.name, self.child.incarnation),
+                identity(self.child.name, self.child.incarnation, peer.incarnation),
                 endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
                 self.config.native,
             )

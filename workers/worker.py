@@ -130,7 +130,7 @@ class Worker:
             self.front = FrontLink(
                 self.context,
                 self._serve,
-                identity(self.child.name, self.child.incarnation),
+                identity(self.child.name, self.child.incarnation, peer.incarnation),
                 endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
                 self.config.native,
             )

@@ -156,6 +156,23 @@ def test_coordinator_and_worker_killed_together_with_many_partitions(topic: str)
         assert "out of service" not in broker.log
 
 
+def test_who_dialled_the_dead_reaches_their_successors(topic: str) -> None:
+    with Broker(workers=2) as broker, RawClient(broker.server) as client:
+        client.socket.setsockopt(zmq.RCVTIMEO, ANSWER_MS)
+        for number, names in enumerate([("front", "worker-1"), ("coordinator", "worker-0"), ("worker-0", "front")] * 3):
+            for name in names:
+                broker.kill(name)
+            name = f"{topic}-{number}"
+            ask_again(client, m.CreateTopics([m.NewTopic(name, 2)]))
+            for partition in (0, 1):
+                while True:
+                    try:
+                        client.produce(name, batch(1), partition=partition)
+                    except zmq.Again:
+                        continue
+                    break
+
+
 def ask_again(client: RawClient, request: m.CreateTopics) -> None:
     """Ask until it is answered: what a front took with it when it died has no answer."""
     while True:
