@@ -266,6 +266,11 @@ class Consumer:
         """Behind the last record that is there now; without arguments in all. Raises as end_offsets."""
         self._seek_to(partitions, LATEST_TIMESTAMP)
 
+    def seek_to_timestamp(self, timestamp_ms: int, *partitions: TopicPartition) -> None:
+        """Go to the first record that is not older than `timestamp_ms` (ms since 1970 UTC, ≥ 0), or to the end when
+        all are; without partitions, in all that are assigned. Raises as `seek_to_beginning`."""
+        self._seek_to(partitions, whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1))
+
     def position(self, partition: TopicPartition) -> int:
         """Offset of the next record for the caller. Raises OffsetOutOfRange when there is none, BrokerUnavailable."""
         cursor = self._cursor(partition)

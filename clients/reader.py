@@ -24,7 +24,7 @@ from kbroker.errors import (
     UnknownTopicId,
     UnknownTopicOrPartition,
 )
-from kbroker.types import EARLIEST_TIMESTAMP, TopicPartition
+from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 from kbroker.wire.messages import FetchedPartition, OffsetFound
 
 log = logging.getLogger(__name__)
@@ -203,8 +203,10 @@ class Reader:
             if cursor is None or cursor.ticket != tickets[tp]:
                 return
             cursor.looking_up = False
-            if one is not None:
-                cursor.move(max(one.offset, 0))
+            if one is not None and one.offset < 0:
+                cursor.look_up(LATEST_TIMESTAMP)  # no record is that young
+            elif one is not None:
+                cursor.move(one.offset)
             elif error is not None and not isinstance(error, RetriableError):
                 cursor.fault = error
             else:

@@ -137,9 +137,11 @@ class Members:
         if isinstance(message, Join):
             self._join(sender, message)
             return
-        name = sender.rpartition(b":")[0].decode("utf-8", "replace")
+        name = sender.partition(b":")[0].decode("utf-8", "replace")
         member = self._members.get(name)
-        if member is None or member.join.incarnation != message.incarnation:
+        if member is None or sender != identity(name, message.incarnation, self._child.incarnation):
+            return
+        if member.join.incarnation != message.incarnation:
             return
         if isinstance(message, CatalogAck):
             self._acknowledged(name, message)
@@ -147,8 +149,9 @@ class Members:
             self._report(_epochs(message.owned), [])
 
     def _join(self, sender: bytes, join: Join) -> None:
-        if sender != identity(join.name, join.incarnation):
-            log.error("%r says it is %s of incarnation %d: dropped", sender, join.name, join.incarnation)
+        if sender != identity(join.name, join.incarnation, self._child.incarnation):
+            # Meant for the coordinator that was here before; the sender dials this one as well.
+            log.debug("%r joins as %s of incarnation %d: dropped", sender, join.name, join.incarnation)
             return
         peer = self._child.peers.get(join.name)
         if peer is not None and peer.incarnation > join.incarnation:
@@ -181,7 +184,8 @@ class Members:
         return CatalogUpdate(self._child.incarnation, version, full, topics, removed, self.nodes())
 
     def _send(self, member: Member, update: CatalogUpdate) -> bool:
-        return self._port.send([identity(member.join.name, member.join.incarnation), encode_control(update)])
+        receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)
+        return self._port.send([receiver, encode_control(update)])
 
     # --- who is still missing ---
 

@@ -19,6 +19,7 @@ from kbroker.config import Config
 from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
+    MessageTooLarge,
     NotLeaderOrFollower,
     RequestError,
     StorageError,
@@ -29,12 +30,13 @@ from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
-from kbroker.wire.control import CatalogUpdate, Join, identity
+from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor, FrontLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
+from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop
 from kbroker.workers.partition import AckWaiter, Partition
@@ -67,8 +69,7 @@ class Worker:
         runtime = self.config.runtime_dir
         self.door = ClientDoor(self.context, self._serve, self.config.native)
         child.bind(self.door.socket, endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)))
-        self.front: FrontLink | None = None
-        self._front_incarnation = 0
+        self.front = FrontDialler(self.context, child, self.loop, self._serve)
         shm_path = ""
         self.descriptors: DescriptorServer | None = None
         if self.config.shm.enabled and "shm" in child.listeners:
@@ -114,27 +115,13 @@ class Worker:
         self._follow_peers()
         self.loop.run()
         self.door.close(LAST_WORDS_MS)
-        if self.front is not None:
-            self.front.close(LAST_WORDS_MS)
+        self.front.close(LAST_WORDS_MS)
         self.control.close()
         self.context.term()
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
-        peer = self.child.peers.get("front")
-        if peer is not None and peer.incarnation != self._front_incarnation:
-            if self.front is not None:
-                self.loop.remove_port(self.front)
-                self.front.close()
-            self._front_incarnation = peer.incarnation
-            self.front = FrontLink(
-                self.context,
-                self._serve,
-                identity(self.child.name, self.child.incarnation),
-                endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
-                self.config.native,
-            )
-            self.loop.add_port(self.front)
+        self.front.follow_peers()
 
     def _update_catalog(self, update: CatalogUpdate) -> None:
         if update.full:
@@ -193,6 +180,9 @@ class Worker:
         if not asked.payload:
             raise InvalidRequest("produce has no payload frame")
         one = len(asked.payload) == 1
+        most = self.config.native.frame_bytes_max
+        if not one and sum(map(len, asked.payload)) > most:
+            raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
         wants_sync = request.acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
         try:

@@ -21,6 +21,7 @@ COMMANDS = {
     "consume": "Print a topic's records.",
     "log": "Look into a partition's files, with no broker.",
     "config": "Show, check and explain settings.",
+    "systemd": "Run the broker as a service.",
 }
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -67,7 +68,7 @@ def run(arguments: list[str]) -> int:
     # A producer that tries again for minutes has no error yet: then its warning is all there is to see.
     patience = logging.StreamHandler()
     patience.setFormatter(logging.Formatter("kbroker: %(message)s"))
-    logging.getLogger("kbroker.clients.producer").addHandler(patience)
+    logging.getLogger("kbroker.clients.producer_loop").addHandler(patience)
 
     def invoke() -> None:
         with commands.make_context("kbroker", arguments or ["--help"]) as context:

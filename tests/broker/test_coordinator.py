@@ -27,6 +27,8 @@ from kbroker.wire import messages as m
 
 from .raw_client import RawClient, batch, direct, owner_of
 
+pytestmark = pytest.mark.slow
+
 Ask = Callable[[object], None]
 
 
@@ -166,6 +168,9 @@ def test_settings_take_effect_when_the_alter_is_answered(client: RawClient, topi
     assert client.ask(m.ProduceAnswer, m.Produce(topic, 0), batch([bytes(1000)])).base_offset == 0
     with pytest.raises(InvalidConfig, match=r"did you mean retention\.ms"):
         change(m.AlterSettings(topic, {"retention.mss": "5"}))
+    with pytest.raises(InvalidConfig, match=r"did you mean retention\.ms"):
+        change(m.AlterSettings(topic, remove=["retention.mss"]))
+    change(m.AlterSettings(topic, remove=["retention.ms"]))
     with pytest.raises(InvalidConfig, match=r"retention\.ms='soon' is not valid"):
         change(m.AlterSettings(topic, {"retention.ms": "soon"}))
     with pytest.raises(UnknownTopicOrPartition):

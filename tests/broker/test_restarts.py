@@ -16,6 +16,8 @@ from kbroker.wire import messages as m
 from .raw_client import RawClient, batch, direct, owner_of
 from .writer import ANSWER_MS, Writer
 
+pytestmark = pytest.mark.slow
+
 
 def alive(pid: int) -> bool:
     try:
@@ -132,6 +134,7 @@ def test_a_process_that_hangs_is_replaced(topic: str, name: str) -> None:
         assert "is hung: no answer" in broker.log
 
 
+@pytest.mark.slow
 def test_coordinator_and_worker_killed_together_with_many_partitions(topic: str) -> None:
     with Broker(workers=2) as broker, RawClient(broker.server) as client:
         client.create(topic, 200)
@@ -151,6 +154,23 @@ def test_coordinator_and_worker_killed_together_with_many_partitions(topic: str)
         for partition in range(0, 200, 20):
             assert len(client.records(topic, partition)) == 2
         assert "out of service" not in broker.log
+
+
+def test_who_dialled_the_dead_reaches_their_successors(topic: str) -> None:
+    with Broker(workers=2) as broker, RawClient(broker.server) as client:
+        client.socket.setsockopt(zmq.RCVTIMEO, ANSWER_MS)
+        for number, names in enumerate([("front", "worker-1"), ("coordinator", "worker-0"), ("worker-0", "front")] * 3):
+            for name in names:
+                broker.kill(name)
+            name = f"{topic}-{number}"
+            ask_again(client, m.CreateTopics([m.NewTopic(name, 2)]))
+            for partition in (0, 1):
+                while True:
+                    try:
+                        client.produce(name, batch(1), partition=partition)
+                    except zmq.Again:
+                        continue
+                    break
 
 
 def ask_again(client: RawClient, request: m.CreateTopics) -> None:

@@ -15,6 +15,8 @@ from kbroker.wire import messages as m
 from .disks import memory_disk
 from .raw_client import RawClient, batch
 
+pytestmark = pytest.mark.slow
+
 
 def refused(words: str, data_dir: Path | None = None, settings: dict[str, str] | None = None) -> None:
     """The broker does not start, says why in one line, and ends with a code that says so."""

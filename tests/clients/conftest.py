@@ -18,7 +18,8 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """A broker with two workers that lives as long as the test run."""
-    with Broker(workers=2, tcp=True) as running:
+    # Tests stamp records as they like: none is to be too old.
+    with Broker({"log.retention.ms": -1}, workers=2, tcp=True) as running:
         yield running
 
 

@@ -193,6 +193,17 @@ class TestPlaces:
             assert consumer.end_offsets([tp]) == {tp: 100}
 
     @WAYS
+    def test_seek_to_a_timestamp(self, broker: Broker, topic: str, way: str) -> None:
+        fill(broker, topic, 100)
+        with Consumer(topic, server=broker.server, transport=way) as consumer:
+            consumer.seek_to_timestamp(1097)
+            assert read(consumer, 3) == [97, 98, 99]
+            consumer.seek_to_timestamp(5000, TopicPartition(topic, 0))
+            assert consumer.position(TopicPartition(topic, 0)) == 100
+            with pytest.raises(ConfigError, match="timestamp_ms"):
+                consumer.seek_to_timestamp(-5)
+
+    @WAYS
     def test_pause_and_resume(self, broker: Broker, way: str) -> None:
         topic = make_topic(broker, 2)
         one, two = TopicPartition(topic, 0), TopicPartition(topic, 1)
