@@ -32,6 +32,8 @@ from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, Produc
 
 log = logging.getLogger(__name__)
 
+SLEEP_MAX_MS = 5_000
+"""Less than a request may take by default: so a new request need not wake the thread to have its time-out watched."""
 BUSY_PAUSE_S = 0.001
 ATTEMPTS_UNTOLD = 6
 """A batch that is refused so many times in a row, for about a second, is worth a warning."""
@@ -195,7 +197,8 @@ class ProducerLoop:
         self._changed.notify_all()
 
     def _pump(self, now: int) -> None:
-        """Take answers, then send what is ready."""
+        """Send what is ready, take answers, send what they have set free."""
+        self._perform(self._core.drain(now, self._cluster.can_reach))
         self._cluster.serve(now)
         due = self._core.next_due_ms()
         if due is not None and due <= now:
@@ -316,7 +319,7 @@ class ProducerLoop:
             stop = self._stop
             wait_ms = 0
             if not stop and not callbacks and not self._cluster.has_input():
-                wait_ms = min(max(0, self._due_ms() - now), 60_000)
+                wait_ms = min(max(0, self._due_ms() - now), SLEEP_MAX_MS)
                 self._sleeps_until_ms = now + wait_ms if wait_ms else 0
         for callback in callbacks:
             try:
