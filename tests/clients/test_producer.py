@@ -248,3 +248,12 @@ def test_metrics_count(broker: Broker, topic: str) -> None:
         assert (counts["records_sent"], counts["records_failed"]) == (10, 0)
         assert counts["buffer_bytes_free"] == counts["buffer_bytes_total"]
         assert producer.partitions_for(topic) == {TopicPartition(topic, 0).partition}
+
+
+def test_batches_are_no_larger_than_their_topic_takes(broker: Broker) -> None:
+    topic = make_topic(broker, 1, max_message_bytes=20_000)
+    with Producer(broker.server, linger_ms=1000) as producer:
+        futures = [producer.send(topic, b"x" * 1000) for _ in range(100)]
+        producer.flush(30)
+        assert all(future.succeeded() for future in futures)
+        assert producer.metrics()["batches_sent"] > 5
