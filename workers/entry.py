@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 from kbroker.errors import ConfigError, StartError
 from kbroker.workers.child import ChildContext
 from kbroker.workers.logs import start_logging
+from kbroker.workers.malloc import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def run_child(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         setproctitle(f"kbroker: {context.title}")
         start_logging(context.title)
+        keep_freed_memory()
         code = _run(main, context)
     except BaseException:
         log.critical("cannot start", exc_info=True)
