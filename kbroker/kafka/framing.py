@@ -31,6 +31,7 @@ _FRAME_BYTES_MIN: Final = _HEAD.size
 _FIRST_BUFFER_BYTES: Final = 64 * 1024
 _GROWTH: Final = 4
 _HEADER_TAGS_MAX: Final = 64
+_NOTHING: Final = memoryview(b"")
 
 # What other protocols send first, and what an operator should read.
 _OTHERS: Final[tuple[tuple[bytes, str], ...]] = (
@@ -96,10 +97,11 @@ class RequestFramer:
     def __init__(self, limits: FrameLimits, *, trusted: bool = False) -> None:
         self.limits = limits
         self.trusted = trusted
-        self._data: memoryview = memoryview(b"")
+        self._data = _NOTHING
         self._position = 0
         self._own: bytearray | None = None  # a frame that comes in pieces, size prefix included
         self._filled = 0
+        self._wanted_bytes = 0  # the whole of it, prefix included; 0: not known yet
         self._client: tuple[bytes, str | None] = (b"", "")
         self._error: MalformedRequest | UnsupportedVersion | None = None
 
@@ -130,25 +132,82 @@ class RequestFramer:
         if self._error is not None:
             raise self._error
         try:
-            if self._own is not None:
-                return self._continue()
-            start, have = self._position, len(self._data)
-            size = self._frame_bytes(self._data, start, have)
-            if size is None:
-                if start < have:
-                    self._begin(_PEEK.size if have - start >= _SIZE_BYTES else _SIZE_BYTES)
-                return None
-            end = start + _SIZE_BYTES + size
-            if end > have:
-                self._begin(_SIZE_BYTES + size)
-                return None
-            self._position = end
-            return self._request(self._data[start + _SIZE_BYTES : end])
+            frame = self._whole_frame() if self._own is None else self._frame_of_pieces()
+            if frame is not None:
+                return self._request(frame)
+            self._data = _NOTHING  # all of it is used: an idle connection keeps no buffer alive
+            self._position = 0
+            return None
         except (MalformedRequest, UnsupportedVersion) as error:
             self._error = error
             self._own = None
-            self._position = len(self._data)
+            self._data = _NOTHING
+            self._position = 0
             raise
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of an unfinished frame belong, so that a recv_into() saves a copy: say how many came
+        with `filled`. None: nothing is unfinished, or its size is not known yet; use `receive`."""
+        if self._own is None or not self._wanted_bytes:
+            return None
+        self._reserve(self._filled + 1)
+        return memoryview(self._own)[self._filled :]
+
+    def filled(self, received_bytes: int) -> None:
+        """So many bytes were put at the beginning of `room()`."""
+        self._filled += received_bytes
+
+    def _whole_frame(self) -> memoryview | None:
+        """The next frame if `data` holds all of it; else what there is of it moves to a buffer of its own."""
+        start, have = self._position, len(self._data)
+        size = self._frame_bytes(self._data, start, have)
+        if size is not None and start + _SIZE_BYTES + size <= have:
+            self._position = end = start + _SIZE_BYTES + size
+            return self._data[start + _SIZE_BYTES : end]
+        if start < have:
+            rest = self._data[start:]
+            self._wanted_bytes = 0 if size is None else _SIZE_BYTES + size
+            least = max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)
+            self._own = bytearray(min(self._wanted_bytes, least) if size is not None else _PEEK.size)
+            self._own[: len(rest)] = rest
+            self._filled = len(rest)
+        return None
+
+    def _frame_of_pieces(self) -> memoryview | None:
+        """The frame that came in pieces, when the last one is there."""
+        assert self._own is not None
+        if not self._wanted_bytes:
+            self._take(_PEEK.size)
+            size = self._frame_bytes(self._own, 0, self._filled)
+            if size is None:
+                return None
+            self._wanted_bytes = _SIZE_BYTES + size
+        self._take(self._wanted_bytes)
+        if self._filled < self._wanted_bytes:
+            return None
+        frame = memoryview(self._own)[_SIZE_BYTES : self._wanted_bytes]
+        self._own = None
+        return frame
+
+    def _take(self, wanted: int) -> None:
+        """Moves bytes from `data` until the frame has `wanted` of them, or `data` is used up."""
+        more = min(wanted - self._filled, len(self._data) - self._position)
+        if more <= 0:
+            return
+        self._reserve(self._filled + more)
+        assert self._own is not None
+        self._own[self._filled : self._filled + more] = self._data[self._position : self._position + more]
+        self._filled += more
+        self._position += more
+
+    def _reserve(self, used: int) -> None:
+        """Makes the frame's buffer hold `used` bytes. A new one each time: a view of the old one may still be out."""
+        assert self._own is not None
+        if used <= len(self._own):
+            return
+        grown = bytearray(min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
+        grown[: self._filled] = memoryview(self._own)[: self._filled]
+        self._own = grown
 
     def _frame_bytes(self, data: memoryview | bytearray, start: int, have: int) -> int | None:
         """The size of the frame at `start`, checked; None when too little of it is there to tell."""
@@ -181,47 +240,6 @@ class RequestFramer:
         which = "a frame" if api_key is None else f"a frame of {_name(api_key)}"
         first = "" if self.trusted else " before anything is known of the client"
         raise MalformedRequest(f"{which} of {size} bytes is too large: at most {limit} are taken{first}")
-
-    def _begin(self, frame_bytes: int) -> None:
-        """Moves the rest of `data` into a buffer of the frame's own."""
-        rest = self._data[self._position :]
-        self._own = bytearray(min(frame_bytes, max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)))
-        self._own[: len(rest)] = rest
-        self._filled = len(rest)
-        self._position = len(self._data)
-
-    def _continue(self) -> Request | None:
-        """The frame that came in pieces, when the last one is there."""
-        while self._own is not None:
-            wanted = self._wanted_bytes()
-            more = min(wanted - self._filled, len(self._data) - self._position)
-            if more:
-                self._reserve(self._filled + more, wanted)
-                self._own[self._filled : self._filled + more] = self._data[self._position : self._position + more]
-                self._filled += more
-                self._position += more
-            if self._filled < wanted:
-                return None
-            if wanted > _PEEK.size:
-                frame = memoryview(self._own)[_SIZE_BYTES:wanted]
-                self._own = None
-                return self._request(frame)
-            if not more and self._wanted_bytes() == wanted:
-                return None
-        return None
-
-    def _wanted_bytes(self) -> int:
-        """How many bytes of the unfinished frame, prefix included, can be asked for by what is known of it."""
-        assert self._own is not None
-        size = self._frame_bytes(self._own, 0, self._filled)
-        return _PEEK.size if size is None else _SIZE_BYTES + size
-
-    def _reserve(self, used: int, wanted: int) -> None:
-        assert self._own is not None
-        if used > len(self._own):
-            grown = bytearray(min(wanted, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
-            grown[: self._filled] = memoryview(self._own)[: self._filled]
-            self._own = grown
 
     def _request(self, frame: memoryview) -> Request:
         api_key, version, correlation_id, client_bytes = _HEAD.unpack_from(frame, 0)
