@@ -242,8 +242,8 @@ class KafkaConfig:
 
     listeners: str = setting(
         "listeners", "",
-        "PLAINTEXT://HOST:PORT for Kafka clients (9092 is usual). The coordinator takes PORT, worker i PORT+1+i; port 0: "
-        "free ones. Empty: no Kafka clients.",
+        "PLAINTEXT://HOST:PORT for Kafka clients (9092 is usual). The coordinator takes PORT, worker i PORT+1+i; "
+        "port 0: free ones. Empty: no Kafka clients.",
     )  # fmt: skip
     advertised_host: str = setting(
         "advertised.host", "",
@@ -274,7 +274,7 @@ class KafkaConfig:
     )  # fmt: skip
     buffered_bytes_max: int = setting(
         "queued.max.request.bytes", 512 << 20,
-        "Half-received requests of all Kafka connections of one process; above it connections with new ones are closed.",
+        "Half-received requests of all Kafka connections of one process; above it connections are closed.",
         unit="bytes", least=1 << 20, most=_INT64_MAX,
     )  # fmt: skip
     requests_in_flight_max: int = setting(
@@ -282,8 +282,8 @@ class KafkaConfig:
         least=1, most=65_536,
     )  # fmt: skip
     fetch_bytes_max: int = setting(
-        "kafka.fetch.max.bytes", 55 << 20, "The most bytes in the answer to one fetch of a Kafka client, but for a single "
-        "larger batch.", unit="bytes", least=1024, most=_INT32_MAX,
+        "kafka.fetch.max.bytes", 55 << 20, "The most bytes in the answer to one fetch of a Kafka client, but for "
+        "a single larger batch.", unit="bytes", least=1024, most=_INT32_MAX,
     )  # fmt: skip
 
 

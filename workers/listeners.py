@@ -70,15 +70,14 @@ class OpenListeners:
     addresses: dict[str, str] = field(default_factory=dict)
     """Where clients connect: `{"native": "127.0.0.1:7092", "worker-0/shm": "/run/…"}`; ports as they were bound."""
 
+    @property
     def kafka_ports(self) -> dict[int, int]:
         """The port of each node that serves Kafka clients."""
-        ports = {}
-        for sockets in self.by_process.values():
-            for name, sock in sockets.items():
-                node = name.removeprefix("kafka-")
-                if node != name and sock.family != socket.AF_UNIX:
-                    ports[int(node)] = int(sock.getsockname()[1])
-        return ports
+        return {
+            int(name.removeprefix("kafka-")): int(address.rpartition(":")[2])
+            for name, address in self.addresses.items()
+            if name.startswith("kafka-")
+        }
 
     def close(self) -> None:
         """Close all; removes the unix ones from the file system."""
@@ -152,7 +151,7 @@ def _kafka(config: Config) -> list[Listener]:
 
 
 def parse_kafka_address(text: str) -> TcpAddress:
-    """The address in `PLAINTEXT://HOST:PORT` or `HOST:PORT`. Raises ConfigError: one listener, and no other protocol."""
+    """The address in `PLAINTEXT://HOST:PORT` or `HOST:PORT`. Raises ConfigError: one listener, no other protocol."""
     scheme, separator, rest = text.strip().rpartition("://")
     if separator and scheme.upper() != "PLAINTEXT":
         raise ConfigError(f"listeners={text!r}: only PLAINTEXT://HOST:PORT is possible, there is no {scheme[:32]} yet")

@@ -147,7 +147,7 @@ class Supervisor:
                     cluster_id=self._premises.cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
                     listeners=listeners, remembered=dict(process.remembered),
                     peers=peers_from({**self._peer_table(), **own}), _channel=Channel(end),
-                    kafka_ports=self._listeners.kafka_ports(),
+                    kafka_ports=self._listeners.kafka_ports,
                 )  # fmt: skip
 
             kept = [end.fileno(), self._premises.processes_lock.fd, *(sock.fileno() for sock in listeners.values())]

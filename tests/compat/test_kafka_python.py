@@ -1,0 +1,87 @@
+"""kafka-python, as everyone starts with it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from kbroker.testing import Broker
+
+kafka = pytest.importorskip("kafka", reason="kafka-python is not installed")
+
+
+def read(broker: Broker, topic: str, count: int, **settings: Any) -> list[Any]:
+    """So many records from the beginning of a topic."""
+    settings = {"auto_offset_reset": "earliest", "consumer_timeout_ms": 10_000} | settings
+    consumer = kafka.KafkaConsumer(topic, bootstrap_servers=broker.bootstrap_servers, **settings)
+    found = []
+    try:
+        for message in consumer:
+            found.append(message)
+            if len(found) == count:
+                break
+    finally:
+        consumer.close()
+    return found
+
+
+def test_the_first_programs(broker: Broker) -> None:
+    producer = kafka.KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    for i in range(100):
+        producer.send("test_topic", key=str(i).encode("utf-8"), value=str(i).encode("utf-8"))
+    producer.send("test_topic", b"some data")
+    producer.flush()
+    producer.close()
+    found = read(broker, "test_topic", 101)
+    assert [message.value for message in found] == [*(str(i).encode() for i in range(100)), b"some data"]
+    assert [message.offset for message in found] == list(range(101))
+
+
+@pytest.mark.parametrize("acks", [0, 1, "all"])
+@pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
+def test_acks_and_compression(broker: Broker, topic: str, acks: Any, compression: str | None) -> None:
+    if compression and not getattr(kafka.codec, f"has_{compression}")():
+        pytest.skip(f"kafka-python has no {compression} here")
+    producer = kafka.KafkaProducer(
+        bootstrap_servers=broker.bootstrap_servers,
+        acks=acks,
+        compression_type=compression,
+        linger_ms=20,
+        enable_idempotence=acks == "all",
+    )
+    # It takes no record that has neither.
+    sent = [(b"k%d" % i if i % 3 else None, b"v%d" % i * 100 if i % 3 != 1 else None) for i in range(50)]
+    for key, value in sent:
+        producer.send(topic, key=key, value=value, headers=[("h", b"\x00\xff"), ("n", b"")])
+    producer.flush(20)
+    producer.close()
+    found = read(broker, topic, len(sent))
+    assert [(message.key, message.value) for message in found] == sent
+    assert [list(message.headers) for message in found] == [[("h", b"\x00\xff"), ("n", b"")]] * len(sent)
+
+
+def test_what_is_too_large_is_refused(broker: Broker, topic: str) -> None:
+    producer = kafka.KafkaProducer(bootstrap_servers=broker.bootstrap_servers, max_request_size=4 << 20)
+    assert producer.send(topic, b"x" * 900_000).get(20).offset == 0
+    with pytest.raises(kafka.errors.MessageSizeTooLargeError):
+        producer.send(topic, b"x" * (1 << 21)).get(20)
+    producer.close()
+
+
+def test_offsets_by_time(broker: Broker, topic: str) -> None:
+    producer = kafka.KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    start_ms = time.time_ns() // 1_000_000 - 60_000  # retention would take what is old
+    for i in range(10):
+        producer.send(topic, b"%d" % i, timestamp_ms=start_ms + i * 10)
+    producer.flush(20)
+    producer.close()
+    partition = kafka.TopicPartition(topic, 0)
+    consumer = kafka.KafkaConsumer(bootstrap_servers=broker.bootstrap_servers)
+    assert consumer.beginning_offsets([partition]) == {partition: 0}
+    assert consumer.end_offsets([partition]) == {partition: 10}
+    found = consumer.offsets_for_times({partition: start_ms + 35})[partition]
+    assert (found.offset, found.timestamp) == (4, start_ms + 40)
+    assert consumer.offsets_for_times({partition: start_ms + 9_999})[partition] is None
+    consumer.close()
