@@ -11,12 +11,12 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
+import kafka.protocol
 import pytest
 from kio.serial import entity_reader, entity_writer
 
-import kafka.protocol
 from kbroker.kafka import codec
-from kbroker.kafka.apis import Api, ApiKey
+from kbroker.kafka.apis import Api, ApiKey, api_for
 from kbroker.kafka.schema import NO_UUID, Direction, Field, Struct, load
 
 from .making import ALL, label, lists, make, read, types_of, write
@@ -120,6 +120,7 @@ def _kafka_python(name: str) -> Any:
     return None
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("case", ALL, ids=label)
 def test_kafka_python_reads_what_we_write_and_writes_the_same_bytes(case: tuple[Api, int, Direction]) -> None:
     api, version, direction = case
@@ -130,6 +131,8 @@ def test_kafka_python_reads_what_we_write_and_writes_the_same_bytes(case: tuple[
         pytest.skip(f"kafka-python knows it up to version {theirs.max_version}")
     for seed in SEEDS:
         message = make(api, version, direction, Random(seed))
+        if api.key == ApiKey.API_VERSIONS and direction == "response":
+            message.error_code = 0  # with any error, clients read version 0
         if direction == "request":
             frame = b"".join(codec.write_request(api.key, version, seed, "a client", message))
         else:
@@ -192,7 +195,7 @@ def test_an_api_versions_response_has_a_header_without_tags() -> None:
 def test_fields_of_other_versions_are_left_out_and_read_as_their_defaults() -> None:
     types = codec.request_types(ApiKey.FETCH)
     request = types.FetchRequest(session_id=9, session_epoch=4, rack_id="r", max_wait_ms=500)
-    read_back = read(codec.api_for(ApiKey.FETCH), 4, "request", write(codec.api_for(ApiKey.FETCH), 4, "request", request))
+    read_back = read(api_for(ApiKey.FETCH), 4, "request", write(api_for(ApiKey.FETCH), 4, "request", request))
     assert (read_back.session_id, read_back.session_epoch, read_back.rack_id) == (0, -1, "")
     assert read_back.max_wait_ms == 500
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -72,7 +73,7 @@ def test_any_split(cuts: list[int], in_place: bool) -> None:
     framer = RequestFramer(LIMITS, trusted=True)
     edges = [0, *sorted(cuts), len(BYTES)]
     found = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         piece = BYTES[start:end]
         while in_place and piece and (room := framer.room()) is not None:
             size = min(len(room), len(piece))
@@ -143,7 +144,10 @@ def test_a_client_id_may_be_null() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (frame(b"", client_id=b"\0\x20c"), "Metadata v1 request header: client_id: 32 bytes are announced and 1 are left"),
+        (
+            frame(b"", client_id=b"\0\x20c"),
+            "Metadata v1 request header: client_id: 32 bytes are announced and 1 are left",
+        ),
         (frame(b"", client_id=b"\xff\xfec"), "client_id: the length -2 is negative"),
         (frame(b"", client_id=b"\0\x01\xff"), "client_id: the text is not UTF-8"),
         (frame(b"", version=12, tags=b"\xff\xff\xff\xff\x0f"), "tags: 4294967295 tagged fields, and 64 are taken"),
@@ -188,10 +192,14 @@ def test_a_stranger_may_send_little(key: int) -> None:
 @pytest.mark.parametrize("step", [1, 4, 100])
 def test_another_protocol_is_named(data: bytes, name: str, step: int) -> None:
     framer = RequestFramer(FrameLimits(), trusted=True)
-    with pytest.raises(MalformedRequest, match=f"this is not Kafka.*{name}"):
+
+    def feed() -> None:
         for start in range(0, len(data), step):
             framer.receive(data[start : start + step])
             framer.next_request()
+
+    with pytest.raises(MalformedRequest, match=f"this is not Kafka.*{name}"):
+        feed()
 
 
 def test_apis_and_versions_that_are_not_served() -> None:

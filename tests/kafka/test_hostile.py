@@ -18,7 +18,7 @@ from kbroker.kafka.schema import Direction
 
 from .making import ALL, label, make, read, write
 
-BODY_BYTES_MAX = 1500
+BODY_BYTES_MAX = 500
 
 
 def small(api: Api, version: int, direction: Direction) -> bytes:
@@ -32,7 +32,8 @@ def attempt(api: Api, version: int, direction: Direction, body: bytes) -> Any:
     try:
         return read(api, version, direction, body)
     except MalformedRequest as error:
-        assert str(error).startswith(f"{api.name} v{version} {direction}: ")
+        if not str(error).startswith(f"{api.name} v{version} {direction}: "):
+            raise
         return None
 
 
@@ -76,7 +77,12 @@ def test_any_edits(case: tuple[Api, int, Direction], edits: list[tuple[int, int,
 
 
 HUGE = {
-    "2^31-1 elements": (ApiKey.METADATA, 4, b"\x7f\xff\xff\xff", "topics: 2147483647 elements are announced in 0 bytes"),
+    "2^31-1 elements": (
+        ApiKey.METADATA,
+        4,
+        b"\x7f\xff\xff\xff",
+        "topics: 2147483647 elements are announced in 0 bytes",
+    ),
     "2^32-2 elements": (ApiKey.METADATA, 9, b"\xff\xff\xff\xff\x0f", "topics: 4294967294 elements are announced"),
     "a count of 36 bits": (ApiKey.METADATA, 9, b"\xff\xff\xff\xff\x1f", "longer than 32 bits"),
     "a count without end": (ApiKey.METADATA, 9, b"\xff" * 11, "longer than 32 bits"),
@@ -85,15 +91,32 @@ HUGE = {
     "null where it cannot be": (ApiKey.API_VERSIONS, 3, b"\0\0\0", "client_software_name: must not be null"),
     "a string of 32767 bytes": (ApiKey.METADATA, 4, b"\0\0\0\x01\x7f\xffabc", "topics.name: 32767 bytes are announced"),
     "a string of -2 bytes": (ApiKey.METADATA, 4, b"\0\0\0\x01\xff\xfeabc", "topics.name: the length -2 is negative"),
-    "text that is not UTF-8": (ApiKey.API_VERSIONS, 3, b"\x02\xff\x02a\0", "client_software_name: the text is not UTF-8"),
+    "text that is not UTF-8": (
+        ApiKey.API_VERSIONS,
+        3,
+        b"\x02\xff\x02a\0",
+        "client_software_name: the text is not UTF-8",
+    ),
     "a surrogate": (ApiKey.API_VERSIONS, 3, b"\x04\xed\xa0\x80\x02a\0", "client_software_name: the text is not UTF-8"),
-    "2^32-1 tags": (ApiKey.API_VERSIONS, 3, b"\x02a\x02a\xff\xff\xff\xff\x0f", "tags: the message has too many elements"),
+    "2^32-1 tags": (
+        ApiKey.API_VERSIONS,
+        3,
+        b"\x02a\x02a\xff\xff\xff\xff\x0f",
+        "tags: the message has too many elements",
+    ),
     "100 tags in no bytes": (ApiKey.API_VERSIONS, 3, b"\x02a\x02a\x64", "tags: 100 tagged fields in 0 bytes"),
     "a tag that ends too late": (ApiKey.API_VERSIONS, 3, b"\x02a\x02a\x01\x05\x09a", "tags: a tagged field of 9 bytes"),
     "records of 2^31-1 bytes": (
         ApiKey.PRODUCE,
         3,
-        b"\xff\xff" + b"\xff\xff" + b"\0\0\0\x01" + b"\0\0\0\x01" + b"\0\x01t" + b"\0\0\0\x01" + b"\0\0\0\0" + b"\x7f\xff\xff\xff",
+        b"\xff\xff"
+        + b"\xff\xff"
+        + b"\0\0\0\x01"
+        + b"\0\0\0\x01"
+        + b"\0\x01t"
+        + b"\0\0\0\x01"
+        + b"\0\0\0\0"
+        + b"\x7f\xff\xff\xff",
         "Produce v3 request: topic_data.partition_data.records: 2147483647 bytes are announced and 0 are left",
     ),
 }
