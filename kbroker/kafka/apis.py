@@ -121,6 +121,17 @@ APIS: Final[tuple[Api, ...]] = (
 
 BY_KEY: Final[dict[int, Api]] = {int(api.key): api for api in APIS}
 
+USUAL: Final[tuple[tuple[ApiKey, tuple[int, ...]], ...]] = (
+    (ApiKey.PRODUCE, (7, 8, 9, 10, 11, 12, 13)),
+    (ApiKey.FETCH, (11, 12, 16, 17)),
+    (ApiKey.LIST_OFFSETS, (2, 3, 6, 7, 9, 10)),
+    (ApiKey.METADATA, (4, 5, 6, 11, 12, 13)),
+    (ApiKey.API_VERSIONS, (0, 2, 3, 4)),
+    (ApiKey.INIT_PRODUCER_ID, (1, 4, 5)),
+    (ApiKey.FIND_COORDINATOR, (1, 2, 3, 6)),
+)
+"""The versions that clients of today ask for on their way to their first records: worth preparing before a fork."""
+
 
 def api_for(key: int) -> Api:
     """The API of that number. Raises UnsupportedVersion naming a number that is not in the table."""

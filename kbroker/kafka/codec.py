@@ -17,7 +17,7 @@ from struct import Struct as Packing
 from types import SimpleNamespace
 from typing import Any, Final
 
-from kbroker.kafka.apis import api_for, served
+from kbroker.kafka.apis import USUAL, api_for, served
 from kbroker.kafka.messages import make_types
 from kbroker.kafka.reader import ELEMENTS_MAX, Reader, compile_reader
 from kbroker.kafka.schema import Direction, load
@@ -102,11 +102,12 @@ def write_request(api_key: int, version: int, correlation_id: int, client_id: st
     return _sized(request_writer(api_key, version)(message, head))
 
 
-def prepare(pairs: Iterable[tuple[int, int]]) -> None:
-    """Makes the readers of requests and the writers of responses for these (API, version) pairs."""
-    for api_key, version in pairs:
-        request_reader(api_key, version)
-        response_writer(api_key, version)
+def prepare(wanted: Iterable[tuple[int, Iterable[int]]] = USUAL) -> None:
+    """Makes the readers of requests and the writers of responses for these APIs and their versions."""
+    for api_key, versions in wanted:
+        for version in versions:
+            request_reader(api_key, version)
+            response_writer(api_key, version)
 
 
 def _sized(buffers: list[Any]) -> list[Any]:

@@ -231,7 +231,9 @@ class _Compiler:
                 source.add("raise Refused(f'{n} elements are announced in {end - p} bytes')")
             self._count()
             if field.kind in FORMATS:
-                source.add(f"{target} = list(unpack_from(f'>{{n}}{FORMATS[field.kind]}', b, p))")
+                letter = FORMATS[field.kind]
+                layout = f"f'>{{n}}{letter}'" if len(letter) == 1 else f"'>' + '{letter}' * n"
+                source.add(f"{target} = list(unpack_from({layout}, b, p))")
                 source.add(f"p += {least} * n")
                 return
             item = source.name("add")

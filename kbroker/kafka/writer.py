@@ -157,10 +157,9 @@ class _Compiler:
         source.add(f"n = len({v})")
         self._length("n", o, flexible, wide=True)
         if field.kind in FORMATS:
-            if field.kind == "uuid":
-                source.add(f"{o} += pack('>' + '16s' * n, *{v})")
-            else:
-                source.add(f"{o} += pack(f'>{{n}}{FORMATS[field.kind]}', *{v})")
+            letter = FORMATS[field.kind]
+            layout = f"f'>{{n}}{letter}'" if len(letter) == 1 else f"'>' + '{letter}' * n"
+            source.add(f"{o} += pack({layout}, *{v})")
             return
         item = source.name("item")
         with source.block(f"for {item} in {v}"):
