@@ -137,6 +137,8 @@ class Coordinator:
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
+        if self.kafka is not None:
+            self.kafka.offsets.close(time.time_ns() // 1_000_000)
         self.store.close()
         self.members.close()
         if self.front is not None:

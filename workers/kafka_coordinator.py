@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kbroker.errors import InvalidRequest, KbrokerError, NotLeaderOrFollower, RequestError, code_of
-from kbroker.kafka import configs, coordination, fetch, list_offsets, metadata, offset_for_leader_epoch, produce, topics
+from kbroker.groups.committed import Committed, Place
+from kbroker.kafka import (
+    configs,
+    coordination,
+    fetch,
+    list_offsets,
+    metadata,
+    offset_for_leader_epoch,
+    offsets,
+    produce,
+    topics,
+)
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
@@ -21,6 +33,7 @@ from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_service import Call, KafkaService
 from kbroker.workers.listeners import kafka_listener
 from kbroker.workers.members import topic_info
+from kbroker.workers.offsets_log import OffsetsLog
 
 if TYPE_CHECKING:
     from kbroker.catalog.store import Change
@@ -42,6 +55,8 @@ class KafkaCoordinator:
                 ApiKey.LIST_OFFSETS: self._list_offsets,
                 ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
                 ApiKey.METADATA: self._metadata,
+                ApiKey.OFFSET_COMMIT: self._offset_commit,
+                ApiKey.OFFSET_FETCH: self._offset_fetch,
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
                 ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.CREATE_TOPICS: self._create_topics,
@@ -53,6 +68,9 @@ class KafkaCoordinator:
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
             }
         )
+        now_ms = time.time_ns() // 1_000_000
+        config = coordinator.config
+        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         child = coordinator.child
         listener = child.listeners[kafka_listener(COORDINATOR_NODE)]
         self.door = KafkaDoor(coordinator.loop, listener, self._service.serve, coordinator.config.kafka)
@@ -117,6 +135,40 @@ class KafkaCoordinator:
                 call.answer(coordination.producer_id_refused(coordination.COORDINATOR_NOT_AVAILABLE))
 
         self._coordinator.take_producer_id(done)
+
+    # --- committed offsets ---
+
+    def _offset_commit(self, call: Call) -> None:
+        request = call.request
+        now_ms = time.time_ns() // 1_000_000
+        accepted, refused = offsets.commits(request, self._exists)
+
+        def done(error: KbrokerError | None) -> None:
+            code = 0 if error is None else coordination.COORDINATOR_NOT_AVAILABLE
+            call.answer(offsets.committed(request, refused, code))
+
+        if not accepted:
+            done(None)
+            return
+        commits = [
+            (
+                Place(request.group_id, item.topic, item.partition),
+                Committed(item.offset, item.leader_epoch, item.metadata, now_ms),
+            )
+            for item in accepted
+        ]
+        self.offsets.commit(commits, now_ms, done)
+
+    def _exists(self, topic: str, index: int) -> bool:
+        known = self._coordinator.catalog.topics.get(topic)
+        return known is not None and 0 <= index < len(known.partitions)
+
+    def _offset_fetch(self, call: Call) -> None:
+        call.answer(offsets.fetched(call.request, call.version, self._committed))
+
+    def _committed(self, group: str) -> dict[tuple[str, int], offsets.Known]:
+        found = self.offsets.offsets.of_group(group)
+        return {place: offsets.Known(item.offset, item.leader_epoch, item.metadata) for place, item in found.items()}
 
     # --- topics ---
 

@@ -159,3 +159,24 @@ def test_a_kafka_client_reads_what_the_native_producer_wrote(broker: Broker, top
         producer.send(topic, key=b"k", value=b"v", headers=[("h", b"1")], timestamp_ms=now_ms).get(DEADLINE_S)
     (found,) = consume(broker, topic, 1)
     assert (found.key(), found.value(), found.headers(), found.timestamp()[1]) == (b"k", b"v", [("h", b"1")], now_ms)
+
+
+def test_commits_of_a_client_that_is_in_no_group(topic: str) -> None:
+    with Broker(workers=1, listeners="PLAINTEXT://127.0.0.1:0") as broker:
+        create(broker, topic, 2)
+        place = confluent_kafka.TopicPartition
+        settings = {"group.id": "g", "enable.auto.commit": False}
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, **settings})
+        consumer.commit(offsets=[place(topic, 0, 42, metadata="here")], asynchronous=False)
+        consumer.close()
+        broker.kill_all()
+        broker.start()
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, **settings})
+        found = consumer.committed([place(topic, 0), place(topic, 1)], timeout=DEADLINE_S)
+        assert [(item.offset, item.metadata) for item in found] == [
+            (42, "here"),
+            (confluent_kafka.OFFSET_INVALID, None),
+        ]
+        started = time.monotonic()
+        consumer.close()
+        assert time.monotonic() - started < 5
