@@ -18,6 +18,7 @@ from setproctitle import setproctitle
 from kbroker import __version__
 from kbroker.config import Config
 from kbroker.errors import KbrokerError, StartError
+from kbroker.kafka import codec
 from kbroker.workers.channel import Channel, Message
 from kbroker.workers.child import ChildContext, peers_from
 from kbroker.workers.entry import Main, run_child
@@ -112,6 +113,8 @@ class Supervisor:
 
     def _start(self) -> None:
         # Children share the supervisor's pages as long as the garbage collector does not write into them.
+        if self._listeners.kafka_ports:
+            codec.prepare()
         gc.collect()
         gc.freeze()
         self._tell_status()
