@@ -14,10 +14,13 @@ from kbroker.kafka import (
     coordination,
     fetch,
     list_offsets,
+    listings,
+    log_dirs,
     metadata,
     offset_for_leader_epoch,
     offsets,
     produce,
+    topic_partitions,
     topics,
 )
 from kbroker.kafka.apis import ApiKey
@@ -27,6 +30,7 @@ from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
+from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_nodes import nodes_for
@@ -57,6 +61,10 @@ class KafkaCoordinator:
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
                 ApiKey.OFFSET_FETCH: self._offset_fetch,
+                ApiKey.LIST_GROUPS: self._list_groups,
+                ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
+                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
+                ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
                 ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.CREATE_TOPICS: self._create_topics,
@@ -169,6 +177,23 @@ class KafkaCoordinator:
     def _committed(self, group: str) -> dict[tuple[str, int], offsets.Known]:
         found = self.offsets.offsets.of_group(group)
         return {place: offsets.Known(item.offset, item.leader_epoch, item.metadata) for place, item in found.items()}
+
+    def _list_groups(self, call: Call) -> None:
+        call.answer(listings.groups(call.request, self.offsets.offsets.groups()))
+
+    # --- listings ---
+
+    def _config_resources(self, call: Call) -> None:
+        coordinator = self._coordinator
+        names, nodes = sorted(coordinator.catalog.topics), sorted(coordinator.child.kafka_ports)
+        call.answer(listings.config_resources(call.request, call.version, names, nodes))
+
+    def _topic_partitions(self, call: Call) -> None:
+        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
+
+    def _log_dirs(self, call: Call) -> None:
+        folder = self._coordinator.config.data_dir
+        call.answer(log_dirs.answer(call.request, str(folder), {}, *disk_room(folder)))
 
     # --- topics ---
 

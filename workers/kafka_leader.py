@@ -15,11 +15,20 @@ from kbroker.errors import (
     UnknownTopicId,
     code_of,
 )
-from kbroker.kafka import list_offsets, metadata, offset_for_leader_epoch, produce
+from kbroker.kafka import (
+    list_offsets,
+    listings,
+    log_dirs,
+    metadata,
+    offset_for_leader_epoch,
+    produce,
+    topic_partitions,
+)
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.log.positions import AppendResult
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
+from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_fetching import KafkaFetch, check_epoch
 from kbroker.workers.kafka_forwarding import Forwarding
@@ -54,6 +63,9 @@ class KafkaLeader:
                 ApiKey.LIST_OFFSETS: self._list_offsets,
                 ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
                 ApiKey.METADATA: self._metadata,
+                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
+                ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
+                ApiKey.LIST_GROUPS: self._list_groups,
             },
             self._forward,
         )
@@ -75,6 +87,18 @@ class KafkaLeader:
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
         call.answer(metadata.answer(call.request, call.version, cluster))
+
+    def _topic_partitions(self, call: Call) -> None:
+        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
+
+    def _log_dirs(self, call: Call) -> None:
+        folder = self._worker.config.data_dir
+        sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
+        call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
+
+    def _list_groups(self, call: Call) -> None:
+        # Clients ask every node and merge: the coordinator lists them all.
+        call.answer(listings.groups(call.request, ()))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kbroker.errors import UnsupportedVersion
-from kbroker.kafka import api_versions, codec
+from kbroker.kafka import acls, api_versions, codec, listings
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.kafka_connection import Asked, Part
@@ -30,6 +30,14 @@ SERVED = frozenset(
         ApiKey.CREATE_PARTITIONS,
         ApiKey.INCREMENTAL_ALTER_CONFIGS,
         ApiKey.DESCRIBE_CLUSTER,
+        ApiKey.DESCRIBE_ACLS,
+        ApiKey.CREATE_ACLS,
+        ApiKey.DELETE_ACLS,
+        ApiKey.LIST_GROUPS,
+        ApiKey.LIST_TRANSACTIONS,
+        ApiKey.LIST_CONFIG_RESOURCES,
+        ApiKey.DESCRIBE_LOG_DIRS,
+        ApiKey.DESCRIBE_TOPIC_PARTITIONS,
     }
 )
 """What every node answers, by itself or through the coordinator."""
@@ -73,7 +81,7 @@ class KafkaService:
     """Which API is answered by what. `otherwise` gets the requests of all other APIs, not decoded."""
 
     def __init__(self, serves: Mapping[int, Serve], otherwise: Serve | None = None) -> None:
-        self._serves = {**serves, int(ApiKey.API_VERSIONS): _api_versions}
+        self._serves = {**_EVERYWHERE, **serves}
         self._otherwise = otherwise
 
     def serve(self, asked: Asked) -> None:
@@ -102,3 +110,20 @@ class KafkaService:
 
 def _api_versions(call: Call) -> None:
     call.answer(api_versions.answer(SERVED))
+
+
+def _acls(call: Call) -> None:
+    call.answer(acls.answer(call.api_key, call.request))
+
+
+def _list_transactions(call: Call) -> None:
+    call.answer(listings.transactions())
+
+
+_EVERYWHERE: dict[int, Serve] = {
+    ApiKey.API_VERSIONS: _api_versions,
+    ApiKey.DESCRIBE_ACLS: _acls,
+    ApiKey.CREATE_ACLS: _acls,
+    ApiKey.DELETE_ACLS: _acls,
+    ApiKey.LIST_TRANSACTIONS: _list_transactions,
+}

@@ -47,6 +47,10 @@ class CommittedOffsets:
         """What was committed there last."""
         return self._groups.get(place.group, {}).get((place.topic, place.partition))
 
+    def groups(self) -> list[str]:
+        """The groups that have committed something."""
+        return sorted(self._groups)
+
     def of_group(self, group: str) -> dict[tuple[str, int], Committed]:
         """All of a group, by topic and partition."""
         return self._groups.get(group, {})

@@ -85,3 +85,29 @@ def test_offsets_by_time(broker: Broker, topic: str) -> None:
     assert (found.offset, found.timestamp) == (4, start_ms + 40)
     assert consumer.offsets_for_times({partition: start_ms + 9_999})[partition] is None
     consumer.close()
+
+
+def test_admin(broker: Broker, topic: str) -> None:
+    client = kafka.KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    client.create_topics([kafka.admin.NewTopic(topic, 2, 1, topic_configs={"retention.ms": "7000"})])
+    assert topic in client.list_topics()
+    (described,) = client.describe_topics([topic])
+    assert len(described["partitions"]) == 2
+    assert client.list_groups() == []
+    assert client.describe_log_dirs()
+    with pytest.raises(kafka.errors.TopicAlreadyExistsError):
+        client.create_topics([kafka.admin.NewTopic(topic, 2, 1)])
+    client.delete_topics([topic])
+    assert topic not in client.list_topics()
+    client.close()
+
+
+def test_access_rules_are_said_to_be_off(broker: Broker) -> None:
+    client = kafka.KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    resource = kafka.admin.ResourcePatternFilter(
+        kafka.admin.ResourceType.ANY, None, kafka.admin.ACLResourcePatternType.ANY
+    )
+    every = kafka.admin.ACLFilter(None, None, kafka.admin.ACLOperation.ANY, kafka.admin.ACLPermissionType.ANY, resource)
+    with pytest.raises(kafka.errors.SecurityDisabledError):
+        client.describe_acls(every)
+    client.close()
