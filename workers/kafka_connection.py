@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PARTS_MAX: Final = 256  # of one sendmsg; the kernel takes 1024
+_NOTHING: Final = memoryview(b"")
 _BYTES_PER_MS_MIN: Final = 16
 """A request that comes in more slowly than this, past the time that a stall may take, is given up."""
 
@@ -174,6 +175,8 @@ class Connection:
                 f"request of API {request.api_key} version {request.version}, {size} bytes, body "
                 f"{bytes(begin).hex()}…: {error!r:.300}"
             )
+        # What waits for its answer keeps no frame: its buffer is used again, or large.
+        request.body = _NOTHING
 
     def _note_partial(self) -> None:
         """Count what an unfinished request holds in memory, and since when it is here."""

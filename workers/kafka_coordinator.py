@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,34 @@ from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 
 if TYPE_CHECKING:
+    from kbroker.catalog.catalog import Catalog
     from kbroker.catalog.store import Change
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
 _NOT_LEADER = NotLeaderOrFollower.code
+
+
+class _Topics(Mapping[str, m.TopicInfo]):
+    """The catalog's topics as clients are told of them, each made when it is looked at."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __getitem__(self, name: str) -> m.TopicInfo:
+        if name not in self._catalog.topics:
+            raise KeyError(name)
+        return topic_info(self._catalog, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._catalog.topics))
+
+    def __len__(self) -> int:
+        return len(self._catalog.topics)
+
+    def name_of(self, topic_id: bytes) -> str | None:
+        """The topic with that id."""
+        return next((name for name, topic in self._catalog.topics.items() if topic.topic_id == topic_id), None)
 
 
 class KafkaCoordinator:
@@ -106,11 +129,9 @@ class KafkaCoordinator:
 
     def _cluster(self, host: str) -> Cluster:
         coordinator = self._coordinator
-        known = {name: topic_info(coordinator.catalog, name) for name in sorted(coordinator.catalog.topics)}
-        names = {topic.topic_id: name for name, topic in known.items()}
-        return Cluster(
-            coordinator.child.cluster_id, nodes_for(coordinator.child, host), known, names.get, coordinator.epoch_of
-        )
+        known = _Topics(coordinator.catalog)
+        nodes = nodes_for(coordinator.child, host)
+        return Cluster(coordinator.child.cluster_id, nodes, known, known.name_of, coordinator.epoch_of)
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator

@@ -5,9 +5,12 @@ The same door stands in every worker and in the coordinator; they differ in what
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import resource
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -24,6 +27,16 @@ BUFFER_BYTES = 256 << 10
 TURN_ACCEPTS = 64
 STALL_CHECK_MS = 1_000
 FULL_TABLE_PAUSE_MS = 500
+
+
+def descriptors_for_clients() -> int:
+    """How many clients this process can have: the rest of its descriptors is for segments. Raises the soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(64, soft - max(256, soft // 4))
 
 
 class KafkaDoor:
@@ -43,6 +56,7 @@ class KafkaDoor:
         self._by_address: Counter[str] = Counter()
         self._stalled: set[Connection] = set()
         self._told_full = False
+        self._connections_max = min(limits.connections_max, descriptors_for_clients())
         self._is_listening = False
         self._is_checking = False
         loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
@@ -88,7 +102,7 @@ class KafkaDoor:
     def _admit(self, sock: socket.socket, host: str, address: str) -> None:
         limits = self.limits
         per_address = self._by_address[host] >= limits.connections_per_address_max
-        if per_address or len(self.connections) >= limits.connections_max:
+        if per_address or len(self.connections) >= self._connections_max:
             sock.close()
             if not self._told_full:
                 self._told_full = True

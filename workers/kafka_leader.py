@@ -45,6 +45,7 @@ EARLIEST_LOCAL_TIMESTAMP = -4
 """Of what lies on this host; nothing lies elsewhere."""
 LATEST_TIERED_TIMESTAMP = -5
 
+_NOTHING = memoryview(b"")
 AckDone = Callable[[Partition, KbrokerError | None], None]
 LeaderOf = Callable[[int], tuple[int, int] | None]
 
@@ -136,7 +137,7 @@ class KafkaLeader:
                 self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
             else:
                 progress.settle(number, outcome)
-        progress.strip()
+        progress.strip(items)
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -233,8 +234,11 @@ class _ProduceInProgress:
             outcome = produce.failed(code_of(refusal), str(refusal))
         self.settle(number, outcome)
 
-    def strip(self) -> None:
+    def strip(self, items: list[produce.Wanted]) -> None:
         """What waits keeps no record: they lie in a frame that is used again."""
+        if not self._left:
+            return
+        items[:] = [item._replace(batches=_NOTHING) for item in items]
         for topic in self._call.request.topic_data:
             for partition in topic.partition_data:
                 partition.records = None
