@@ -151,7 +151,9 @@ class KafkaFetch:
                 try:
                     if by_id and not name:
                         raise UnknownTopicId(f"no topic has the id {topic.topic_id.hex()}")
-                    piece = self._look_up(item, answer, min(item.partition_max_bytes, left))
+                    # A full answer is looked no further for than the facts that every partition gets.
+                    most = min(item.partition_max_bytes, left) if left > 0 or not found else None
+                    piece = self._look_up(item, answer, most)
                 except (RequestError, StorageError) as error:
                     answer.error_code = code_of(error)
                     is_urgent = True
@@ -165,7 +167,7 @@ class KafkaFetch:
             self._served.append(partitions)
         return is_urgent or found >= max(1, request.min_bytes)
 
-    def _look_up(self, item: Any, answer: Fetched, max_bytes: int) -> LogSlice | None:
+    def _look_up(self, item: Any, answer: Fetched, max_bytes: int | None) -> LogSlice | None:
         log = self._worker.table.get(answer.topic, answer.index).log
         answer.high_watermark = log.high_watermark
         answer.log_start_offset = log.log_start_offset
@@ -175,6 +177,8 @@ class KafkaFetch:
             if epoch >= 0 and (epoch != item.last_fetched_epoch or end_offset < item.fetch_offset):
                 answer.diverging = (epoch, end_offset)
                 return None
+        if max_bytes is None:
+            return None
         piece = log.read(item.fetch_offset, max(1, max_bytes))
         return piece if piece.size_bytes else None
 

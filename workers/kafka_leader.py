@@ -244,15 +244,20 @@ class _ProduceInProgress:
                 partition.records = None
 
     def _finish(self) -> None:
-        request = self._call.request
+        call, request = self._call, self._call.request
         if request.acks != 0:
-            self._call.answer(produce.answer(request, self._outcomes, self._leader_of))
+            if any(outcome.error_code for outcome in self._outcomes):
+                call.answer(produce.answer(request, self._outcomes, self._leader_of))
+            else:
+                call.answer_pieces(
+                    (produce.encode_success(call.version, call.correlation_id, request, self._outcomes),)
+                )
             return
         failed = next((outcome for outcome in self._outcomes if outcome.error_code), None)
         if failed is not None:
             # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
             raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
-        self._call.answer_pieces(())
+        call.answer_pieces(())
 
 
 def _appended(result: AppendResult) -> produce.Outcome:
