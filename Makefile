@@ -8,7 +8,7 @@ INSTALLED_FOR_TESTS := $(VENV)/.installed-for-tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TYPED := kbroker tests $(if $(wildcard perf/*.py),perf)
 
-.PHONY: help demo test test-fast check format reference clean
+.PHONY: help demo test test-fast check format bench reference clean
 .DEFAULT_GOAL := help
 
 help:  ## What can be made
@@ -31,6 +31,9 @@ check: $(INSTALLED_FOR_TESTS)  ## Style and types only
 format: $(INSTALLED_FOR_TESTS)  ## Put the code in its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## Every figure beside a calibration of this machine (3 minutes); see perf/
+	@$(BIN)/python -m perf --save bench
 
 reference: $(INSTALLED)  ## Write docs/SETTINGS.md from kbroker/config.py
 	@mkdir -p docs

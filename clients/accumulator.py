@@ -44,6 +44,8 @@ class Batch:
     """
 
     __slots__ = (
+        "_record_count",
+        "_size_bytes",
         "attempts",
         "builder",
         "callbacks",
@@ -52,11 +54,9 @@ class Batch:
         "number",
         "outcome",
         "payload",
-        "record_count",
         "retry_at_ms",
         "sent_as_first",
         "sequence",
-        "size_bytes",
         "topic_partition",
         "urgent",
         "waiters",
@@ -67,8 +67,8 @@ class Batch:
         self.number = number
         self.builder: BatchBuilder | None = builder
         self.created_ms = now_ms
-        self.size_bytes = BATCH_HEADER_BYTES
-        self.record_count = 0
+        self._size_bytes = BATCH_HEADER_BYTES
+        self._record_count = 0
         self.payload: bytes | bytearray | None = None
         self.identity: Identity | None = None
         self.sequence = -1
@@ -86,6 +86,22 @@ class Batch:
         """Whether the outcome is known."""
         return self.outcome is not None
 
+    @property
+    def record_count(self) -> int:
+        """Records in it so far."""
+        return self.builder.record_count if self.builder is not None else self._record_count
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the buffer so far: its size before compression."""
+        return self.builder.size_bytes if self.builder is not None else self._size_bytes
+
+    def drop_builder(self) -> None:
+        """No record can join any more."""
+        if self.builder is not None:
+            self._record_count, self._size_bytes = self.builder.record_count, self.builder.size_bytes
+            self.builder = None
+
     def close(self, identity: Identity | None, sequence: int) -> None:
         """Give the batch its place among the identity's sequences and make its payload; no record can join after."""
         self.identity, self.sequence = identity, sequence
@@ -93,7 +109,7 @@ class Batch:
             if identity is not None:
                 self.builder.set_producer(identity.producer_id, identity.producer_epoch, sequence)
             self.payload = self.builder.build()
-            self.builder = None
+            self.drop_builder()
         elif identity is not None and self.payload is not None:
             # A copy: ZeroMQ may still hold the one that was sent before.
             fresh = bytearray(self.payload)
@@ -105,15 +121,15 @@ class Accumulator:
     """Opens batches and fills them. `free_bytes` of the buffer sinks as records come and rises as batches end.
 
     A batch takes records until it is `batch_size` bytes; one record larger than that has a batch for itself. The
-    buffer may be overdrawn by one record: `send` waits while it is not above zero.
+    buffer may be overdrawn by one record: `send` waits while it is not above zero. `open`: the batches that take more.
     """
 
-    __slots__ = ("_batch_size", "_codec", "_numbers", "_open", "buffer_memory", "free_bytes")
+    __slots__ = ("_batch_size", "_codec", "_numbers", "buffer_memory", "free_bytes", "open")
 
     def __init__(self, batch_size: int, buffer_memory: int, codec: int) -> None:
         self._batch_size = batch_size
         self._codec = codec
-        self._open: dict[TopicPartition, Batch] = {}
+        self.open: dict[TopicPartition, Batch] = {}
         self._numbers: dict[TopicPartition, int] = {}
         self.buffer_memory = buffer_memory
         self.free_bytes = buffer_memory
@@ -131,37 +147,34 @@ class Accumulator:
         if builder is None:
             return False
         size = builder.append(timestamp_ms, key, value, headers)
-        if not size:
-            return False
-        batch.record_count += 1
-        batch.size_bytes += size
         self.free_bytes -= size
-        return True
+        return size > 0
 
     def open_batch(self, topic_partition: TopicPartition) -> Batch | None:
         """The batch that takes the partition's next record, if there is one."""
-        return self._open.get(topic_partition)
+        return self.open.get(topic_partition)
 
-    def new_batch(self, topic_partition: TopicPartition, now_ms: int) -> Batch:
-        """Open a batch; the one before is closed to further records."""
+    def new_batch(self, topic_partition: TopicPartition, now_ms: int, bytes_max: int = 0) -> Batch:
+        """Open a batch; the one before is closed to further records. `bytes_max`: its own bound, if not 0."""
         number = self._numbers.get(topic_partition, 0)
         self._numbers[topic_partition] = number + 1
-        batch = Batch(topic_partition, number, BatchBuilder(self._codec, self._batch_size), now_ms)
-        self._open[topic_partition] = batch
+        size = min(self._batch_size, bytes_max) if bytes_max else self._batch_size
+        batch = Batch(topic_partition, number, BatchBuilder(self._codec, size), now_ms)
+        self.open[topic_partition] = batch
         self.free_bytes -= BATCH_HEADER_BYTES
         return batch
 
     def is_open(self, batch: Batch) -> bool:
         """Whether the batch may still take records."""
-        return self._open.get(batch.topic_partition) is batch
+        return self.open.get(batch.topic_partition) is batch
 
     def seal(self, batch: Batch) -> None:
         """The batch takes no more records."""
-        if self._open.get(batch.topic_partition) is batch:
-            del self._open[batch.topic_partition]
+        if self.open.get(batch.topic_partition) is batch:
+            del self.open[batch.topic_partition]
 
     def release(self, batch: Batch) -> None:
         """The batch has ended; its bytes are free again."""
+        batch.drop_builder()
         self.free_bytes += batch.size_bytes
-        batch.builder = None
         batch.payload = None

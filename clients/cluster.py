@@ -136,12 +136,12 @@ class Cluster:
         if node < 0:
             return None
         info = self.view.nodes.get(node)
-        if info is not None and self._is_near(info):
-            known = self._direct.get(node)
-            if known is not None and known[0] == info.incarnation and known[1].alive:
+        known = self._direct.get(node)
+        if info is not None and known is not None and known[0] == info.incarnation:
+            if known[1].alive:
                 return known[1]
-            if known is None or known[0] != info.incarnation:
-                return self._new_direct(info)
+        elif info is not None and self._is_near(info):
+            return self._new_direct(info)
         return self.front()
 
     def front(self) -> Link | None:

@@ -45,6 +45,8 @@ class Consumer:
     - `key_deserializer`, `value_deserializer`: functions of bytes or None.
     - `check_crcs` (True): every batch is checked when it is decoded; CorruptMessage names it.
     - `isolation_level`: 'read_uncommitted', or 'read_committed': only what no open transaction holds back.
+    - `direct` (True): through ZeroMQ, on the broker's host, talk to the process that owns a partition; False: through
+      the front only. Shared memory is another matter: see `transport`.
     - `metadata_max_age_ms` (300000): how often new partitions are looked for.
     """
 
@@ -71,6 +73,7 @@ class Consumer:
         request_timeout_ms: int = 30_000,
         retry_backoff_ms: int = 20,
         api_timeout_ms: int = 10_000,
+        direct: bool = True,
     ) -> None:
         if group is not None or group_id is not None:
             raise ConfigError(
@@ -95,6 +98,7 @@ class Consumer:
                 request_timeout_ms=request_timeout_ms,
                 retry_backoff_ms=retry_backoff_ms,
                 metadata_max_age_ms=metadata_max_age_ms,
+                direct=direct,
             ),
         )
         self._core = ConsumerCore()
@@ -196,8 +200,6 @@ class Consumer:
 
     def _sleep(self, left_ms: int) -> None:
         self._reader.sleep(min(left_ms, 60_000))
-        now = now_ms()
-        self._cluster.serve(now)
 
     # --- what to read ---
 
@@ -263,6 +265,11 @@ class Consumer:
     def seek_to_end(self, *partitions: TopicPartition) -> None:
         """Behind the last record that is there now; without arguments in all. Raises as end_offsets."""
         self._seek_to(partitions, LATEST_TIMESTAMP)
+
+    def seek_to_timestamp(self, timestamp_ms: int, *partitions: TopicPartition) -> None:
+        """Go to the first record that is not older than `timestamp_ms` (ms since 1970 UTC, ≥ 0), or to the end when
+        all are; without partitions, in all that are assigned. Raises as `seek_to_beginning`."""
+        self._seek_to(partitions, whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1))
 
     def position(self, partition: TopicPartition) -> int:
         """Offset of the next record for the caller. Raises OffsetOutOfRange when there is none, BrokerUnavailable."""

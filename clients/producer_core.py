@@ -11,6 +11,8 @@ failed for good leaves a gap, behind which a partition drains and starts over wi
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -84,12 +86,12 @@ class PartitionQueue:
 
     __slots__ = (
         "acked_ms",
-        "blocked",
         "identity",
         "in_flight",
         "next_sequence",
         "renewing",
         "topic_partition",
+        "trouble",
         "waiting",
     )
 
@@ -101,12 +103,10 @@ class PartitionQueue:
         self.next_sequence = 0
         self.acked_ms: int | None = None
         self.renewing = False
-        # What waits is held up by something other than time: an event will tell.
-        self.blocked = False
+        self.trouble: Exception | None = None  # why batches wait, for the one who is told that they came too late
 
     def put_back(self, batch: Batch) -> None:
         """Into `waiting`, at its place in the order of the records."""
-        self.blocked = False
         for index, other in enumerate(self.waiting):
             if other.number > batch.number:
                 self.waiting.insert(index, batch)
@@ -142,8 +142,11 @@ class ProducerCore:
         self._queues: dict[TopicPartition, PartitionQueue] = {}
         # Partitions with batches waiting or in flight.
         self._active: dict[TopicPartition, PartitionQueue] = {}
-        self.hurry = False
-        self.record_count = 0
+        # Those that the next `drain` looks at (a dict for its order), and those that it looks at from a time on.
+        self._look: dict[PartitionQueue, None] = {}
+        self._later: list[tuple[int, int, PartitionQueue]] = []
+        self._tie = itertools.count()
+        self._by_age: deque[Batch] = deque()
 
     # --- events ---
 
@@ -153,9 +156,21 @@ class ProducerCore:
         if queue is None:
             queue = self._queues[batch.topic_partition] = PartitionQueue(batch.topic_partition)
         self._active[batch.topic_partition] = queue
-        if not queue.waiting:
-            queue.blocked = False
+        self._by_age.append(batch)
+        if queue.waiting or not self.settings.linger_ms:
+            self._look[queue] = None  # the one before it is full
+        else:
+            self._look_later(queue, batch.created_ms + self.settings.linger_ms)
         queue.waiting.append(batch)
+
+    def hasten(self, batch: Batch) -> None:
+        """Do not wait for more records for this batch."""
+        batch.urgent = True
+        self._look[self._queues[batch.topic_partition]] = None
+
+    def hasten_all(self) -> None:
+        """The buffer is full: do not wait for more records at all."""
+        self._look.update(dict.fromkeys(self._active.values()))
 
     def identified(self, producer_id: int, producer_epoch: int) -> None:
         """The broker gave a producer id."""
@@ -168,8 +183,11 @@ class ProducerCore:
 
     def drain(self, now_ms: int, sendable: Callable[[TopicPartition], bool]) -> list[Effect]:
         """Everything that may be sent now. `sendable` says whether a partition's owner can be reached."""
+        while self._later and self._later[0][0] <= now_ms:
+            self._look[heapq.heappop(self._later)[2]] = None
         effects: list[Effect] = []
-        for queue in tuple(self._active.values()):
+        look, self._look = self._look, {}
+        for queue in look:
             if queue.waiting:
                 self._drain_queue(queue, now_ms, sendable, effects)
         return effects
@@ -182,6 +200,7 @@ class ProducerCore:
         if queue is None:
             return []
         queue.acked_ms = now_ms
+        queue.trouble = None
         return self._end(queue, batch, Outcome(base_offset, append_time_ms, None))
 
     def failed(self, batch: Batch, attempt: int, error: Exception, now_ms: int) -> list[Effect]:
@@ -191,6 +210,8 @@ class ProducerCore:
         queue = self._answered(batch, attempt)
         if queue is None:
             return []
+        if not isinstance(error, OutOfOrderSequence):  # that follows from the trouble of a batch before
+            queue.trouble = error
         effects: list[Effect] = []
         if isinstance(error, _STALE):
             effects.append(NeedMetadata(batch.topic_partition.topic))
@@ -204,20 +225,21 @@ class ProducerCore:
                 if self.settings.idempotent and queue.renewing and queue.follows_stripped(batch):
                     batch.sequence = -1
                 queue.put_back(batch)
+                self._look_later(queue, batch.retry_at_ms)
                 return effects
-            error = self._too_late(batch, error)
+            error = self._too_late(queue, batch)
         return effects + self._fail(queue, batch, error)
 
     def tick(self, now_ms: int) -> list[Effect]:
         """Batches that were not acknowledged within the delivery time-out fail."""
         effects: list[Effect] = []
-        for queue in tuple(self._active.values()):
-            while queue.in_flight and now_ms >= self._deadline_ms(queue.in_flight[0]):
-                batch = queue.in_flight.pop(0)
-                effects += self._fail(queue, batch, self._too_late(batch, None))
-            while queue.waiting and now_ms >= self._deadline_ms(queue.waiting[0]):
-                batch = queue.waiting.popleft()
-                effects += self._fail(queue, batch, self._too_late(batch, None))
+        while (oldest := self._oldest()) is not None and now_ms >= self._deadline_ms(oldest):
+            queue = self._queues[oldest.topic_partition]
+            if oldest in queue.in_flight:
+                queue.in_flight.remove(oldest)
+            else:
+                queue.waiting.remove(oldest)
+            effects += self._fail(queue, oldest, self._too_late(queue, oldest))
         return effects
 
     def abort(self, error: Exception) -> list[Effect]:
@@ -245,19 +267,22 @@ class ProducerCore:
 
     def next_due_ms(self) -> int | None:
         """When `drain` or `tick` may have something to do, if nothing else happens before."""
-        due: int | None = None
-        for queue in self._active.values():
-            if queue.waiting and not queue.blocked:
-                first = queue.waiting[0]
-                ready_ms = first.retry_at_ms if first.attempts else first.created_ms + self.settings.linger_ms
-                due = ready_ms if due is None else min(due, ready_ms)
-            oldest = min((q[0] for q in (queue.in_flight, queue.waiting) if q), key=lambda b: b.number, default=None)
-            if oldest is not None:
-                deadline_ms = self._deadline_ms(oldest)
-                due = deadline_ms if due is None else min(due, deadline_ms)
-        return due
+        oldest = self._oldest()
+        if oldest is None:
+            return None
+        deadline_ms = self._deadline_ms(oldest)
+        return min(self._later[0][0], deadline_ms) if self._later else deadline_ms
 
     # --- inside ---
+
+    def _oldest(self) -> Batch | None:
+        by_age = self._by_age
+        while by_age and by_age[0].outcome is not None:
+            by_age.popleft()
+        return by_age[0] if by_age else None
+
+    def _look_later(self, queue: PartitionQueue, when_ms: int) -> None:
+        heapq.heappush(self._later, (when_ms, next(self._tie), queue))
 
     def _deadline_ms(self, batch: Batch) -> int:
         return batch.created_ms + self.settings.delivery_timeout_ms
@@ -266,8 +291,7 @@ class ProducerCore:
         if batch.attempts:
             return now_ms >= batch.retry_at_ms
         return (
-            self.hurry
-            or batch.urgent
+            batch.urgent
             or now_ms - batch.created_ms >= self.settings.linger_ms
             or not self.accumulator.is_open(batch)
             or self.accumulator.free_bytes <= 0
@@ -287,16 +311,18 @@ class ProducerCore:
         sendable: Callable[[TopicPartition], bool],
         effects: list[Effect],
     ) -> None:
-        queue.blocked = True
         while queue.waiting and len(queue.in_flight) < self._window(queue, now_ms):
             batch = queue.waiting[0]
             if not self._ready(batch, now_ms):
-                queue.blocked = False
+                if not batch.attempts:
+                    self._look_later(queue, batch.created_ms + self.settings.linger_ms)
                 return
             if not sendable(queue.topic_partition):
+                self._look[queue] = None
                 effects.append(NeedMetadata(queue.topic_partition.topic))
                 return
             if batch.sequence < 0 and self.settings.idempotent and not self._identify(queue, effects):
+                self._look[queue] = None
                 return
             if len(queue.in_flight) >= self._window(queue, now_ms):
                 return  # the identity is new
@@ -338,6 +364,7 @@ class ProducerCore:
         if batch.attempts != attempt or batch not in queue.in_flight:
             return None
         queue.in_flight.remove(batch)
+        self._look[queue] = None
         return queue
 
     def _again(self, queue: PartitionQueue, batch: Batch, error: Exception) -> bool:
@@ -357,8 +384,8 @@ class ProducerCore:
             return True
         return False  # the broker has lost what it had acknowledged: the caller must know
 
-    def _too_late(self, batch: Batch, cause: Exception | None) -> Exception:
-        why = f"; the last error was: {cause}" if cause is not None else ""
+    def _too_late(self, queue: PartitionQueue, batch: Batch) -> Exception:
+        why = f"; the last error was: {queue.trouble}" if queue.trouble is not None else ""
         return RequestTimedOut(
             f"{batch.record_count} records for {batch.topic_partition} were not acknowledged within "
             f"delivery_timeout_ms={self.settings.delivery_timeout_ms}{why}"
@@ -370,6 +397,8 @@ class ProducerCore:
         return self._end(queue, batch, Outcome(-1, -1, error))
 
     def _end(self, queue: PartitionQueue, batch: Batch, outcome: Outcome) -> list[Effect]:
+        if queue.waiting:
+            self._look[queue] = None
         batch.outcome = outcome
         self.accumulator.seal(batch)
         self.accumulator.release(batch)

@@ -24,10 +24,13 @@ from kbroker.errors import (
     UnknownTopicId,
     UnknownTopicOrPartition,
 )
-from kbroker.types import EARLIEST_TIMESTAMP, TopicPartition
+from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 from kbroker.wire.messages import FetchedPartition, OffsetFound
 
 log = logging.getLogger(__name__)
+
+SERVE_MS = 100
+"""While shared memory gives enough, the sockets are looked at so often."""
 
 
 class Reader:
@@ -86,8 +89,9 @@ class Reader:
             near = self._shm is not None and (self._options.transport == "shm" or self._shm.serves(cursor))
             (by_shm if near else by_zmq).append(cursor)
         self._by_zmq = bool(by_zmq)
-        if by_shm and self._shm is not None:
-            self._shm.read(by_shm, now)
+        came = self._shm.read(by_shm, now) if by_shm and self._shm is not None else False
+        if came and not by_zmq and now - self._served_ms < SERVE_MS:
+            return True  # the sockets can wait
         if by_zmq:
             self._zmq.read(by_zmq, now)
         self._look_up(now)
@@ -97,7 +101,9 @@ class Reader:
 
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""
-        if self._by_zmq or now - self._served_ms >= 100:
+        # Each look costs something for every partition; a look for every batch would cost more than the batches.
+        pause_ms = 1 + len(self._core.cursors) // 50 if self._by_zmq else SERVE_MS
+        if now - self._served_ms >= pause_ms:
             by_zmq = [
                 cursor
                 for cursor in self._core.wanting(now, self._ahead_bytes)
@@ -197,8 +203,10 @@ class Reader:
             if cursor is None or cursor.ticket != tickets[tp]:
                 return
             cursor.looking_up = False
-            if one is not None:
-                cursor.move(max(one.offset, 0))
+            if one is not None and one.offset < 0:
+                cursor.look_up(LATEST_TIMESTAMP)  # no record is that young
+            elif one is not None:
+                cursor.move(one.offset)
             elif error is not None and not isinstance(error, RetriableError):
                 cursor.fault = error
             else:

@@ -15,14 +15,18 @@ _hash = lru_cache(maxsize=16_384)(murmur2)
 
 
 class TopicPartitions:
-    """The partitions of one topic. Records without a key stick to one until its batch is full, then to another."""
+    """The partitions of one topic. Records without a key stick to one until its batch is full, then to another.
 
-    __slots__ = ("all", "owned", "sticky", "topic")
+    `batch_bytes_max`: the largest batch that the broker takes for it; 0: it has not told.
+    """
+
+    __slots__ = ("all", "batch_bytes_max", "owned", "sticky", "topic")
 
     def __init__(self, topic: str, count: int) -> None:
         self.topic = topic
         self.all = [TopicPartition(topic, partition) for partition in range(count)]
         self.owned = list(range(count))
+        self.batch_bytes_max = 0
         self.sticky = self.all[random.randrange(count)]
 
     def update(self, leaders: list[int]) -> None:

@@ -186,7 +186,8 @@ class NativeConfig:
         "HOST:PORT for native clients over tcp (7092 is usual; port 0: any free one). Empty: ipc only.",
     )
     frame_bytes_max: int = setting(
-        "native.frame.bytes.max", 32 << 20, "The largest frame that is taken from a client.",
+        "native.frame.bytes.max", 32 << 20,
+        "The largest frame that is taken from a client, and the most in all frames of a produce.",
         unit="bytes", least=1 << 16, most=_INT32_MAX,
     )  # fmt: skip
     frames_max: int = setting(
@@ -448,6 +449,11 @@ def check_topic_settings(settings: Mapping[str, str]) -> None:
     """Raises ConfigError for the first topic setting whose name or value is wrong."""
     for name, text in settings.items():
         parse_value(_known(TOPIC_SETTINGS, name, "topic setting"), text, name)
+
+
+def check_topic_setting_name(name: str) -> None:
+    """Raises ConfigError, naming the nearest right one, unless a topic may have a setting of that name."""
+    _known(TOPIC_SETTINGS, name, "topic setting")
 
 
 def topic_log_config(base: LogConfig, settings: Mapping[str, str]) -> LogConfig:

@@ -31,8 +31,9 @@ EXCEPTIONS = {
 }
 
 PURE = ("groups", "transactions", "kafka", "wire", "log/log.py")
-# These hold none of the protocol: where sockets lie, and whether one is there; asking the supervisor for its status.
-NOT_PURE = {"wire/endpoints.py", "wire/status.py"}
+# These hold none of the protocol: where sockets lie, and whether one is there; asking the supervisor for its
+# status; frames in and out.
+NOT_PURE = {"wire/endpoints.py", "wire/status.py", "wire/frames.py"}
 # log/log.py holds its files through the Storage that it is given: that door, and paths as names, it must know.
 GIVEN = {"log/log.py": ("pathlib.Path", "kbroker.log.storage.")}
 # fmt: off

@@ -58,7 +58,7 @@ class ControlLink:
         self.coordinator_incarnation = peer.incarnation
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.IDENTITY, identity(self._child.name, self._child.incarnation))
+        socket.setsockopt(zmq.IDENTITY, identity(self._child.name, self._child.incarnation, peer.incarnation))
         socket.setsockopt(zmq.RECONNECT_IVL, 10)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         socket.connect(endpoints.ipc(self._child.config.runtime_dir, endpoints.CONTROL))

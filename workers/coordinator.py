@@ -33,11 +33,12 @@ from kbroker.errors import (
     code_of,
 )
 from kbroker.types import worker_node
-from kbroker.wire import codec, endpoints
+from kbroker.wire import codec
 from kbroker.wire import messages as m
-from kbroker.wire.control import RemovedInfo, identity
+from kbroker.wire.control import RemovedInfo
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import LAST_WORDS_MS, Asked, FrontLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked
+from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
@@ -72,8 +73,7 @@ class Coordinator:
         self.changes: deque[tuple[Decide, Done, int]] = deque()
         self.is_committing = False
         self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
-        self.front: FrontLink | None = None
-        self.front_incarnation = 0
+        self.front = FrontDialler(self.context, child, self.loop, self._serve)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
@@ -141,28 +141,14 @@ class Coordinator:
             self.kafka.offsets.close(time.time_ns() // 1_000_000)
         self.store.close()
         self.members.close()
-        if self.front is not None:
-            self.front.close(LAST_WORDS_MS)
+        self.front.close(LAST_WORDS_MS)
         self.context.term()
 
     def _reload(self, config: Config) -> None:
         self.config = config
 
     def _follow_peers(self) -> None:
-        peer = self.child.peers.get("front")
-        if peer is not None and peer.incarnation != self.front_incarnation:
-            if self.front is not None:
-                self.loop.remove_port(self.front)
-                self.front.close()
-            self.front_incarnation = peer.incarnation
-            self.front = FrontLink(
-                self.context,
-                self._serve,
-                identity(self.child.name, self.child.incarnation),
-                endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
-                self.config.native,
-            )
-            self.loop.add_port(self.front)
+        self.front.follow_peers()
         self.members.follow_peers()
 
     # --- requests ---
@@ -200,9 +186,11 @@ class Coordinator:
 
     def _topic_info(self, name: str) -> m.TopicInfo:
         try:
-            return topic_info(self.catalog, name)
+            info = topic_info(self.catalog, name)
         except UnknownTopicOrPartition as error:
             return m.TopicInfo(name, error.code, str(error))
+        info.batch_bytes_max = topic_log_config(self.config.log, info.settings).message_max_bytes
+        return info
 
     def _create_topics(self, asked: Asked, request: m.CreateTopics) -> None:
         if request.validate_only:

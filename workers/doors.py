@@ -18,6 +18,7 @@ import zmq
 from kbroker.config import NativeConfig
 from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge, ThrottlingQuotaExceeded
 from kbroker.wire import codec
+from kbroker.wire.frames import receivable, receive, send
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +74,8 @@ class Door(Protocol):
 
 def send_frames(socket: zmq.Socket[bytes], frames: Payload) -> bool:
     """Send a message without waiting. False when the peer is gone or its queue is full."""
-    copy = not any(len(frame) >= ZERO_COPY_BYTES for frame in frames)
     try:
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+        send(socket, frames, ZERO_COPY_BYTES)
     except zmq.ZMQError as error:
         if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
             return False
@@ -98,12 +98,14 @@ class _Socket:
         """Serve the requests that wait, at most TURN_MESSAGES of them."""
         for _ in range(TURN_MESSAGES):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = receive(self.socket)
             except zmq.Again:
                 return
             asked = self._checked(frames)
             if asked is not None:
                 self._serve(asked)
+            if not receivable(self.socket):
+                return
 
     def _checked(self, frames: list[zmq.Frame]) -> Asked | None:
         client = frames[0].bytes

@@ -24,6 +24,7 @@ from kbroker.errors import (
 )
 from kbroker.wire import codec, endpoints
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity
+from kbroker.wire.frames import receivable, receive
 from kbroker.wire.messages import Hello, HelloAnswer
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import COORDINATOR, ControlLink
@@ -56,10 +57,12 @@ class Backend:
         """Pass on the answers that wait, at most a turn's worth."""
         for _ in range(TURN_MESSAGES):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = receive(self.socket)
             except zmq.Again:
                 return
             self._pass_on(frames)
+            if not receivable(self.socket):
+                return
 
 
 class Front:
@@ -160,13 +163,16 @@ class Front:
         if self.bytes_to[target] and self.bytes_to[target] + size > BYTES_ON_THE_WAY_MAX:
             raise ThrottlingQuotaExceeded(f"{target} has {self.bytes_to[target]} bytes waiting; try again")
         frames: list[bytes | memoryview | zmq.Frame] = [
-            identity(target, peer.incarnation), asked.client, asked.request_id, asked.header, *asked.payload,
+            self._identity_of(target, peer.incarnation), asked.client, asked.request_id, asked.header, *asked.payload,
         ]  # fmt: skip
         if not send_frames(self.backend.socket, frames):
             raise LeaderNotAvailable(f"{target} is starting; try again")
         # The payload is ZeroMQ's now; keeping its frames here would keep the memory.
         self.on_the_way[key] = OnTheWay(asked._replace(payload=[]), target, peer.incarnation, size)
         self.bytes_to[target] += size
+
+    def _identity_of(self, name: str, incarnation: int) -> bytes:
+        return identity(name, incarnation, self.child.incarnation)
 
     def _forget(self, key: tuple[bytes, bytes]) -> OnTheWay | None:
         passing = self.on_the_way.pop(key, None)
@@ -183,7 +189,7 @@ class Front:
             return
         sender, client, request_id = frames[0].bytes, frames[1].bytes, frames[2].bytes
         passing = self.on_the_way.get((client, request_id))
-        if passing is None or sender != identity(passing.target, passing.incarnation):
+        if passing is None or sender != self._identity_of(passing.target, passing.incarnation):
             return
         self._forget((client, request_id))
         passing.asked.door.send(client, frames[2:])
@@ -192,7 +198,7 @@ class Front:
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
-        self.linked &= {identity(peer.name, peer.incarnation) for peer in self.child.peers.values()}
+        self.linked &= {self._identity_of(peer.name, peer.incarnation) for peer in self.child.peers.values()}
         self._tell_ready()
         for key, passing in list(self.on_the_way.items()):
             peer = self.child.peers.get(passing.target)
@@ -217,7 +223,9 @@ class Front:
 
     def _tell_ready(self) -> None:
         """Ready is said once, when a request for anybody would find its way."""
-        others = {identity(p.name, p.incarnation) for p in self.child.peers.values() if p.name != self.child.name}
+        others = {
+            self._identity_of(p.name, p.incarnation) for p in self.child.peers.values() if p.name != self.child.name
+        }
         if self.has_catalog and not self.is_ready and self.linked >= others:
             self.is_ready = True
             self.child.ready("serving")

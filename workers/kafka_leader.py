@@ -35,7 +35,7 @@ from kbroker.workers.kafka_forwarding import Forwarding
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_service import Call, KafkaService
 from kbroker.workers.listeners import kafka_listener
-from kbroker.workers.partition import AckWaiter, Partition, storage_refusal
+from kbroker.workers.partition import AckWaiter, Partition
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -230,8 +230,7 @@ class _ProduceInProgress:
     def synced(self, number: int, outcome: produce.Outcome, partition: Partition, error: KbrokerError | None) -> None:
         """The disk has them, or does not."""
         if error is not None:
-            refusal = storage_refusal(partition.name, error) if isinstance(error, StorageError) else error
-            outcome = produce.failed(code_of(refusal), str(refusal))
+            outcome = produce.failed(code_of(error), f"{partition.name}: {error}")
         self.settle(number, outcome)
 
     def strip(self, items: list[produce.Wanted]) -> None:

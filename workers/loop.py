@@ -16,6 +16,8 @@ from typing import Protocol
 
 import zmq
 
+from kbroker.wire.frames import receivable
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
@@ -48,11 +50,6 @@ def descriptor_of(socket: zmq.Socket[bytes]) -> int:
     return int(socket.getsockopt(zmq.FD))
 
 
-def receivable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether a message waits. False for a closed socket."""
-    return not socket.closed and bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
-
-
 class Loop:
     """Runs callbacks when descriptors are ready or time has come, until `stop()`."""
 
@@ -64,6 +61,7 @@ class Loop:
         self._soon: deque[Callable[[], None]] = deque()
         self._turn_ends: list[Callable[[], None]] = []
         self._ports: list[Drained] = []
+        self._told: dict[Drained, None] = {}  # ports with a message, or whose descriptor says so
         self._running = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.add(self._wake_fd, READ, self._on_wake)
@@ -90,11 +88,12 @@ class Loop:
     def add_port(self, port: Drained) -> None:
         """Serve a ZeroMQ socket. Its descriptor is edge-triggered, so EVENTS is looked at after every turn as well."""
         self._ports.append(port)
-        self.add(descriptor_of(port.socket), READ, lambda _events: None)
+        self.add(descriptor_of(port.socket), READ, lambda _events: self._told.setdefault(port))
 
     def remove_port(self, port: Drained) -> None:
         """Stop serving a ZeroMQ socket; call it before closing the socket."""
         self._ports.remove(port)
+        self._told.pop(port, None)
         self.remove(descriptor_of(port.socket))
 
     def at_turn_end(self, callback: Callable[[], None]) -> None:
@@ -150,9 +149,11 @@ class Loop:
             self._soon.popleft()()
         if self._timers:
             self._run_timers()
-        for port in tuple(self._ports):
-            if receivable(port.socket):
-                port.drain()
+        if self._told:
+            told, self._told = self._told, {}
+            for port in told:
+                if receivable(port.socket):
+                    port.drain()
         for callback_at_end in self._turn_ends:
             callback_at_end()
 
@@ -162,7 +163,11 @@ class Loop:
         os.close(self._wake_fd)
 
     def _wait_s(self, timeout_ms: int | None) -> float:
-        if self._soon or any(receivable(port.socket) for port in self._ports):
+        # Here, after all uses of the sockets: each may have taken the descriptor's one signal with it.
+        for port in self._ports:
+            if receivable(port.socket):
+                self._told[port] = None
+        if self._soon or self._told:
             return 0
         if self._timers:
             due_ms = max(0, self._timers[0][0] - self.now_ms())

@@ -140,9 +140,11 @@ class Members:
         if isinstance(message, Join):
             self._join(sender, message)
             return
-        name = sender.rpartition(b":")[0].decode("utf-8", "replace")
+        name = sender.partition(b":")[0].decode("utf-8", "replace")
         member = self._members.get(name)
-        if member is None or member.join.incarnation != message.incarnation:
+        if member is None or sender != identity(name, message.incarnation, self._child.incarnation):
+            return
+        if member.join.incarnation != message.incarnation:
             return
         if isinstance(message, CatalogAck):
             self._acknowledged(name, message)
@@ -155,11 +157,13 @@ class Members:
         """To one process, if it is still there."""
         member = self._members.get(name)
         if member is not None:
-            self._port.send([identity(member.join.name, member.join.incarnation), encode_control(message)])
+            receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)
+            self._port.send([receiver, encode_control(message)])
 
     def _join(self, sender: bytes, join: Join) -> None:
-        if sender != identity(join.name, join.incarnation):
-            log.error("%r says it is %s of incarnation %d: dropped", sender, join.name, join.incarnation)
+        if sender != identity(join.name, join.incarnation, self._child.incarnation):
+            # Meant for the coordinator that was here before; the sender dials this one as well.
+            log.debug("%r joins as %s of incarnation %d: dropped", sender, join.name, join.incarnation)
             return
         peer = self._child.peers.get(join.name)
         if peer is not None and peer.incarnation > join.incarnation:
@@ -192,7 +196,8 @@ class Members:
         return CatalogUpdate(self._child.incarnation, version, full, topics, removed, self.nodes())
 
     def _send(self, member: Member, update: CatalogUpdate) -> bool:
-        return self._port.send([identity(member.join.name, member.join.incarnation), encode_control(update)])
+        receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)
+        return self._port.send([receiver, encode_control(update)])
 
     # --- who is still missing ---
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from kbroker.errors import KafkaStorageError, KbrokerError, RequestTimedOut, StorageError
+from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult
@@ -81,7 +81,7 @@ class Partition:
         """Log what is wrong with the disk, unless that was the last thing said."""
         if self.told != complaint:
             self.told = complaint
-            log.error("%s: %s", self.name, complaint)
+            log.error("%s", complaint)
 
     def answer_when_synced(self, waiter: AckWaiter) -> None:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
@@ -178,8 +178,3 @@ class Partition:
         self._when_left = then
         if not self._is_flushing:
             then()
-
-
-def storage_refusal(name: TopicPartition, error: BaseException) -> KafkaStorageError:
-    """What a client is told when the disk is at fault."""
-    return KafkaStorageError(f"{name}: {error}")

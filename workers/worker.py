@@ -19,6 +19,7 @@ from kbroker.config import Config
 from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
+    MessageTooLarge,
     NotLeaderOrFollower,
     RequestError,
     StorageError,
@@ -30,16 +31,17 @@ from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
-from kbroker.wire.control import CatalogUpdate, Join, identity
+from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor, FrontLink
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
+from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.loop import Loop
-from kbroker.workers.partition import AckWaiter, Partition, storage_refusal
+from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.table import PartitionTable
 
 log = logging.getLogger(__name__)
@@ -63,13 +65,13 @@ class Worker:
         self.table = PartitionTable(self)
         self._dirty: dict[TopicPartition, Partition] = {}
         self._unflushed: dict[TopicPartition, Partition] = {}
+        self._answers: list[tuple[Asked, bytes]] = []
         self._next_retention_ms = 0
 
         runtime = self.config.runtime_dir
         self.door = ClientDoor(self.context, self._serve, self.config.native)
         child.bind(self.door.socket, endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)))
-        self.front: FrontLink | None = None
-        self._front_incarnation = 0
+        self.front = FrontDialler(self.context, child, self.loop, self._serve)
         shm_path = ""
         self.descriptors: DescriptorServer | None = None
         if self.config.shm.enabled and "shm" in child.listeners:
@@ -118,8 +120,7 @@ class Worker:
         if self.kafka is not None:
             self.kafka.door.close()
         self.door.close(LAST_WORDS_MS)
-        if self.front is not None:
-            self.front.close(LAST_WORDS_MS)
+        self.front.close(LAST_WORDS_MS)
         self.control.close()
         self.context.term()
 
@@ -127,20 +128,7 @@ class Worker:
         self.control.follow_peers()
         if self.kafka is not None:
             self.kafka.follow_peers()
-        peer = self.child.peers.get("front")
-        if peer is not None and peer.incarnation != self._front_incarnation:
-            if self.front is not None:
-                self.loop.remove_port(self.front)
-                self.front.close()
-            self._front_incarnation = peer.incarnation
-            self.front = FrontLink(
-                self.context,
-                self._serve,
-                identity(self.child.name, self.child.incarnation),
-                endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND),
-                self.config.native,
-            )
-            self.loop.add_port(self.front)
+        self.front.follow_peers()
 
     def _update_catalog(self, update: CatalogUpdate) -> None:
         if update.full:
@@ -203,20 +191,23 @@ class Worker:
         if not asked.payload:
             raise InvalidRequest("produce has no payload frame")
         one = len(asked.payload) == 1
+        most = self.config.native.frame_bytes_max
+        if not one and sum(map(len, asked.payload)) > most:
+            raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
         result = self.append(partition, batches, request.acks)
         header = codec.encode_answer(
             m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
         )
         if not result.sync_needed:
-            asked.answer(header)
+            self._answers.append((asked._replace(payload=[]), header))
             return
 
         def done(error: KbrokerError | None) -> None:
             if error is None:
                 asked.answer(header)
             else:
-                asked.refuse(storage_refusal(partition.name, error) if isinstance(error, StorageError) else error)
+                asked.refuse(error)
 
         asked = asked._replace(payload=[])
         deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
@@ -225,7 +216,7 @@ class Worker:
     def append(self, partition: Partition, batches: bytes | bytearray | memoryview, acks: int) -> AppendResult:
         """Append what a client of either protocol sent; it is published at the end of this turn.
 
-        Raises RequestError for bad batches, KafkaStorageError when the disk does not take them.
+        Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
         wants_sync = acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
         try:
@@ -234,7 +225,7 @@ class Worker:
             partition.tell_once(str(error))
             if partition.log.failed:
                 self.table.reopen(partition, partition.log.failed)
-            raise storage_refusal(partition.name, error) from None
+            raise
         partition.told = ""
         self._dirty[partition.name] = partition
         self._unflushed[partition.name] = partition
@@ -277,6 +268,10 @@ class Worker:
             self._publish(partition)
             if partition.has_waiters:
                 partition.flush(self.io, self.now_ms, self._flushed)
+        # Readers first: who waits for a record waits longer than who has sent it.
+        answers, self._answers = self._answers, []
+        for asked, header in answers:
+            asked.answer(header)
 
     def _publish(self, partition: Partition) -> None:
         if partition.publish():

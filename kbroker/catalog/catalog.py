@@ -15,7 +15,7 @@ import msgpack
 
 from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
 from kbroker.catalog.topics import INTERNAL, PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
-from kbroker.config import check_topic_settings
+from kbroker.config import check_topic_setting_name, check_topic_settings
 from kbroker.errors import (
     ConfigError,
     InvalidConfig,
@@ -177,6 +177,10 @@ class Catalog:
         """Other settings of its own for a topic. Raises UnknownTopicOrPartition, InvalidConfig."""
         topic = self.topic(name)
         _check_settings(changed)
+        for key in removed:
+            if key not in topic.settings:
+                # A slip of the pen in a name is told; to remove what is not set is no fault.
+                _check_name(key)
         settings = {key: value for key, value in topic.settings.items() if key not in removed} | changed
         return [self._replace(dataclasses.replace(topic, settings=settings))]
 
@@ -265,6 +269,13 @@ class Catalog:
 
 def _led_by(node: int, leader_epoch: int) -> PartitionRecord:
     return PartitionRecord(node, leader_epoch, [node], [node])
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_topic_setting_name(name)
+    except ConfigError as error:
+        raise InvalidConfig(str(error)) from None
 
 
 def _check_settings(settings: dict[str, str]) -> None:

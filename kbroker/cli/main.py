@@ -21,6 +21,7 @@ COMMANDS = {
     "consume": "Print a topic's records.",
     "log": "Look into a partition's files, with no broker.",
     "config": "Show, check and explain settings.",
+    "systemd": "Run the broker as a service.",
 }
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -64,6 +65,10 @@ def run(arguments: list[str]) -> int:
 
     # What the clients log on the way to an error is in the error's one line; `serve` sets up its own log.
     logging.getLogger("kbroker").addHandler(logging.NullHandler())
+    # A producer that tries again for minutes has no error yet: then its warning is all there is to see.
+    patience = logging.StreamHandler()
+    patience.setFormatter(logging.Formatter("kbroker: %(message)s"))
+    logging.getLogger("kbroker.clients.producer_loop").addHandler(patience)
 
     def invoke() -> None:
         with commands.make_context("kbroker", arguments or ["--help"]) as context:

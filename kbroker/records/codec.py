@@ -51,7 +51,7 @@ class BatchBuilder:
     that a first record always fits. The producer fields are -1 for a producer that is not idempotent.
     """
 
-    __slots__ = ("_append", "_builder", "codec", "record_count")
+    __slots__ = ("_append", "_buffer", "_builder", "_max_timestamp", "_producer", "codec", "record_count")
 
     def __init__(
         self,
@@ -65,6 +65,9 @@ class BatchBuilder:
     ) -> None:
         self.codec = codec
         self.record_count = 0
+        self._producer = (producer_id, producer_epoch, base_sequence)
+        self._max_timestamp = -1
+        self._buffer: object = None
         self._builder = DefaultRecordBatchBuilder(
             magic=MAGIC,
             compression_type=0,
@@ -81,9 +84,13 @@ class BatchBuilder:
         added = self._append(self.record_count, timestamp_ms, key, value, list(headers) if headers else _NO_HEADERS)
         if added is None:
             return 0
+        if not self.record_count:
+            # The codec gives out its own buffer and goes on filling it: so we need not let it compute the CRC of all.
+            self._buffer = self._builder.build()
+        if timestamp_ms > self._max_timestamp:
+            self._max_timestamp = timestamp_ms
         self.record_count += 1
-        size: int = added.size
-        return size
+        return added.size  # type: ignore[no-any-return]
 
     @property
     def size_bytes(self) -> int:
@@ -93,11 +100,24 @@ class BatchBuilder:
 
     def set_producer(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         """Give the producer fields when they are known only now; before build()."""
-        self._builder.set_producer_state(producer_id, producer_epoch, base_sequence)
+        self._producer = (producer_id, producer_epoch, base_sequence)
 
     def build(self) -> bytearray:
         """The batch: base offset 0, leader epoch -1, compressed when that makes it smaller. Call once."""
-        batch = bytearray(self._builder.build())
+        batch = self._buffer
+        if not isinstance(batch, bytearray) or len(batch) != self._builder.size():
+            batch = bytearray(self._builder.build())  # a codec that works in another way, or an empty batch
+        header = read_header(batch)._replace(
+            length=len(batch) - LENGTH_END,
+            last_offset_delta=self.record_count - 1,
+            max_timestamp=self._max_timestamp,
+            producer_id=self._producer[0],
+            producer_epoch=self._producer[1],
+            base_sequence=self._producer[2],
+            record_count=self.record_count,
+        )
+        HEADER.pack_into(batch, 0, *header)
+        write_crc(batch, 0, len(batch))
         return compress_batch(batch, self.codec) if self.codec else batch
 
 

@@ -62,10 +62,6 @@ class Mapping:
             return True
         return ctypes.get_errno() == errno.EINTR and self.populate(position, size_bytes)
 
-    def copy(self, position: int, size_bytes: int) -> bytes:
-        """A stretch as bytes; it must have been populated just before."""
-        return ctypes.string_at(self.address + position, size_bytes)
-
     def close(self) -> None:
         """Unmap. A second call does nothing."""
         if self.address:

@@ -11,6 +11,7 @@ from kbroker.errors import (
     StorageError,
     UnknownTopicOrPartition,
 )
+from kbroker.shm.buffers import Buffers
 from kbroker.shm.control_page import CLOSED, DELETED, LIVE, ControlPageView, PageFacts
 from kbroker.shm.errors import ConnectionLost
 from kbroker.shm.locate import find_batch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kbroker.shm.messages import NextSegment, Opened
 
 READ_BYTES: Final = 1 << 20
+NOTHING: Final = memoryview(b"")
 
 
 class Segments(Protocol):
@@ -40,6 +42,7 @@ class ShmPartition:
     """
 
     __slots__ = (
+        "_buffers",
         "_closed_bytes",
         "_connection",
         "_facts",
@@ -67,6 +70,7 @@ class ShmPartition:
         *,
         committed: bool,
         mapped: bool,
+        buffers: Buffers,
     ) -> None:
         self._connection = connection
         self.partition = partition
@@ -75,6 +79,7 @@ class ShmPartition:
         self.committed = committed
         self.offset = offset
         self._mapped = mapped
+        self._buffers = buffers
         self._page = page
         # Until the page was read the first time, nothing is known to be published past where we stand.
         self._facts = PageFacts(LIVE, -1, -1, opened.files_generation, 0, offset, 0, 0, offset, 0, 0)
@@ -83,8 +88,8 @@ class ShmPartition:
 
     # What the consumer calls
 
-    def read(self, max_bytes: int = READ_BYTES) -> bytes:
-        """Whole batches from the one that has `offset` on, and `offset` moves past them; b"": nothing new.
+    def read(self, max_bytes: int = READ_BYTES) -> memoryview:
+        """Whole batches from the one that has `offset` on, and `offset` moves past them; empty: nothing new.
 
         At most `max_bytes`, but one batch at least. Raises LogTruncated; OffsetOutOfRange (retention was faster);
         UnknownTopicOrPartition (the topic is deleted); StorageError (the disk; naming the file and positions);
@@ -94,7 +99,7 @@ class ShmPartition:
         limit = facts.last_stable_offset if self.committed else facts.high_watermark
         if self.offset >= limit:
             self._nothing_new(facts)
-            return b""
+            return NOTHING
         if self.committed:
             limit_base, limit_position = facts.lso_segment_base, facts.lso_position
         else:
@@ -109,7 +114,7 @@ class ShmPartition:
             elif self._closed_bytes < 0:
                 self._learn_end(facts)
                 if self._closed_bytes < 0 and self._segment_base != limit_base:
-                    return b""  # the page has moved on since its facts were taken
+                    return NOTHING  # the page has moved on since its facts were taken
                 continue
             else:
                 end, next_offset = self._closed_bytes, self._next_base
@@ -205,7 +210,7 @@ class ShmPartition:
             if self._file is not None:
                 self._file.close()
             self._segment_base = answer.base_offset
-            self._file = SegmentFile(descriptors.pop(0), self._name(), mapped=self._mapped)
+            self._file = SegmentFile(descriptors.pop(0), self._name(), mapped=self._mapped, buffers=self._buffers)
         self._closed_bytes = answer.closed_bytes
         self._next_base = answer.next_base_offset
         self._generation = answer.files_generation

@@ -30,6 +30,7 @@ from kbroker.errors import (
     RequestError,
     error_for,
 )
+from kbroker.shm.buffers import Buffers
 from kbroker.shm.control_page import ControlPageView
 from kbroker.shm.errors import ConnectionLost, ShmRefused
 from kbroker.shm.messages import (
@@ -74,6 +75,7 @@ class ShmConnection:
         self.path = os.fspath(path)
         self.timeout_s = timeout_s
         self._mapped = mapped
+        self._buffers = Buffers()
         self._partitions: dict[int, ShmPartition] = {}
         self._armed: dict[int, int] = {}  # handle to offset
         self._woken: set[int] = set()
@@ -142,7 +144,9 @@ class ShmConnection:
             raise
         finally:
             os.close(page_fd)
-        opened_partition = ShmPartition(self, where, opened, view, offset, committed=committed, mapped=self._mapped)
+        opened_partition = ShmPartition(
+            self, where, opened, view, offset, committed=committed, mapped=self._mapped, buffers=self._buffers
+        )
         self._partitions[opened.handle] = opened_partition
         try:
             opened_partition.take(opened, files)

@@ -1,8 +1,8 @@
 """Whole batches out of one segment file, in the reader's process.
 
 The hot end of a growing segment is read through a mapping; everything else, and everything on kernels that cannot
-report a page that is not to be had, through pread(2). Both give bytes of their own: nothing points into the mapping
-after a call.
+report a page that is not to be had, through pread(2). Both copy into memory of our own, which is used again when
+nobody refers to it any more: nothing points into the mapping after a call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 
 from kbroker.errors import StorageError
 from kbroker.records.batch import HEADER_BYTES, LENGTH_END, LENGTH_POSITION, Header, read_header
+from kbroker.shm.buffers import Buffers
 from kbroker.shm.mapping import Mapping, can_populate
 
 MAPPING_BYTES: Final = 1 << 31
@@ -34,15 +35,16 @@ class SegmentFile:
     `name` is for errors: partition and base offset. `mapped` False: never map.
     """
 
-    __slots__ = ("_mapping", "fd", "mapped", "name")
+    __slots__ = ("_buffers", "_mapping", "fd", "mapped", "name")
 
-    def __init__(self, fd: int, name: str, *, mapped: bool = True) -> None:
+    def __init__(self, fd: int, name: str, *, mapped: bool = True, buffers: Buffers | None = None) -> None:
         self.fd = fd
         self.name = name
         self.mapped = mapped and _populates()
         self._mapping: Mapping | None = None
+        self._buffers = buffers or Buffers()
 
-    def read(self, position: int, end: int, max_bytes: int, *, hot: bool) -> tuple[bytes, Header | None]:
+    def read(self, position: int, end: int, max_bytes: int, *, hot: bool) -> tuple[memoryview, Header | None]:
         """Whole batches from `position`, where one starts, before `end`: at most `max_bytes`, but one at least.
 
         `end` is published, and a batch ends there. `hot`: probably in the page cache. Returns the bytes and the last
@@ -54,15 +56,17 @@ class SegmentFile:
             mapping = self._mapping or self._map()
             if mapping is not None and mapping.populate(position, size_bytes):
                 if whole:
-                    return mapping.copy(position, size_bytes), None
+                    return self._copy(mapping, position, size_bytes), None
                 stop, last = self._cut(mapping.view, position, position, position + size_bytes, end)
                 if stop <= position + size_bytes:
-                    return mapping.copy(position, stop - position), read_header(mapping.view, last)
+                    return self._copy(mapping, position, stop - position), read_header(mapping.view, last)
                 return self.read(position, end, stop - position, hot=hot)
-        data = self.pread(position, size_bytes)
+        data = memoryview(self._buffers.take(size_bytes))[:size_bytes]
+        self._pread_into(data, position)
+        data = data.toreadonly()
         if whole:
             return data, None
-        stop, last = self._cut(memoryview(data), 0, position, size_bytes, end - position)
+        stop, last = self._cut(data, 0, position, size_bytes, end - position)
         if stop > size_bytes:
             return self.read(position, end, stop, hot=hot)
         return data[:stop], read_header(data, last)
@@ -93,6 +97,12 @@ class SegmentFile:
         """The error for what is no batch."""
         return StorageError(f"{self.name}: no valid batch at position {position}")
 
+    def _copy(self, mapping: Mapping, position: int, size_bytes: int) -> memoryview:
+        """A stretch that was populated just before."""
+        data = memoryview(self._buffers.take(size_bytes))[:size_bytes]
+        data[:] = mapping.view[position : position + size_bytes]
+        return data.toreadonly()
+
     def _map(self) -> Mapping | None:
         try:
             self._mapping = Mapping(self.fd, MAPPING_BYTES)
@@ -102,21 +112,25 @@ class SegmentFile:
 
     def pread(self, position: int, size_bytes: int) -> bytes:
         """Exactly so many bytes. Raises StorageError: the disk failed, or the file is shorter."""
+        data = bytearray(size_bytes)
+        self._pread_into(memoryview(data), position)
+        return bytes(data)
+
+    def _pread_into(self, data: memoryview, position: int) -> None:
+        got = 0
         try:
-            data = os.pread(self.fd, size_bytes, position)
-            while len(data) < size_bytes:
-                more = os.pread(self.fd, size_bytes - len(data), position + len(data))
+            while got < len(data):
+                more = os.preadv(self.fd, [data[got:]], position + got)
                 if not more:
                     raise StorageError(
-                        f"{self.name}: the file ends at {position + len(data)}; it was published up to "
-                        f"{position + size_bytes} at least"
+                        f"{self.name}: the file ends at {position + got}; it was published up to "
+                        f"{position + len(data)} at least"
                     )
-                data += more
+                got += more
         except OSError as error:
             raise StorageError(
-                f"{self.name}: cannot read positions {position} to {position + size_bytes}: {error}"
+                f"{self.name}: cannot read positions {position} to {position + len(data)}: {error}"
             ) from error
-        return data
 
     def close(self) -> None:
         """Unmap and close. A second call does nothing."""
@@ -132,7 +146,7 @@ class SegmentFile:
             self.close()
 
 
-def last_header(batches: bytes) -> Header:
+def last_header(batches: memoryview) -> Header:
     """The header of the last of whole batches."""
     position = 0
     while True:

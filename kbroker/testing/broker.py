@@ -138,8 +138,13 @@ class Broker:
         """SIGKILL for every process at once, as the out-of-memory killer or a power cut would; waits for their end."""
         if self.process is None:
             return
+        watched = _pidfds(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # its session is its own
+        for pidfd in watched:
+            # A killed process holds its files until its last thread is gone: then its pidfd becomes readable.
+            select.select([pidfd], [], [], STOP_S)
+            os.close(pidfd)
         self.process.wait()
         self._forget()
 
@@ -235,3 +240,16 @@ class Broker:
             if time.monotonic() > deadline:
                 raise BrokerFailed(f"what the test waits for did not come within {timeout_s} s:\n{self.log}")
             time.sleep(0.01)  # between two looks at the status; no test relies on its length
+
+
+def _pidfds(session: int) -> list[int]:
+    """A pidfd for each process of that session."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError):
+                # pid (name) state parent group session …; the name may hold blanks and brackets.
+                fields = (place / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session:
+                    found.append(os.pidfd_open(int(place.name)))
+    return found

@@ -1,7 +1,7 @@
 """Messages between the coordinator and the other processes, on `control.ipc`.
 
-Front and workers dial in with the identity `NAME:INCARNATION`. Every message carries the incarnation of its sender;
-one from or for a dead incarnation is dropped.
+Front and workers dial in with an identity that holds their incarnation and the coordinator's (see `identity`). Every
+message carries the incarnation of its sender; one from or for a dead incarnation is dropped.
 """
 
 from __future__ import annotations
@@ -128,6 +128,10 @@ def decode_control(frame: bytes) -> Any:
     return decoder(fields, fields["kind"])
 
 
-def identity(name: str, incarnation: int) -> bytes:
-    """The ZeroMQ identity of one incarnation of a process."""
-    return f"{name}:{incarnation}".encode()
+def identity(name: str, incarnation: int, dialled: int) -> bytes:
+    """The ZeroMQ identity of one incarnation of a process at one incarnation of the process that it dials.
+
+    A link to a dead process reconnects to its successor before it is closed. Under the same identity it would keep out
+    the link that is meant for the successor, for ever.
+    """
+    return f"{name}:{incarnation}:{dialled}".encode()

@@ -9,6 +9,7 @@ status.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,14 +63,25 @@ def default_data_dir() -> Path:
 
 def usual_runtime_dirs() -> list[Path]:
     """Where a broker of this host has its sockets when nobody said otherwise."""
-    return list(dict.fromkeys((Path("/run/kbroker"), Path("/var/lib/kbroker/run"), default_data_dir() / "run")))
+    usual = [Path("/run/kbroker"), Path("/var/lib/kbroker/run"), default_data_dir() / "run"]
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        usual.insert(0, Path(runtime) / "kbroker")
+    return list(dict.fromkeys(usual))
+
+
+def _listens(port: int) -> bool:
+    """Whether somebody listens on that port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def resolve_server(server: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The ZeroMQ endpoint that a client's `server` means.
 
     `tcp://HOST:PORT`, `HOST:PORT`, `ipc://PATH`, the path of a front's socket, or of the folder it lies in. None: what
-    KBROKER_SERVER says, else the first broker found in the usual places. Raises BrokerUnavailable when there is none.
+    KBROKER_SERVER says, else the first broker found in the usual places, else tcp://127.0.0.1:7092. Raises
+    BrokerUnavailable when there is none.
     """
     server = server or environment.get(SERVER_VARIABLE)
     if not server:
@@ -77,17 +89,19 @@ def resolve_server(server: str | None, environment: Mapping[str, str] = os.envir
         for folder in usual:
             if (folder / FRONT).exists():
                 return ipc(folder, FRONT)
+        if _listens(NATIVE_PORT):
+            return f"tcp://127.0.0.1:{NATIVE_PORT}"
         raise BrokerUnavailable(
-            f"no broker found in {', '.join(map(str, usual))}: start one with `kbroker serve`, or name it by "
-            f"server=… or {SERVER_VARIABLE}=…"
+            f"no broker found in {', '.join(map(str, usual))} or at tcp://127.0.0.1:{NATIVE_PORT}: start one "
+            f"with `kbroker serve`, or name it by server=… or {SERVER_VARIABLE}=…"
         )
     if server.startswith(("tcp://", "ipc://")):
         return server
     if server.startswith(("/", ".", "~")):
         path = Path(server).expanduser().absolute()
-        for socket in (path / FRONT, path / "run" / FRONT):
-            if socket.exists():
-                return f"ipc://{socket}"
+        for place in (path / FRONT, path / "run" / FRONT):
+            if place.exists():
+                return f"ipc://{place}"
         return f"ipc://{path}"
     host, colon, port = server.rpartition(":")
     if not colon:

@@ -91,7 +91,10 @@ class PartitionInfo:
 
 @dataclass(slots=True)
 class TopicInfo:
-    """A topic; with `error` not 0 only `name` and `message` count."""
+    """A topic; with `error` not 0 only `name` and `message` count.
+
+    `batch_bytes_max`: the largest record batch that its partitions take (message.max.bytes); 0: not told.
+    """
 
     name: str
     error: int = 0
@@ -99,6 +102,7 @@ class TopicInfo:
     topic_id: bytes = b""
     partitions: list[PartitionInfo] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
+    batch_bytes_max: int = 0
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+import msgpack
 import pytest
 from crc32c import crc32c
 
@@ -17,6 +18,7 @@ from kbroker.errors import (
     NotLeaderOrFollower,
     OutOfOrderSequence,
     UnknownTopicId,
+    UnknownTopicOrPartition,
     UnsupportedCompressionType,
     UnsupportedForMessageFormat,
 )
@@ -146,6 +148,30 @@ def test_a_topics_own_limit_holds_and_can_be_raised(client: RawClient, topic: st
         client.ask(m.ProduceAnswer, m.Produce(topic, 0), batch([bytes(2000)]))
     client.ask(m.TopicResults, m.AlterSettings(topic, {"max.message.bytes": "3000"}))
     assert client.produce(topic, batch([bytes(2000)])).base_offset == 0
+
+
+def test_frames_that_are_too_much_together(broker: Broker, client: RawClient, topic: str) -> None:
+    client.create(topic)
+    owner = owner_of(client, topic, 0)
+    with RawClient(direct(broker, owner)) as door, pytest.raises(MessageTooLarge, match=r"native\.frame\.bytes\.max"):
+        door.ask(m.ProduceAnswer, m.Produce(topic, 0), *[batch([bytes(900_000)])] * 40)
+    assert client.records(topic) == []
+
+
+def test_producers_that_wait_for_the_disk_are_told_of_the_deletion(
+    broker: Broker, client: RawClient, topic: str
+) -> None:
+    client.create(topic)
+    with RawClient(direct(broker, owner_of(client, topic, 0))) as door:
+        for _ in range(5):
+            sent = [door.send(m.Produce(topic, 0), batch(1)) for _ in range(100)]
+            deletion = client.send(m.DeleteTopics([topic]))
+            answers = [msgpack.unpackb(door.take(request_id)[0])["error"] for request_id in sent]
+            assert set(answers) <= {0, UnknownTopicOrPartition.code}
+            assert answers == sorted(answers)
+            assert codec.decode_answer(m.TopicResults, client.take(deletion)[0]).topics[0].error == 0
+            client.create(topic)
+            assert door.ask(m.ProduceAnswer, m.Produce(topic, 0), batch(1)).base_offset == 0
 
 
 # --- idempotent producers ---

@@ -38,6 +38,7 @@ def test_keys_headers_and_partitions(served: Served) -> None:
     assert out.count(b"keyed 2 fixed x\n") == 100
 
 
+@pytest.mark.slow
 def test_where_to_start_and_how_many(served: Served) -> None:
     served.must("produce", "numbers", given=b"".join(b"%d\n" % n for n in range(100)))
     assert served.must("consume", "numbers", "--offset", "97", "--exit-at-end") == b"97\n98\n99\n"
@@ -56,6 +57,7 @@ def test_verbose_says_which_way_it_was_read(served: Served) -> None:
     assert done.stderr == b"kbroker: 1000 records, read through shm\n"
 
 
+@pytest.mark.slow
 def test_a_consumer_that_waits_prints_what_comes(served: Served) -> None:
     served.must("topic", "create", "tail")
     with served.start("consume", "tail", "--from-beginning") as consumer:
@@ -69,6 +71,7 @@ def test_a_consumer_that_waits_prints_what_comes(served: Served) -> None:
         assert consumer.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_a_consumer_whose_reader_goes_is_quiet(served: Served) -> None:
     served.must("produce", "pipe", given=b"x" * 100 + b"\n" + b"y\n" * 50_000)
     with served.start("consume", "pipe", *ALL) as consumer:
@@ -91,6 +94,7 @@ def test_a_typed_line_is_sent_before_the_next(served: Served) -> None:
         assert producer.wait(20) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
@@ -117,6 +121,7 @@ def test_a_record_that_is_too_large_fails_and_says_so(served: Served) -> None:
     assert "1000" in reason
 
 
+@pytest.mark.slow
 def test_the_files_can_be_looked_into(served: Served) -> None:
     served.must("produce", "files", given=b"one\ntwo\n")
     folder = served.data_dir / "files-0"
@@ -127,6 +132,7 @@ def test_the_files_can_be_looked_into(served: Served) -> None:
     assert [line["value"] for line in lines[1:]] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_damage_in_a_file_is_found_and_told_from_the_rest(served: Served, tmp_path: Path) -> None:
     for text in (b"one\n", b"two\n", b"three\n"):
         served.must("produce", "damaged", given=text)

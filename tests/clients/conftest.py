@@ -18,7 +18,8 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """A broker with two workers that lives as long as the test run."""
-    with Broker(workers=2, tcp=True) as running:
+    # Tests stamp records as they like: none is to be too old.
+    with Broker({"log.retention.ms": -1}, workers=2, tcp=True) as running:
         yield running
 
 
@@ -28,9 +29,15 @@ def topic(broker: Broker) -> str:
     return make_topic(broker, 1)
 
 
-def make_topic(broker: Broker, partitions: int) -> str:
-    """A new topic of its own name."""
+def make_topic(broker: Broker, partitions: int, **settings: object) -> str:
+    """A new topic of its own name; settings have _ for dots."""
     name = f"topic-{next(_numbers)}"
     with Admin(broker.server) as admin:
-        admin.create_topics([NewTopic(name, partitions)])
+        admin.create_topics(
+            [
+                NewTopic(
+                    name, partitions, topic_configs={key.replace("_", "."): value for key, value in settings.items()}
+                )
+            ]
+        )
     return name

@@ -14,6 +14,7 @@ from kbroker.errors import (
     BrokerUnavailable,
     ClientClosed,
     ConfigError,
+    LogTruncated,
     OffsetOutOfRange,
     UnknownTopicOrPartition,
 )
@@ -146,8 +147,6 @@ class TestReading:
             assert shm is not None
             values: list[int] = []
             while len(values) < 5000:
-                node = next(iter(consumer._cluster.view.nodes.values()))
-                del node
                 for worker in shm._workers.values():
                     worker.hindrance = "" if worker.hindrance else "the test says so"
                 values += read(consumer, 1, max_records=37)
@@ -192,6 +191,17 @@ class TestPlaces:
             assert consumer.offsets_for_times({tp: 5000}) == {tp: None}
             assert consumer.beginning_offsets([tp]) == {tp: 0}
             assert consumer.end_offsets([tp]) == {tp: 100}
+
+    @WAYS
+    def test_seek_to_a_timestamp(self, broker: Broker, topic: str, way: str) -> None:
+        fill(broker, topic, 100)
+        with Consumer(topic, server=broker.server, transport=way) as consumer:
+            consumer.seek_to_timestamp(1097)
+            assert read(consumer, 3) == [97, 98, 99]
+            consumer.seek_to_timestamp(5000, TopicPartition(topic, 0))
+            assert consumer.position(TopicPartition(topic, 0)) == 100
+            with pytest.raises(ConfigError, match="timestamp_ms"):
+                consumer.seek_to_timestamp(-5)
 
     @WAYS
     def test_pause_and_resume(self, broker: Broker, way: str) -> None:
@@ -365,6 +375,35 @@ class TestBrokerAway:
             for key in range(10):
                 of_key = [value for value in values if value % 10 == key]
                 assert of_key == sorted(of_key)
+
+
+class TestTruncation:
+    @WAYS
+    @pytest.mark.parametrize("more", [0, 200])
+    def test_records_that_vanished_behind_the_consumer_are_told(self, way: str, more: int) -> None:
+        """A power cut takes acknowledged records of acks=1; others are written at their offsets, or not yet."""
+        with Broker() as broker:
+            topic = make_topic(broker, 1)
+            fill(broker, topic, 100, batch_size=300, acks=1)
+            tp = TopicPartition(topic, 0)
+            with Consumer(topic, server=broker.server, transport=way, auto_offset_reset="earliest") as consumer:
+                assert read(consumer, 100) == list(range(100))
+                broker.kill_all()
+                (segment,) = (broker.data_dir / str(tp)).glob("*.log")
+                with segment.open("r+b") as file:
+                    file.truncate(segment.stat().st_size // 2)
+                broker.start()
+                fill(broker, topic, more, start=1000, acks=1)
+                with pytest.raises(LogTruncated) as caught:
+                    read(consumer, more + 1)
+                assert (caught.value.partition, caught.value.offset) == (tp, 100)
+                left = caught.value.diverging_offset
+                assert 0 < left < 100
+                with pytest.raises(LogTruncated):
+                    consumer.poll(0)
+                consumer.seek(tp, left)
+                fill(broker, topic, 1, start=5000, acks=1)
+                assert read(consumer, more + 1) == [*range(1000, 1000 + more), 5000]
 
 
 def test_reading_ahead_is_bounded(broker: Broker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -161,8 +162,9 @@ def test_an_unknown_topic_is_made_unless_the_broker_does_not() -> None:
 
 def test_full_buffer_while_the_broker_is_away(topic: str) -> None:
     with Broker() as broker:
-        producer = Producer(broker.server, buffer_memory=100_000, max_block_ms=50, linger_ms=0)
+        producer = Producer(broker.server, buffer_memory=100_000, linger_ms=0)
         producer.send(topic, b"x").get(30)
+        producer.options = dataclasses.replace(producer.options, max_block_ms=50)
         broker.stop()
         while producer.metrics()["buffer_bytes_free"] > 0:
             producer.send(topic, b"x" * 1000)
@@ -246,3 +248,12 @@ def test_metrics_count(broker: Broker, topic: str) -> None:
         assert (counts["records_sent"], counts["records_failed"]) == (10, 0)
         assert counts["buffer_bytes_free"] == counts["buffer_bytes_total"]
         assert producer.partitions_for(topic) == {TopicPartition(topic, 0).partition}
+
+
+def test_batches_are_no_larger_than_their_topic_takes(broker: Broker) -> None:
+    topic = make_topic(broker, 1, max_message_bytes=20_000)
+    with Producer(broker.server, linger_ms=1000) as producer:
+        futures = [producer.send(topic, b"x" * 1000) for _ in range(100)]
+        producer.flush(30)
+        assert all(future.succeeded() for future in futures)
+        assert producer.metrics()["batches_sent"] > 5

@@ -22,6 +22,8 @@ from kbroker.log import PartitionLog
 
 from ..log.batches import PARTITION, TOPIC_ID, batch, flush, records
 
+pytestmark = pytest.mark.slow
+
 CONFIG = LogConfig(segment_bytes=40_000, recovery_point_batches=40)
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
 _NO_LOG_FLUSH = 2  # without writing the journal: what a power cut leaves

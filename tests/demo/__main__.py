@@ -26,6 +26,7 @@ PARTITIONS = 8
 WORKERS = 2
 KILLED_WORKER = 0
 DEADLINE_S = 240
+STOP_S = 30
 READ_TO_END_S = 120
 
 
@@ -54,11 +55,11 @@ def partitions_of(broker: DemoBroker, worker: int) -> set[int]:
     return {p["partition"] for p in topic["partitions"] if p["leader"] == worker_node(worker)}
 
 
-def run() -> None:
-    """The demo. Raises DemoFailed when anything is off."""
-    text = Text(choose_files())
+def run(most_bytes: int | None) -> None:
+    """The demo; `most_bytes` makes it a small one. Raises DemoFailed when anything is off."""
+    text = Text(choose_files() if most_bytes is None else choose_files(0, most_bytes))
     with DemoBroker(workers=WORKERS, tcp=True) as broker:
-        print(f"demo: a broker serves at {broker.server}")
+        print(f"demo: a broker serves at {broker.server}", flush=True)
         broker.kbroker("topic", "create", TOPIC, "--partitions", str(PARTITIONS))
         owned = partitions_of(broker, KILLED_WORKER)
         if not owned or len(owned) == PARTITIONS:
@@ -66,9 +67,9 @@ def run() -> None:
         pid = broker.pid(f"worker-{KILLED_WORKER}")
         recovery = Recovery(pid, owned)
         with Readers(broker.server, TOPIC, PARTITIONS, broker.environment) as readers:
-            print(f"demo: {text.total_bytes >> 20} MiB of text go in; worker {KILLED_WORKER} dies half-way")
+            print(f"demo: {text.total_bytes >> 20} MiB of text go in; worker {KILLED_WORKER} dies half-way", flush=True)
             writer = Writer(broker.server, TOPIC, PARTITIONS, recovery)
-            with writer.producer, progress("writing", text.total_bytes) as advance:
+            with writer, progress("writing", text.total_bytes) as advance:
                 writer.run(text, text.total_bytes // 2, advance)
             read_meanwhile = readers.records
             ends = ends_of(broker)
@@ -130,11 +131,12 @@ def deadline() -> Iterator[None]:
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         if number == signal.SIGALRM:
-            raise DemoFailed(f"not done after {DEADLINE_S} s")
+            raise DemoFailed(f"not done after {DEADLINE_S} s, or {STOP_S} s after it was interrupted")
+        signal.alarm(STOP_S)  # nothing below may wait for ever
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGALRM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, stop)
     signal.alarm(DEADLINE_S)
     try:
         yield
@@ -143,11 +145,11 @@ def deadline() -> Iterator[None]:
 
 
 def main() -> NoReturn:
-    """Entry point of `make demo`."""
+    """Entry point of `make demo`. An argument bounds the bytes of text: its test runs a small one."""
     started_s = time.monotonic()
     try:
         with deadline():
-            run()
+            run(int(sys.argv[1]) if len(sys.argv) > 1 else None)
     except (DemoFailed, BrokerFailed, KbrokerError, OSError) as error:
         print(f"demo: FAILED: {error}", file=sys.stderr)
         sys.exit(1)

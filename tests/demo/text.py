@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-ENOUGH_BYTES = 64 << 20
-BYTES_MAX = 100 << 20
+LEAST_BYTES = 64 << 20
+MOST_BYTES = 100 << 20
 LINES_MAX = 2_000_000
 FILE_BYTES_MAX = 8 << 20
 OPEN_AT_ONCE = 64
@@ -58,8 +58,8 @@ class Source:
     lines: int
 
 
-def choose_files() -> list[Source]:
-    """All there are, up to BYTES_MAX and LINES_MAX; where they are too few they come again under another key."""
+def choose_files(least_bytes: int = LEAST_BYTES, most_bytes: int = MOST_BYTES) -> list[Source]:
+    """All there are, up to `most_bytes` and LINES_MAX; where they are too few they come again under another key."""
     chosen: list[Source] = []
     seen: set[tuple[int, int]] = set()
     size_bytes = lines = 0
@@ -71,7 +71,7 @@ def choose_files() -> list[Source]:
             source = Source(str(path), path, facts.st_size, path.read_bytes().count(b"\n") + 1)
         except OSError:
             continue
-        if size_bytes + source.size_bytes > BYTES_MAX or lines + source.lines > LINES_MAX:
+        if size_bytes + source.size_bytes > most_bytes or lines + source.lines > LINES_MAX:
             break
         seen.add((facts.st_dev, facts.st_ino))
         chosen.append(source)
@@ -81,7 +81,7 @@ def choose_files() -> list[Source]:
         sys.exit("demo: no readable text file was found on this machine")
     once = tuple(chosen)
     again = 1
-    while size_bytes < ENOUGH_BYTES and lines < LINES_MAX:
+    while size_bytes < least_bytes and lines < LINES_MAX:
         again += 1
         chosen += [replace(source, key=f"{source.key}#{again}") for source in once]
         size_bytes += sum(source.size_bytes for source in once)

@@ -8,12 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from kbroker import Producer
 from kbroker.records.partitioner import partition_for_key
 from tests.demo.broker import DemoFailed
 from tests.demo.text import Text
+
+CLOSE_S = 1.0
 
 
 class Recovery:
@@ -58,6 +61,15 @@ class Writer:
         self.sent = 0
         self.acknowledged = 0
         self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Interrupted in the middle of anything, it may have lost track of what is on its way: do not wait for that.
+        self.producer.close(timeout=None if error is None else CLOSE_S)
 
     def run(self, text: Text, kill_at_bytes: int, advance: Callable[[int, int], None]) -> None:
         """Send everything; the worker is killed once `kill_at_bytes` were sent."""

@@ -8,7 +8,11 @@ import select
 import signal
 import time
 
+import pytest
+
 from .conftest import DEADLINE_S, StartBroker
+
+pytestmark = pytest.mark.slow
 
 
 def test_restart_after_ready_is_immediate(start_broker: StartBroker) -> None:

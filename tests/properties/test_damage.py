@@ -17,6 +17,8 @@ from kbroker.log.checkpoint import RecoveryPoint
 
 from ..log.batches import PARTITION, TOPIC_ID, batch, flush, records
 
+pytestmark = pytest.mark.slow
+
 CONFIG = LogConfig(segment_bytes=1_700, index_interval_bytes=300)
 MODERATE = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,6 +19,8 @@ from kbroker.records.batch import read_header
 
 from ..log.batches import PARTITION, TOPIC_ID, batch, flush, records
 from ..log.disks import ForgetfulDisk
+
+pytestmark = pytest.mark.slow
 
 
 class LogModel(RuleBasedStateMachine):

@@ -8,6 +8,7 @@ import gzip
 import cramjam
 import pytest
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, snappy_encode, zstd_decode
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,3 +134,20 @@ def test_iter_batches() -> None:
     assert len(list(iter_batches(batch * 2 + batch[:-1]))) == 2
     with pytest.raises(CorruptMessage, match="length 0"):
         list(iter_batches(bytes(100)))
+
+
+def test_the_header_that_we_write_is_the_codecs_own() -> None:
+    ours = BatchBuilder(0, 1 << 20, producer_id=7, producer_epoch=2, base_sequence=11)
+    codecs = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=7,
+        producer_epoch=2,
+        base_sequence=11,
+        batch_size=1 << 20,
+    )
+    for number, timestamp_ms in enumerate((50, 70, 60, 70)):
+        assert ours.append(timestamp_ms, b"key", b"value" * number * 1000)
+        codecs.append(number, timestamp_ms, b"key", b"value" * number * 1000, [])
+    assert ours.build() == codecs.build()

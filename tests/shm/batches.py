@@ -27,7 +27,7 @@ def _body(base_offset: int, size_bytes: int) -> bytes:
     return (mark * (size_bytes // 8 + 1))[:size_bytes]
 
 
-def check_batches(data: bytes, offset: int) -> int:
+def check_batches(data: bytes | memoryview, offset: int) -> int:
     """Assert that `data` is whole batches as made above, in order from the one that has `offset`; the next offset."""
     position = 0
     while position < len(data):

@@ -1,0 +1,63 @@
+"""`python -m perf`: every figure, in under three minutes; with --full also those that take longer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from kbroker.testing import Broker
+from perf import calibration, consume, full, host, latency, produce, report, startup
+from perf.figure import Figure
+
+TOUCHED_BYTES = 4 << 30
+LATENCY_S = 10.0
+IDLE_S = 10.0
+Measure = Callable[[], list[Figure]]
+
+
+def with_broker(measure: Callable[[Broker], list[Figure]]) -> Measure:
+    """A measurement that wants a broker of one worker for itself; deleted topics give their pages back at once."""
+
+    def run() -> list[Figure]:
+        with Broker(workers=1, log_segment_delete_delay_ms=0) as broker:
+            return measure(broker)
+
+    return run
+
+
+GROUPS: dict[str, Measure] = {
+    "calibration": calibration.calibrate,
+    "produce": with_broker(produce.produce),
+    "consume": with_broker(consume.consume),
+    "latency": with_broker(lambda broker: latency.latency(broker, LATENCY_S)),
+    "worker death": with_broker(startup.worker_death),
+    "start": startup.start,
+    "idle": lambda: startup.idle(IDLE_S),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=GROUPS, help="measure only these groups")
+    parser.add_argument("--full", action="store_true", help="also restart with 20 GB in the log (minutes, 20 GB)")
+    parser.add_argument("--save", metavar="NAME", help="write perf/results/NAME.json")
+    arguments = parser.parse_args()
+
+    facts = host.facts()
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    wanted = {title: measure for title, measure in GROUPS.items() if not arguments.only or title in arguments.only}
+    if arguments.full:
+        wanted["full restart"] = full.full_restart
+    host.touch_memory(TOUCHED_BYTES)
+    groups: dict[str, list[Figure]] = {}
+    for title, measure in wanted.items():
+        groups[title] = measure()
+        report.show(title, groups[title])
+    if arguments.save:
+        path = report.write(arguments.save, " ".join(["python -m perf", *sys.argv[1:]]), facts, groups)
+        print(f"written to {path.relative_to(report.RESULTS.parent.parent)}")
+
+
+if __name__ == "__main__":
+    main()

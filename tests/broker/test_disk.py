@@ -1,0 +1,213 @@
+"""Disks that are full, dead, read-only, lying or stalled: errors are named, nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kbroker.errors import KafkaStorageError, RetriableError
+from kbroker.testing import Broker, BrokerFailed
+from kbroker.wire import codec
+from kbroker.wire import messages as m
+
+from .disks import ext4_disk, memory_disk
+from .raw_client import RawClient, batch, direct
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+KILOBYTES_100 = [bytes(100_000)]
+
+
+def produce_until_refused(client: RawClient, topic: str, acks: int = -1) -> tuple[int, KafkaStorageError]:
+    """How many batches of one record were acknowledged, and why the next was not."""
+    for count in range(2000):
+        try:
+            client.ask(m.ProduceAnswer, m.Produce(topic, 0, acks), batch(KILOBYTES_100))
+        except KafkaStorageError as error:
+            return count, error
+    raise AssertionError("the disk has no end")
+
+
+def served_again(client: RawClient, topic: str, partition: int = 0) -> bool:
+    try:
+        client.ask(m.ProduceAnswer, m.Produce(topic, partition), batch(1))
+    except RetriableError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path: Path) -> None:
+    with memory_disk(tmp_path / "disk", 16) as disk, Broker(data_dir=disk.data_dir) as broker:
+        with RawClient(broker.server) as client:
+            client.create("t")
+            client.create("other")
+            client.produce("other", batch(1))
+            pids = {name: process["pid"] for name, process in broker.processes().items()}
+            count, error = produce_until_refused(client, "t")
+            assert count > 50
+            assert "No space left on device" in str(error)
+            filler = disk.fill()
+            for _ in range(3):
+                with pytest.raises(KafkaStorageError, match="No space left on device"):
+                    client.ask(m.ProduceAnswer, m.Produce("t", 0, acks=1), batch(KILOBYTES_100))
+            assert broker.log.count("cannot write") == 1
+            assert len(client.records("t")) == count
+            results = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic("one-more", 4)])).topics
+            assert results[0].error == KafkaStorageError.code
+            assert {name: process["pid"] for name, process in broker.processes().items()} == pids
+            # Also who starts on a full disk waits for space and does nobody harm.
+            broker.kill("worker-0")
+            broker.wait_until(lambda: "worker 0" in broker.log and "out of service" in broker.log)
+            broker.kill("coordinator")
+            filler.unlink()
+            disk.remount("size=32m")
+            broker.wait_until(lambda: served_again(client, "t") and served_again(client, "other"), 30)
+            broker.wait_until(lambda: all(process["ready"] for process in broker.processes().values()))
+            values = [record[4] for record in client.records("t")]
+            assert values[:count] == KILOBYTES_100 * count
+            assert KILOBYTES_100[0] not in values[count:]
+            client.ask_until_served(m.TopicResults, m.CreateTopics([m.NewTopic("two-more", 4)]))
+            assert client.produce("two-more", batch(1), partition=3).base_offset == 0
+        assert not list(disk.data_dir.glob("meta.db.corrupt*"))
+
+
+@pytest.mark.slow
+def test_a_dead_disk(tmp_path: Path) -> None:
+    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
+        with Broker(workers=2, data_dir=disk.data_dir) as broker:
+            with RawClient(broker.server) as client:
+                client.create("t", 2)
+                acknowledged = [0, 0]
+                for number in range(20):
+                    client.produce("t", batch(KILOBYTES_100), partition=number % 2)
+                    acknowledged[number % 2] += 1
+                client.ask(m.TopicResults, m.AlterSettings("t", {"retention.ms": "123456789"}))
+                pids = {name: process["pid"] for name, process in broker.processes().items()}
+                disk.die()
+                for partition in (0, 1):
+                    for acks in (-1, 1):
+                        with pytest.raises(KafkaStorageError, match=r"Input/output error|I/O error"):
+                            client.ask(m.ProduceAnswer, m.Produce("t", partition, acks), batch(1))
+                result = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic("late")])).topics[0]
+                assert result.error == KafkaStorageError.code
+                header = client.fetch("t", 0, max_wait_ms=0)[0]
+                assert codec.decode_answer(m.FetchAnswer, header).partitions[0].error in (0, KafkaStorageError.code)
+                assert {name: process["pid"] for name, process in broker.processes().items()} == pids
+            broker.kill_all()
+        disk.unmount()
+        disk.mount()
+        with Broker(workers=2, data_dir=disk.data_dir) as broker, RawClient(broker.server) as client:
+            assert [len(client.records("t", partition)) for partition in (0, 1)] == acknowledged
+            found = client.ask(m.SettingsAnswer, m.DescribeSettings("t")).settings
+            assert [s.value for s in found if s.name == "retention.ms"] == ["123456789"]
+
+
+def test_power_loss_takes_only_what_nobody_was_promised(tmp_path: Path) -> None:
+    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
+        settings = {"log.flush.interval.ms": "3600000"}
+        with Broker(settings, data_dir=disk.data_dir) as broker:
+            with RawClient(broker.server) as client:
+                client.create("t")
+                for _ in range(10):
+                    client.produce("t", batch(2))
+                header = client.fetch("t", 0)[0]
+                epoch = codec.decode_answer(m.FetchAnswer, header).partitions[0].leader_epoch
+                for _ in range(10):
+                    client.produce("t", batch(2), acks=1)
+            disk.die()
+            broker.kill_all()
+        disk.unmount()
+        disk.mount()
+        with Broker(settings, data_dir=disk.data_dir) as broker, RawClient(broker.server) as client:
+            assert len(client.records("t")) == 20
+            client.produce("t", batch(30))
+            # A consumer that had read up to offset 38 in the old epoch is told that this is another log now.
+            place = m.FetchPartition("t", 0, 38, last_epoch=epoch)
+            header, *payload = client.take(client.send(m.Fetch([place])))
+            assert codec.decode_answer(m.FetchAnswer, header).partitions[0].diverging_offset == 20
+            assert payload == []
+
+
+def test_a_disk_that_turns_read_only(tmp_path: Path) -> None:
+    with (
+        ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk,
+        Broker(data_dir=disk.data_dir) as broker,
+        RawClient(broker.server) as client,
+    ):
+        client.create("t")
+        client.produce("t", batch(5))
+        broker.kill_all()
+        disk.remount("ro")
+        with pytest.raises(BrokerFailed, match=r"Read-only file system"):
+            broker.start()
+        disk.remount("rw")
+        broker.start()
+        assert len(client.records("t")) == 5
+
+
+@pytest.mark.slow
+def test_a_sync_that_fails_and_then_lies(tmp_path: Path) -> None:
+    with (
+        memory_disk(tmp_path / "below", 12) as below,
+        ext4_disk(tmp_path / "disk", below.folder / "image", 64, "-O", "^has_journal") as disk,
+        Broker(data_dir=disk.data_dir) as broker,
+        RawClient(broker.server) as client,
+    ):
+        client.create("t")
+        count, error = produce_until_refused(client, "t")
+        assert count > 10
+        assert "t-0" in str(error)
+        for _ in range(5):
+            with pytest.raises(RetriableError):
+                client.ask(m.ProduceAnswer, m.Produce("t", 0), batch(1))
+        # What it tries again, and its successor as well, is to copy what the page cache shows: that fails too.
+        refused = "t-0 is out of service, tried again"
+        broker.wait_until(lambda: refused in broker.log)
+        broker.kill("worker-0")
+        broker.wait_until(lambda: refused in broker.log.partition("was killed by SIGKILL; restarting")[2])
+        for _ in range(5):
+            with pytest.raises(RetriableError):
+                client.ask(m.ProduceAnswer, m.Produce("t", 0), batch(1))
+        below.remount("size=200m")
+        broker.wait_until(lambda: served_again(client, "t"), 40)
+        values = [record[4] for record in client.records("t")]
+        assert values[:count] == KILOBYTES_100 * count
+        # From the disk, not from the page cache: that is what the sync had lied about.
+        client.produce("t", batch([b"the last"]))
+        expected = len(values) + 1
+        broker.kill_all()
+        disk.unmount()
+        disk.mount()
+        broker.start()
+        assert len(client.records("t")) == expected
+
+
+@pytest.mark.slow
+def test_a_stalled_disk(tmp_path: Path) -> None:
+    settings = {"process.heartbeat.timeout.ms": "500", "log.flush.interval.ms": "3600000"}
+    with (
+        ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk,
+        Broker(settings, workers=2, data_dir=disk.data_dir) as broker,
+        RawClient(broker.server) as client,
+    ):
+        client.create("t", 2)
+        for partition in (0, 1):
+            client.produce("t", batch(5), partition=partition)
+        pids = {name: process["pid"] for name, process in broker.processes().items()}
+        owner = client.ask(m.MetadataAnswer, m.Metadata(["t"])).topics[0].partitions[0].leader - 1
+        disk.freeze()
+        try:
+            stuck = client.send(m.Produce("t", 0), batch(1))
+            broker.wait_until(lambda: bool(broker.processes()[f"worker-{owner}"]["stalled"]))
+            with RawClient(broker.server) as reader, RawClient(direct(broker, 1 - owner)) as other:
+                assert len(reader.records("t", 1)) == len(other.records("t", 1)) == 5
+            assert {name: process["pid"] for name, process in broker.processes().items()} == pids
+            assert "disk stalled" in broker.log
+        finally:
+            disk.thaw()
+        assert codec.decode_answer(m.ProduceAnswer, client.take(stuck)[0]).base_offset == 5
+        broker.wait_until(lambda: not broker.processes()[f"worker-{owner}"]["stalled"])
+        assert client.produce("t", batch(1), partition=1).base_offset == 5
+        assert {name: process["pid"] for name, process in broker.processes().items()} == pids
