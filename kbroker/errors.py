@@ -144,6 +144,11 @@ class InvalidRequest(RequestError):
     code = 42
 
 
+class MalformedRequest(InvalidRequest):
+    """The bytes are no Kafka message: lengths or counts beyond the frame, text that is not UTF-8, a frame too large,
+    or another protocol altogether. Nothing after them can be trusted, so the connection ends."""
+
+
 class UnsupportedForMessageFormat(RequestError):
     code = 43
 

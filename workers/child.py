@@ -55,6 +55,8 @@ class ChildContext:
     remembered: dict[str, str]
     peers: dict[str, Peer]
     _channel: Channel
+    kafka_ports: dict[int, int] = field(default_factory=dict)
+    """Where each node serves Kafka clients; empty: it does not."""
     on_peers: Callable[[], None] = _nothing
     on_drain: Callable[[], None] | None = None
     on_reload: Callable[[Config], None] | None = None

@@ -9,7 +9,17 @@ import zmq
 
 from kbroker.errors import InvalidRequest
 from kbroker.wire import endpoints
-from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, Opened, decode_control, encode_control, identity
+from kbroker.wire.control import (
+    CatalogAck,
+    CatalogUpdate,
+    Join,
+    KafkaForward,
+    KafkaForwarded,
+    Opened,
+    decode_control,
+    encode_control,
+    identity,
+)
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import PeerSocket
 from kbroker.workers.loop import Loop
@@ -36,6 +46,7 @@ class ControlLink:
         self._join = join
         self._on_update = on_update
         self._link: PeerSocket | None = None
+        self.on_forwarded: Callable[[KafkaForwarded], None] = lambda _message: None
         self.coordinator_incarnation = 0
 
     def follow_peers(self) -> None:
@@ -55,7 +66,12 @@ class ControlLink:
         self._loop.add_port(self._link)
         self._link.send([encode_control(self._join)])
 
-    def acknowledge(self, message: CatalogAck | Opened) -> None:
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is a coordinator to talk to."""
+        return self._link is not None and COORDINATOR in self._child.peers
+
+    def acknowledge(self, message: CatalogAck | Opened | KafkaForward) -> None:
         """Tell the coordinator; lost when it is dead, but then its successor sends the whole catalog again."""
         if self._link is not None:
             self._link.send([encode_control(message)])
@@ -76,3 +92,5 @@ class ControlLink:
         # What an incarnation sent before it died says nothing about its successor.
         if isinstance(message, CatalogUpdate) and message.incarnation == self.coordinator_incarnation:
             self._on_update(message)
+        elif isinstance(message, KafkaForwarded) and message.incarnation == self.coordinator_incarnation:
+            self.on_forwarded(message)

@@ -40,6 +40,7 @@ from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import LAST_WORDS_MS, Asked
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
 
@@ -51,6 +52,7 @@ PRODUCER_IDS_AFTER_REBUILD_SHIFT = 20
 
 Decide = Callable[[], list[Change]]
 Done = Callable[[KbrokerError | None], None]
+TakeId = Callable[[int, KbrokerError | None], None]
 
 
 class Coordinator:
@@ -66,11 +68,13 @@ class Coordinator:
         self.store = self._open_store()
         self.io = IoThreads(self.loop, 1, "store")
         self.producer_ids = iter(range(0))
-        self.wanting_ids: list[Asked] = []
+        self.wanting_ids: list[TakeId] = []
+        self._epochs: dict[tuple[str, int], int] = {}
         self.changes: deque[tuple[Decide, Done, int]] = deque()
         self.is_committing = False
         self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
         self.front = FrontDialler(self.context, child, self.loop, self._serve)
+        self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
             m.CreateTopics: self._create_topics,
@@ -126,9 +130,15 @@ class Coordinator:
         self.child.on_reload = self._reload
         self.members.listen()
         self._follow_peers()
+        if self.kafka is not None:
+            self.kafka.door.listen()
         self.child.ready(f"{len(self.catalog.topics)} topics")
         self.loop.run()
+        if self.kafka is not None:
+            self.kafka.door.close()
         self.io.close(5)
+        if self.kafka is not None:
+            self.kafka.offsets.close(time.time_ns() // 1_000_000)
         self.store.close()
         self.members.close()
         self.front.close(LAST_WORDS_MS)
@@ -157,7 +167,7 @@ class Coordinator:
         missing = [name for name in request.topics or () if name not in self.catalog.topics]
         if missing and request.auto_create and self.config.server.auto_create_topics:
             creations = [m.NewTopic(name) for name in dict.fromkeys(missing)]
-            self._create_all(creations, 5_000, lambda results: asked.answer(self._encode_metadata(request, results)))
+            self.create_all(creations, 5_000, lambda results: asked.answer(self._encode_metadata(request, results)))
             return
         asked.answer(self._encode_metadata(request))
 
@@ -184,22 +194,24 @@ class Coordinator:
 
     def _create_topics(self, asked: Asked, request: m.CreateTopics) -> None:
         if request.validate_only:
-            results = [self._result_of(topic.name, partial(self._creation, topic)) for topic in request.topics]
+            results = [self._result_of(topic.name, partial(self.creation, topic)) for topic in request.topics]
             asked.answer(codec.encode_answer(m.TopicResults(results)))
             return
-        self._create_all(
+        self.create_all(
             request.topics,
             request.timeout_ms,
             lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
         )
 
-    def _create_all(
+    def create_all(
         self, topics: list[m.NewTopic], timeout_ms: int, answer: Callable[[list[m.TopicResult]], None]
     ) -> None:
+        """Create topics; `answer` gets one result each when all is done."""
         names = [topic.name for topic in topics]
-        self._change_each(names, [partial(self._creation, topic) for topic in topics], timeout_ms, answer)
+        self.change_each(names, [partial(self.creation, topic) for topic in topics], timeout_ms, answer)
 
-    def _creation(self, topic: m.NewTopic) -> list[Change]:
+    def creation(self, topic: m.NewTopic) -> list[Change]:
+        """What the store must commit for a new topic. Raises RequestError."""
         if topic.replication_factor not in (-1, 1):
             raise InvalidReplicationFactor(
                 f"topic {topic.name:.80} asks for {topic.replication_factor} replicas; there is one broker host, so "
@@ -209,7 +221,7 @@ class Coordinator:
         return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes)
 
     def _delete_topics(self, asked: Asked, request: m.DeleteTopics) -> None:
-        self._change_each(
+        self.change_each(
             request.names,
             [partial(self.catalog.delete, name) for name in request.names],
             request.timeout_ms,
@@ -242,11 +254,21 @@ class Coordinator:
         asked.answer(codec.encode_answer(m.SettingsAnswer(found)))
 
     def _init_producer_id(self, asked: Asked, _request: m.InitProducerId) -> None:
+        def done(producer_id: int, error: KbrokerError | None) -> None:
+            if error is None:
+                asked.answer(codec.encode_answer(m.ProducerIdAnswer(producer_id, 0)))
+            else:
+                asked.refuse(error)
+
+        self.take_producer_id(done)
+
+    def take_producer_id(self, done: TakeId) -> None:
+        """A producer id that nobody else has or will ever have."""
         producer_id = next(self.producer_ids, None)
         if producer_id is not None:
-            asked.answer(codec.encode_answer(m.ProducerIdAnswer(producer_id, 0)))
+            done(producer_id, None)
             return
-        self.wanting_ids.append(asked)
+        self.wanting_ids.append(done)
         if len(self.wanting_ids) == 1:
             # A block that was begun before kill -9 is never gone on with: ids are given once.
             self.io.submit(lambda: self.store.allocate(PRODUCER_IDS, PRODUCER_ID_BLOCK), self._take_ids)
@@ -254,24 +276,29 @@ class Coordinator:
     def _take_ids(self, first: int | None, error: BaseException | None) -> None:
         waiting, self.wanting_ids = self.wanting_ids, []
         if error is not None or first is None:
-            for asked in waiting:
-                asked.refuse(error or KbrokerError("no producer ids"))
+            refusal = error if isinstance(error, KbrokerError) else KbrokerError(f"no producer ids: {error}")
+            for done in waiting:
+                done(-1, refusal)
             return
         self.producer_ids = iter(range(first, first + PRODUCER_ID_BLOCK))
-        for asked in waiting:
-            self._init_producer_id(asked, m.InitProducerId())
+        for done in waiting:
+            self.take_producer_id(done)
+
+    def epoch_of(self, topic: str, index: int, known_epoch: int) -> int:
+        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet."""
+        return max(known_epoch, self._epochs.get((topic, index), -1))
 
     # --- changes ---
 
     def _change_one(self, asked: Asked, name: str, decide: Decide, timeout_ms: int) -> None:
-        self._change_each(
+        self.change_each(
             [name],
             [decide],
             timeout_ms,
             lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
         )
 
-    def _change_each(
+    def change_each(
         self,
         names: list[str],
         decisions: list[Decide],
@@ -341,6 +368,7 @@ class Coordinator:
             if error is not None and not isinstance(error, RequestTimedOut):
                 log.error("leader epochs could not be recorded: %s", error)
 
+        self._epochs.update(epochs)
         if epochs or removed:
             self.changes.append((decide, committed, 30_000))
             self._next_change()

@@ -70,6 +70,15 @@ class OpenListeners:
     addresses: dict[str, str] = field(default_factory=dict)
     """Where clients connect: `{"native": "127.0.0.1:7092", "worker-0/shm": "/run/…"}`; ports as they were bound."""
 
+    @property
+    def kafka_ports(self) -> dict[int, int]:
+        """The port of each node that serves Kafka clients."""
+        return {
+            int(name.removeprefix("kafka-")): int(address.rpartition(":")[2])
+            for name, address in self.addresses.items()
+            if name.startswith("kafka-")
+        }
+
     def close(self) -> None:
         """Close all; removes the unix ones from the file system."""
         for sockets in self.by_process.values():
@@ -113,7 +122,44 @@ def planned(config: Config) -> list[Listener]:
         listeners.append(unix(f"worker-{i}", "door", worker_ipc(i)))
         if config.shm.enabled:
             listeners.append(unix(f"worker-{i}", "shm", worker_shm(i), socket.SOCK_SEQPACKET))
+    if config.kafka.listeners:
+        listeners += _kafka(config)
     return listeners
+
+
+def kafka_listener(node: int) -> str:
+    """Name of the listener on which that node serves Kafka clients."""
+    return f"kafka-{node}"
+
+
+def _kafka(config: Config) -> list[Listener]:
+    """One port for each node: the coordinator's, then the workers' in order."""
+    address = parse_kafka_address(config.kafka.listeners)
+    if address.port + config.worker_count > 65_535:
+        raise ConfigError(
+            f"listeners={config.kafka.listeners}: {config.worker_count} workers need a port each above it"
+        )
+    processes = ["coordinator", *(f"worker-{i}" for i in range(config.worker_count))]
+    return [
+        Listener(
+            process,
+            kafka_listener(node),
+            TcpAddress(address.host, address.port + node if address.port else 0, address.setting),
+        )
+        for node, process in enumerate(processes)
+    ]
+
+
+def parse_kafka_address(text: str) -> TcpAddress:
+    """The address in `PLAINTEXT://HOST:PORT` or `HOST:PORT`. Raises ConfigError: one listener, no other protocol."""
+    scheme, separator, rest = text.strip().rpartition("://")
+    if separator and scheme.upper() != "PLAINTEXT":
+        raise ConfigError(f"listeners={text!r}: only PLAINTEXT://HOST:PORT is possible, there is no {scheme[:32]} yet")
+    if "," in rest:
+        raise ConfigError(f"listeners={text!r}: only one listener is possible")
+    host, colon, port = rest.rpartition(":")
+    # Kafka's own way to say "every address": nothing before the colon.
+    return parse_address(f"*:{port}" if colon and not host else rest, "listeners")
 
 
 def open_listeners(

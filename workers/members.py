@@ -16,6 +16,8 @@ from kbroker.wire.control import (
     CatalogAck,
     CatalogUpdate,
     Join,
+    KafkaForward,
+    KafkaForwarded,
     Opened,
     OwnedPartition,
     RemovedInfo,
@@ -69,6 +71,7 @@ class Members:
         self._members: dict[str, Member] = {}
         self._waiting: dict[int, Waiting] = {}
         self._version = 0
+        self.on_forward: Callable[[str, KafkaForward], None] | None = None
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -147,6 +150,15 @@ class Members:
             self._acknowledged(name, message)
         elif isinstance(message, Opened):
             self._report(_epochs(message.owned), [])
+        elif isinstance(message, KafkaForward) and self.on_forward is not None:
+            self.on_forward(name, message)
+
+    def send_to(self, name: str, message: KafkaForwarded) -> None:
+        """To one process, if it is still there."""
+        member = self._members.get(name)
+        if member is not None:
+            receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)
+            self._port.send([receiver, encode_control(message)])
 
     def _join(self, sender: bytes, join: Join) -> None:
         if sender != identity(join.name, join.incarnation, self._child.incarnation):

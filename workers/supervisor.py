@@ -18,6 +18,7 @@ from setproctitle import setproctitle
 from kbroker import __version__
 from kbroker.config import Config
 from kbroker.errors import KbrokerError, StartError
+from kbroker.kafka import codec
 from kbroker.workers.channel import Channel, Message
 from kbroker.workers.child import ChildContext, peers_from
 from kbroker.workers.entry import Main, run_child
@@ -112,6 +113,8 @@ class Supervisor:
 
     def _start(self) -> None:
         # Children share the supervisor's pages as long as the garbage collector does not write into them.
+        if self._listeners.kafka_ports:
+            codec.prepare()
         gc.collect()
         gc.freeze()
         self._tell_status()
@@ -147,6 +150,7 @@ class Supervisor:
                     cluster_id=self._premises.cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
                     listeners=listeners, remembered=dict(process.remembered),
                     peers=peers_from({**self._peer_table(), **own}), _channel=Channel(end),
+                    kafka_ports=self._listeners.kafka_ports,
                 )  # fmt: skip
 
             kept = [end.fileno(), self._premises.processes_lock.fd, *(sock.fileno() for sock in listeners.values())]

@@ -51,7 +51,8 @@ class PartitionTable:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.serving: dict[TopicPartition, Partition] = {}
-        self._topics: dict[str, TopicInfo] = {}
+        self.topics: dict[str, TopicInfo] = {}
+        self._names: dict[bytes, str] = {}
         self._opening: dict[TopicPartition, _Opening] = {}
         self._failed: dict[TopicPartition, str] = {}
         self._retrying: set[TopicPartition] = set()
@@ -66,7 +67,7 @@ class PartitionTable:
             return partition
         if name in self._failed:
             raise KafkaStorageError(f"{name} is out of service: {self._failed[name]}")
-        known = self._topics.get(topic)
+        known = self.topics.get(topic)
         if known is None or not 0 <= index < len(known.partitions):
             if not self._worker.has_catalog:
                 raise LeaderNotAvailable("this worker is starting and has no catalog yet")
@@ -74,6 +75,10 @@ class PartitionTable:
         if known.partitions[index].leader != self._worker.node:
             raise NotLeaderOrFollower(f"{name} belongs to node {known.partitions[index].leader}")
         raise LeaderNotAvailable(f"{name} is being recovered")
+
+    def name_of(self, topic_id: bytes) -> str | None:
+        """The topic with that id, wherever its partitions are led."""
+        return self._names.get(topic_id)
 
     def counts(self) -> dict[str, int]:
         """How many partitions are served, being opened, out of service."""
@@ -86,7 +91,7 @@ class PartitionTable:
         tasks = _Tasks(partial(self._acknowledge, update))
         if update.full:
             kept = {topic.name for topic in update.topics}
-            for name in list(self._topics):
+            for name in list(self.topics):
                 if name not in kept:
                     self._forget(name)
             self._tidy()
@@ -97,10 +102,11 @@ class PartitionTable:
         tasks.end()
 
     def _take_over(self, topic: TopicInfo, tasks: _Tasks) -> None:
-        known = self._topics.get(topic.name)
+        known = self.topics.get(topic.name)
         if known is not None and known.topic_id != topic.topic_id:
             self._forget(topic.name)
-        self._topics[topic.name] = topic
+        self.topics[topic.name] = topic
+        self._names[topic.topic_id] = topic.name
         config = self._config_of(topic)
         for info in topic.partitions:
             name = TopicPartition(topic.name, info.partition)
@@ -122,7 +128,7 @@ class PartitionTable:
     def configure(self) -> None:
         """The broker's settings have changed: each log gets them, with its topic's own on top."""
         for name, partition in self.serving.items():
-            partition.log.configure(self._config_of(self._topics[name.topic]))
+            partition.log.configure(self._config_of(self.topics[name.topic]))
 
     def _acknowledge(self, update: CatalogUpdate, tasks: _Tasks) -> None:
         ack = CatalogAck(self._worker.child.incarnation, update.version, tasks.owned, tasks.removed, tasks.failed)
@@ -134,14 +140,14 @@ class PartitionTable:
     # --- opening ---
 
     def _open(self, name: TopicPartition, waiting: list[_Tasks]) -> None:
-        opening = self._opening[name] = _Opening(self._topics[name.topic].topic_id, waiting)
+        opening = self._opening[name] = _Opening(self.topics[name.topic].topic_id, waiting)
         self._turns.take(name, partial(self._begin_opening, name, opening))
 
     def _begin_opening(self, name: TopicPartition, opening: _Opening) -> None:
         if self._opening.get(name) is not opening:
             self._turns.give_back(name)
             return
-        topic = self._topics[name.topic]
+        topic = self.topics[name.topic]
         open_log = partial(
             PartitionLog.open,
             self._worker.config.data_dir / str(name),
@@ -176,7 +182,7 @@ class PartitionTable:
         self._trust(name)
         _tell_recovery(name, opened)
         # Settings may have been altered while it was opened.
-        opened.configure(self._config_of(self._topics[name.topic]))
+        opened.configure(self._config_of(self.topics[name.topic]))
         partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
         self.serving[name] = partition
         partition.publish()
@@ -241,7 +247,8 @@ class PartitionTable:
 
     def _forget(self, topic_name: str) -> None:
         """Stop serving a topic that is no longer in the catalog; its folders are deleted by `_remove`."""
-        topic = self._topics.pop(topic_name)
+        topic = self.topics.pop(topic_name)
+        self._names.pop(topic.topic_id, None)
         error = UnknownTopicOrPartition(f"topic {topic_name} was deleted")
         for info in topic.partitions:
             name = TopicPartition(topic_name, info.partition)
@@ -257,7 +264,7 @@ class PartitionTable:
     # --- deleting ---
 
     def _remove(self, removed: RemovedInfo, tasks: _Tasks) -> None:
-        known = self._topics.get(removed.name)
+        known = self.topics.get(removed.name)
         if known is not None and known.topic_id == removed.topic_id:
             self._forget(removed.name)
         for index in removed.partitions:

@@ -26,6 +26,7 @@ from kbroker.errors import (
     UnknownTopicId,
     code_of,
 )
+from kbroker.log.positions import AppendResult
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
@@ -38,6 +39,7 @@ from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.loop import Loop
 from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.table import PartitionTable
@@ -88,6 +90,7 @@ class Worker:
             ),
             self._update_catalog,
         )
+        self.kafka = KafkaLeader(self) if child.kafka_ports else None
         self._requests: dict[type, Any] = {
             m.Produce: self._produce,
             m.Fetch: self._fetch,
@@ -114,6 +117,8 @@ class Worker:
         self._flush_later()
         self._follow_peers()
         self.loop.run()
+        if self.kafka is not None:
+            self.kafka.door.close()
         self.door.close(LAST_WORDS_MS)
         self.front.close(LAST_WORDS_MS)
         self.control.close()
@@ -121,6 +126,8 @@ class Worker:
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
+        if self.kafka is not None:
+            self.kafka.follow_peers()
         self.front.follow_peers()
 
     def _update_catalog(self, update: CatalogUpdate) -> None:
@@ -130,6 +137,8 @@ class Worker:
 
     def catalog_done(self) -> None:
         """An update of the catalog was done; after the first one this worker serves."""
+        if self.kafka is not None and not self.is_draining:
+            self.kafka.door.listen()
         self.child.ready(f"{len(self.table.serving)} partitions")
 
     def _reload(self, config: Config) -> None:
@@ -139,6 +148,8 @@ class Worker:
     def _drain(self) -> None:
         """Take nothing new, finish what is in flight, close every log cleanly, end."""
         self.is_draining = True
+        if self.kafka is not None:
+            self.kafka.door.stop_listening()
         for partition in self.table.serving.values():
             partition.publish()
 
@@ -184,17 +195,7 @@ class Worker:
         if not one and sum(map(len, asked.payload)) > most:
             raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
-        wants_sync = request.acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
-        try:
-            result = partition.append(batches, self.now_ms(), sync=wants_sync)
-        except StorageError as error:
-            partition.tell_once(str(error))
-            if partition.log.failed:
-                self.table.reopen(partition, partition.log.failed)
-            raise
-        partition.told = ""
-        self._dirty[partition.name] = partition
-        self._unflushed[partition.name] = partition
+        result = self.append(partition, batches, request.acks)
         header = codec.encode_answer(
             m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
         )
@@ -211,6 +212,24 @@ class Worker:
         asked = asked._replace(payload=[])
         deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
         partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+
+    def append(self, partition: Partition, batches: bytes | bytearray | memoryview, acks: int) -> AppendResult:
+        """Append what a client of either protocol sent; it is published at the end of this turn.
+
+        Raises RequestError for bad batches, StorageError when the disk does not take them.
+        """
+        wants_sync = acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
+        try:
+            result = partition.append(batches, self.now_ms(), sync=wants_sync)
+        except StorageError as error:
+            partition.tell_once(str(error))
+            if partition.log.failed:
+                self.table.reopen(partition, partition.log.failed)
+            raise
+        partition.told = ""
+        self._dirty[partition.name] = partition
+        self._unflushed[partition.name] = partition
+        return result
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
-from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
+from kbroker.catalog.topics import INTERNAL, PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
 from kbroker.config import check_topic_setting_name, check_topic_settings
 from kbroker.errors import (
     ConfigError,
@@ -120,6 +120,8 @@ class Catalog:
     def create(self, name: str, partitions: int, settings: dict[str, str], topic_id: bytes) -> list[Change]:
         """A new topic. Raises InvalidTopic, TopicAlreadyExists, InvalidPartitions, InvalidConfig."""
         check_name(name)
+        if name in INTERNAL:
+            raise InvalidTopic(f"topic {name} is the broker's own")
         if name in self.topics:
             raise TopicAlreadyExists(f"topic {name} exists already")
         other = self._collisions.get(collision_key(name))

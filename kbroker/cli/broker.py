@@ -19,6 +19,9 @@ def ready_line(config: Config, status: dict[str, Any]) -> str:
     """How to reach a broker that serves now."""
     tcp = status["listeners"].get("native")
     also = f" (or tcp://{tcp})" if tcp else ""
+    kafka = status["listeners"].get("kafka-0")
+    if kafka:
+        also += f", bootstrap.servers={kafka}"
     workers = f"{status['worker_count']} worker{'s' if status['worker_count'] != 1 else ''}"
     reach = f"{SERVER_VARIABLE}={ipc(config.runtime_dir, FRONT)}{also}"
     return f"kbroker is ready: {reach}; {workers}, data in {config.data_dir}"

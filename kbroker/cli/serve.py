@@ -13,7 +13,13 @@ from kbroker.wire.endpoints import FRONT, check_runtime_path, ipc
 
 
 def _flags(
-    data_dir: Path | None, runtime_dir: Path | None, workers: int | None, listen: str | None, changes: tuple[str, ...]
+    data_dir: Path | None,
+    runtime_dir: Path | None,
+    workers: int | None,
+    native_listen: str | None,
+    listen: str | None,
+    advertised_host: str | None,
+    changes: tuple[str, ...],
 ) -> dict[str, str]:
     flags = assignments(changes, "--set")
     if data_dir is not None:
@@ -22,8 +28,12 @@ def _flags(
         flags["runtime.dir"] = str(runtime_dir.absolute())
     if workers is not None:
         flags["workers"] = str(workers)
+    if native_listen is not None:
+        flags["native.listen"] = native_listen.removeprefix("tcp://")
     if listen is not None:
-        flags["native.listen"] = listen.removeprefix("tcp://")
+        flags["listeners"] = listen
+    if advertised_host is not None:
+        flags["advertised.host"] = advertised_host
     return flags
 
 
@@ -35,10 +45,16 @@ def _flags(
 @click.option(
     "--native-listen",
     "--zmq",
-    "listen",
+    "native_listen",
     metavar="HOST:PORT",
     help="Native clients over tcp too; port 0 picks a free one. Without it: this host only.",
 )
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Kafka clients: the coordinator's port (9092 is usual), the workers' follow it. Without it: none.",
+)
+@click.option("--advertised-host", metavar="HOST", help="The host that Kafka clients are told; behind NAT.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Any setting (see `kbroker config`).")
 @click.option("--check", is_flag=True, help="Check the settings and end.")
 def command(
@@ -46,7 +62,9 @@ def command(
     data_dir: Path | None,
     runtime_dir: Path | None,
     workers: int | None,
+    native_listen: str | None,
     listen: str | None,
+    advertised_host: str | None,
     changes: tuple[str, ...],
     check: bool,
 ) -> None:
@@ -54,7 +72,9 @@ def command(
 
     Says `kbroker is ready: KBROKER_SERVER=…` on stdout once every process serves. SIGHUP reloads the settings.
     """
-    sources = Sources(file, os.environ, _flags(data_dir, runtime_dir, workers, listen, changes))
+    sources = Sources(
+        file, os.environ, _flags(data_dir, runtime_dir, workers, native_listen, listen, advertised_host, changes)
+    )
     config = sources.config()
     check_runtime_path(config.runtime_dir)
     if check:

@@ -46,6 +46,15 @@ class LeaderEpochs:
             found = known
         raise AssertionError("unreachable: the latest epoch is larger")
 
+    def at(self, offset: int) -> int:
+        """The epoch in which the record at `offset` was written; -1: not known."""
+        found = -1
+        for epoch, start_offset in self.entries:
+            if start_offset > offset:
+                break
+            found = epoch
+        return found
+
     def encode(self) -> bytes:
         lines = ["0", str(len(self.entries)), *(f"{epoch} {start}" for epoch, start in self.entries)]
         return ("\n".join(lines) + "\n").encode()

@@ -181,6 +181,11 @@ class Broker:
         listeners: dict[str, str] = self.status()["listeners"]
         return "tcp://" + listeners["native"].removeprefix("tcp://")
 
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where Kafka clients connect; needs `listeners="PLAINTEXT://127.0.0.1:0"` or another address."""
+        return str(self.status()["listeners"]["kafka-0"])
+
     def status(self) -> dict[str, Any]:
         """What `kbroker status --json` tells. Raises BrokerUnavailable."""
         return read_status(self.runtime_dir)

@@ -81,7 +81,35 @@ class Opened:
     owned: list[OwnedPartition] = field(default_factory=list)
 
 
-_DECODERS = {cls.KIND: compile_message(cls) for cls in (Join, CatalogUpdate, CatalogAck, Opened)}
+@dataclass(slots=True)
+class KafkaForward:
+    """A Kafka request that a worker's client sent and the coordinator answers. `host`: where the client reached it."""
+
+    KIND: ClassVar[str] = "kafka"
+    incarnation: int
+    number: int
+    host: str
+    api_key: int
+    version: int
+    correlation_id: int
+    client_id: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class KafkaForwarded:
+    """The whole response to a KafkaForward of that number; empty: hang up on the client, and log `why`."""
+
+    KIND: ClassVar[str] = "kafka-answer"
+    incarnation: int
+    number: int
+    response: bytes
+    why: str = ""
+
+
+_DECODERS = {
+    cls.KIND: compile_message(cls) for cls in (Join, CatalogUpdate, CatalogAck, Opened, KafkaForward, KafkaForwarded)
+}
 
 
 def encode_control(message: Any) -> bytes:

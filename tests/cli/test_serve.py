@@ -36,6 +36,14 @@ def test_a_free_tcp_port_is_printed_and_served(folder: Path) -> None:
         assert broker.must("topic", "list", "--server", tcp) == b""
 
 
+def test_kafka_clients_are_told_the_advertised_host(folder: Path) -> None:
+    kafka = pytest.importorskip("confluent_kafka.admin")
+    with serve(folder, "--listen", "127.0.0.1:0", "--advertised-host", "localhost") as broker:
+        bootstrap = broker.ready_line.partition("bootstrap.servers=")[2].partition(";")[0]
+        listed = kafka.AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=20)
+        assert {node.host for node in listed.brokers.values()} == {"localhost"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(folder: Path, number: signal.Signals) -> None:
     with serve(folder) as broker:

@@ -1,0 +1,146 @@
+"""Fetch: the answer's bytes, written by hand: the records themselves stay in their files.
+
+The answer is a list of pieces in the order of the wire: bytes, and for each partition with records whatever stands for
+them (a stretch of a segment), of which only the size is known here.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, Generic, Protocol, TypeVar
+
+TOPIC_IDS: Final = 13
+"""From this version on topics are named by their ids."""
+FLEXIBLE: Final = 12
+SESSIONS: Final = 7
+LOG_START: Final = 5
+PREFERRED_REPLICA: Final = 11
+
+_INT = Struct(">i").pack
+_SHORT = Struct(">h").pack
+_PARTITION = Struct(">ihqq").pack  # index, error, high watermark, last stable offset
+_LONG = Struct(">q").pack
+
+
+class Records(Protocol):
+    """Whole batches that are sent as they lie in a file."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+R = TypeVar("R", bound=Records)
+
+
+class FetchedPartition(Generic[R]):
+    """What is answered for one partition. `diverging`: epoch and end offset where the client's log goes another way."""
+
+    __slots__ = (
+        "current_leader",
+        "diverging",
+        "error_code",
+        "high_watermark",
+        "index",
+        "log_start_offset",
+        "records",
+        "topic",
+        "topic_id",
+    )
+
+    def __init__(self, topic: str, topic_id: bytes, index: int) -> None:
+        self.topic = topic
+        self.topic_id = topic_id
+        self.index = index
+        self.error_code = 0
+        self.high_watermark = -1
+        self.log_start_offset = -1
+        self.diverging: tuple[int, int] | None = None
+        self.current_leader: tuple[int, int] | None = None
+        self.records: R | None = None
+
+
+def unsigned_varint(value: int) -> bytes:
+    """A number as compact lengths and tags are written."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode(
+    version: int,
+    correlation_id: int,
+    topics: list[list[FetchedPartition[R]]],
+    *,
+    error_code: int = 0,
+    session_id: int = 0,
+    read_committed: bool = False,
+) -> list[bytes | R]:
+    """The whole answer, its size and header first. `topics` holds the partitions of each topic together."""
+    flexible = version >= FLEXIBLE
+    out = bytearray(4) + _INT(correlation_id)
+    pieces: list[bytes | R] = []
+    size = 0
+    if flexible:
+        out += b"\0"
+    out += b"\0\0\0\0"  # throttle time
+    if version >= SESSIONS:
+        out += _SHORT(error_code) + _INT(session_id)
+    out += unsigned_varint(len(topics) + 1) if flexible else _INT(len(topics))
+    # Without transactions there are none that were aborted; a client that reads uncommitted is told null.
+    if flexible:
+        aborted = b"\1" if read_committed else b"\0"
+    else:
+        aborted = b"\0\0\0\0" if read_committed else b"\xff\xff\xff\xff"
+    for partitions in topics:
+        out += _topic_head(version, partitions[0].topic, partitions[0].topic_id)
+        out += unsigned_varint(len(partitions) + 1) if flexible else _INT(len(partitions))
+        for partition in partitions:
+            out += _PARTITION(partition.index, partition.error_code, partition.high_watermark, partition.high_watermark)
+            if version >= LOG_START:
+                out += _LONG(partition.log_start_offset)
+            out += aborted
+            if version >= PREFERRED_REPLICA:
+                out += b"\xff\xff\xff\xff"
+            records = partition.records
+            count = 0 if records is None else records.size_bytes
+            out += unsigned_varint(count + 1) if flexible else _INT(count)
+            if records is not None:
+                pieces += (bytes(out), records)
+                size += len(out) + count
+                out = bytearray()
+            if flexible:
+                out += _tags(partition)
+        if flexible:
+            out += b"\0"
+    if flexible:
+        out += b"\0"
+    if out:
+        pieces.append(bytes(out))
+        size += len(out)
+    first = pieces[0]
+    assert isinstance(first, bytes)
+    pieces[0] = _INT(size - 4) + first[4:]
+    return pieces
+
+
+def _topic_head(version: int, topic: str, topic_id: bytes) -> bytes:
+    if version >= TOPIC_IDS:
+        return topic_id
+    name = topic.encode()
+    return (unsigned_varint(len(name) + 1) if version >= FLEXIBLE else _SHORT(len(name))) + name
+
+
+def _tags(partition: FetchedPartition[R]) -> bytes:
+    tags = []
+    if partition.diverging is not None:
+        epoch, end_offset = partition.diverging
+        tags.append(b"\0\x0d" + _INT(epoch) + _LONG(end_offset) + b"\0")
+    if partition.current_leader is not None:
+        leader, epoch = partition.current_leader
+        tags.append(b"\1\x09" + _INT(leader) + _INT(epoch) + b"\0")
+    return bytes((len(tags),)) + b"".join(tags)

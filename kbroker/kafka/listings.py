@@ -1,0 +1,46 @@
+"""ListGroups, ListTransactions, ListConfigResources: what clients ask of every node, or of any, to list it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from kbroker.kafka import codec
+from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.configs import BROKER, TOPIC
+
+_EMPTY: Final = "Empty"
+_CLASSIC: Final = "classic"
+_SINCE_ALL_TYPES: Final = 1
+
+
+def groups(request: Any, group_ids: Iterable[str]) -> Any:
+    """The answer to ListGroups: groups that have no members, only committed offsets."""
+    types = codec.response_types(ApiKey.LIST_GROUPS)
+    states = {state.lower() for state in request.states_filter}
+    kinds = {kind.lower() for kind in request.types_filter}
+    shown = (not states or _EMPTY.lower() in states) and (not kinds or _CLASSIC in kinds)
+    listed = [
+        types.ListedGroup(group_id=group_id, group_state=_EMPTY, group_type=_CLASSIC)
+        for group_id in (group_ids if shown else ())
+    ]
+    return types.ListGroupsResponse(groups=listed)
+
+
+def transactions() -> Any:
+    """The answer to ListTransactions: there are none yet."""
+    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse()
+
+
+def config_resources(request: Any, version: int, topics: Iterable[str], nodes: Iterable[int]) -> Any:
+    """The answer to ListConfigResources."""
+    types = codec.response_types(ApiKey.LIST_CONFIG_RESOURCES)
+    if version < _SINCE_ALL_TYPES:
+        return types.ListConfigResourcesResponse()  # client metrics only, of which there are none
+    wanted = request.resource_types or (TOPIC, BROKER)
+    found = []
+    if TOPIC in wanted:
+        found += [types.ConfigResource(resource_name=name, resource_type=TOPIC) for name in topics]
+    if BROKER in wanted:
+        found += [types.ConfigResource(resource_name=str(node), resource_type=BROKER) for node in nodes]
+    return types.ListConfigResourcesResponse(config_resources=found)

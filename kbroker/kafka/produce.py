@@ -1,0 +1,129 @@
+"""Produce: what a request asks of each partition, and the answer out of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+from kbroker.errors import CorruptMessage, InvalidRequest
+from kbroker.kafka import codec
+from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.fetch import unsigned_varint
+
+TOPIC_IDS = 13
+"""From this version on topics are named by their ids."""
+REQUIRED_ACKS = (-1, 0, 1)
+_FLEXIBLE: Final = 9
+_RECORD_ERRORS: Final = 8
+_LOG_START: Final = 5
+
+_HEAD = Struct(">ii").pack  # size, correlation id
+_INT = Struct(">i").pack
+_SHORT = Struct(">h").pack
+_LONG = Struct(">q").pack
+_PARTITION = Struct(">ihqq").pack  # index, error, base offset, log append time
+
+
+class Wanted(NamedTuple):
+    """Batches for one partition. `topic` is empty where only the id is known; `batches` lie in the frame."""
+
+    topic: str
+    topic_id: bytes
+    partition: int
+    batches: memoryview
+
+
+class Outcome(NamedTuple):
+    """What became of one partition's batches."""
+
+    error_code: int
+    message: str | None
+    base_offset: int
+    log_append_time_ms: int
+    log_start_offset: int
+
+
+def wanted(request: Any) -> list[Wanted]:
+    """Every partition of the request, in its order. Raises InvalidRequest (acks, a transaction)."""
+    if request.acks not in REQUIRED_ACKS:
+        raise InvalidRequest(f"acks={request.acks}: -1 (all), 0 or 1 are possible")
+    if request.transactional_id is not None:
+        raise InvalidRequest("transactions are not supported yet")
+    return [
+        Wanted(topic.name, topic.topic_id, partition.index, partition.records or memoryview(b""))
+        for topic in request.topic_data
+        for partition in topic.partition_data
+    ]
+
+
+def failed(error_code: int, message: str) -> Outcome:
+    """Nothing was appended."""
+    return Outcome(error_code, message, -1, -1, -1)
+
+
+def check_not_empty(batches: memoryview) -> None:
+    """Raises CorruptMessage when there is no batch at all."""
+    if not batches:
+        raise CorruptMessage("a Produce request without records")
+
+
+def encode_success(version: int, correlation_id: int, request: Any, outcomes: list[Outcome]) -> bytes:
+    """The whole answer when every partition went well, its size and header first; as `answer`, by hand."""
+    flexible = version >= _FLEXIBLE
+    out = bytearray(_HEAD(0, correlation_id))
+    if flexible:
+        out += b"\0"
+    out += unsigned_varint(len(request.topic_data) + 1) if flexible else _INT(len(request.topic_data))
+    number = 0
+    for topic in request.topic_data:
+        if version >= TOPIC_IDS:
+            out += topic.topic_id
+        else:
+            name = topic.name.encode()
+            out += (unsigned_varint(len(name) + 1) if flexible else _SHORT(len(name))) + name
+        count = len(topic.partition_data)
+        out += unsigned_varint(count + 1) if flexible else _INT(count)
+        for partition in topic.partition_data:
+            outcome = outcomes[number]
+            number += 1
+            out += _PARTITION(partition.index, 0, outcome.base_offset, outcome.log_append_time_ms)
+            if version >= _LOG_START:
+                out += _LONG(outcome.log_start_offset)
+            if flexible:
+                out += b"\1\0\0"  # no record errors, no message, no tags
+            elif version >= _RECORD_ERRORS:
+                out += b"\0\0\0\0\xff\xff"
+        if flexible:
+            out += b"\0"
+    out += b"\0\0\0\0\0" if flexible else b"\0\0\0\0"  # throttle time
+    out[:4] = _INT(len(out) - 4)
+    return bytes(out)
+
+
+def answer(request: Any, outcomes: list[Outcome], leader_of: Callable[[int], tuple[int, int] | None]) -> Any:
+    """The answer, `outcomes` in the order of `wanted`. `leader_of` has node and epoch of those led by another node."""
+    types = codec.response_types(ApiKey.PRODUCE)
+    topics = []
+    number = 0
+    for topic in request.topic_data:
+        partitions = []
+        for partition in topic.partition_data:
+            outcome = outcomes[number]
+            leader = leader_of(number) if outcome.error_code else None
+            found = types.PartitionProduceResponse(
+                index=partition.index,
+                error_code=outcome.error_code,
+                base_offset=outcome.base_offset,
+                log_append_time_ms=outcome.log_append_time_ms,
+                log_start_offset=outcome.log_start_offset,
+                error_message=outcome.message,
+            )
+            if leader is not None:
+                found.current_leader = types.LeaderIdAndEpoch(leader_id=leader[0], leader_epoch=leader[1])
+            partitions.append(found)
+            number += 1
+        topics.append(
+            types.TopicProduceResponse(name=topic.name, topic_id=topic.topic_id, partition_responses=partitions)
+        )
+    return types.ProduceResponse(responses=topics)

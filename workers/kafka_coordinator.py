@@ -1,0 +1,345 @@
+"""What Kafka clients ask of the coordinator: topics, settings, producer ids. Records are the workers'."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kbroker.errors import InvalidRequest, KbrokerError, NotLeaderOrFollower, RequestError, code_of
+from kbroker.groups.committed import Committed, Place
+from kbroker.kafka import (
+    configs,
+    coordination,
+    fetch,
+    list_offsets,
+    listings,
+    log_dirs,
+    metadata,
+    offset_for_leader_epoch,
+    offsets,
+    produce,
+    topic_partitions,
+    topics,
+)
+from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.framing import Request
+from kbroker.kafka.topics import Result
+from kbroker.types import COORDINATOR_NODE
+from kbroker.wire import messages as m
+from kbroker.wire.control import KafkaForward, KafkaForwarded
+from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_connection import Part
+from kbroker.workers.kafka_door import KafkaDoor
+from kbroker.workers.kafka_nodes import nodes_for
+from kbroker.workers.kafka_service import Call, KafkaService
+from kbroker.workers.listeners import kafka_listener
+from kbroker.workers.members import topic_info
+from kbroker.workers.offsets_log import OffsetsLog
+
+if TYPE_CHECKING:
+    from kbroker.catalog.catalog import Catalog
+    from kbroker.catalog.store import Change
+    from kbroker.workers.coordinator import Coordinator
+
+AUTO_CREATE_TIMEOUT_MS = 5_000
+_NOT_LEADER = NotLeaderOrFollower.code
+
+
+class _Topics(Mapping[str, m.TopicInfo]):
+    """The catalog's topics as clients are told of them, each made when it is looked at."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __getitem__(self, name: str) -> m.TopicInfo:
+        if name not in self._catalog.topics:
+            raise KeyError(name)
+        return topic_info(self._catalog, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._catalog.topics))
+
+    def __len__(self) -> int:
+        return len(self._catalog.topics)
+
+    def name_of(self, topic_id: bytes) -> str | None:
+        """The topic with that id."""
+        return next((name for name, topic in self._catalog.topics.items() if topic.topic_id == topic_id), None)
+
+
+class KafkaCoordinator:
+    """The coordinator's Kafka side."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._service = KafkaService(
+            {
+                ApiKey.PRODUCE: self._produce,
+                ApiKey.FETCH: self._fetch,
+                ApiKey.LIST_OFFSETS: self._list_offsets,
+                ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+                ApiKey.METADATA: self._metadata,
+                ApiKey.OFFSET_COMMIT: self._offset_commit,
+                ApiKey.OFFSET_FETCH: self._offset_fetch,
+                ApiKey.LIST_GROUPS: self._list_groups,
+                ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
+                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
+                ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
+                ApiKey.FIND_COORDINATOR: self._find_coordinator,
+                ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
+                ApiKey.CREATE_TOPICS: self._create_topics,
+                ApiKey.DELETE_TOPICS: self._delete_topics,
+                ApiKey.CREATE_PARTITIONS: self._create_partitions,
+                ApiKey.DESCRIBE_CONFIGS: self._describe_configs,
+                ApiKey.ALTER_CONFIGS: self._alter_configs,
+                ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
+                ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
+            }
+        )
+        now_ms = time.time_ns() // 1_000_000
+        config = coordinator.config
+        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
+        child = coordinator.child
+        listener = child.listeners[kafka_listener(COORDINATOR_NODE)]
+        self.door = KafkaDoor(coordinator.loop, listener, self._service.serve, coordinator.config.kafka)
+        coordinator.members.on_forward = self._serve_forwarded
+
+    def _serve_forwarded(self, name: str, message: KafkaForward) -> None:
+        """A request that a worker's client sent; the worker passes the answer on as it is."""
+        members, incarnation = self._coordinator.members, self._coordinator.child.incarnation
+
+        def send(parts: Sequence[Part]) -> None:
+            response = b"".join(part for part in parts if not hasattr(part, "holder"))
+            members.send_to(name, KafkaForwarded(incarnation, message.number, response))
+
+        def give_up(why: str) -> None:
+            members.send_to(name, KafkaForwarded(incarnation, message.number, b"", why))
+
+        body = memoryview(message.body)
+        head = Request(message.api_key, message.version, message.correlation_id, message.client_id, body, len(body))
+        try:
+            self._service.serve_call(Call(head, message.host, send, give_up))
+        except RequestError as error:
+            give_up(str(error))
+
+    # --- the cluster ---
+
+    def _cluster(self, host: str) -> Cluster:
+        coordinator = self._coordinator
+        known = _Topics(coordinator.catalog)
+        nodes = nodes_for(coordinator.child, host)
+        return Cluster(coordinator.child.cluster_id, nodes, known, known.name_of, coordinator.epoch_of)
+
+    def _metadata(self, call: Call) -> None:
+        coordinator = self._coordinator
+        missing = metadata.missing(call.request, call.version, self._cluster(call.host).topics)
+        if not missing or not coordinator.config.server.auto_create_topics:
+            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host)))
+            return
+
+        def created(results: list[m.TopicResult]) -> None:
+            refused = {result.name: result.error for result in results if result.error}
+            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host), refused))
+
+        coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+
+    def _find_coordinator(self, call: Call) -> None:
+        call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
+
+    def _describe_cluster(self, call: Call) -> None:
+        call.answer(coordination.cluster_described(call.request, self._cluster(call.host)))
+
+    def _init_producer_id(self, call: Call) -> None:
+        if call.request.transactional_id is not None:
+            call.answer(coordination.producer_id_refused(InvalidRequest.code))
+            return
+
+        def done(producer_id: int, error: KbrokerError | None) -> None:
+            if error is None:
+                call.answer(coordination.producer_id_given(producer_id))
+            else:
+                call.answer(coordination.producer_id_refused(coordination.COORDINATOR_NOT_AVAILABLE))
+
+        self._coordinator.take_producer_id(done)
+
+    # --- committed offsets ---
+
+    def _offset_commit(self, call: Call) -> None:
+        request = call.request
+        now_ms = time.time_ns() // 1_000_000
+        accepted, refused = offsets.commits(request, self._exists)
+
+        def done(error: KbrokerError | None) -> None:
+            code = 0 if error is None else coordination.COORDINATOR_NOT_AVAILABLE
+            call.answer(offsets.committed(request, refused, code))
+
+        if not accepted:
+            done(None)
+            return
+        commits = [
+            (
+                Place(request.group_id, item.topic, item.partition),
+                Committed(item.offset, item.leader_epoch, item.metadata, now_ms),
+            )
+            for item in accepted
+        ]
+        self.offsets.commit(commits, now_ms, done)
+
+    def _exists(self, topic: str, index: int) -> bool:
+        known = self._coordinator.catalog.topics.get(topic)
+        return known is not None and 0 <= index < len(known.partitions)
+
+    def _offset_fetch(self, call: Call) -> None:
+        call.answer(offsets.fetched(call.request, call.version, self._committed))
+
+    def _committed(self, group: str) -> dict[tuple[str, int], offsets.Known]:
+        found = self.offsets.offsets.of_group(group)
+        return {place: offsets.Known(item.offset, item.leader_epoch, item.metadata) for place, item in found.items()}
+
+    def _list_groups(self, call: Call) -> None:
+        call.answer(listings.groups(call.request, self.offsets.offsets.groups()))
+
+    # --- listings ---
+
+    def _config_resources(self, call: Call) -> None:
+        coordinator = self._coordinator
+        names, nodes = sorted(coordinator.catalog.topics), sorted(coordinator.child.kafka_ports)
+        call.answer(listings.config_resources(call.request, call.version, names, nodes))
+
+    def _topic_partitions(self, call: Call) -> None:
+        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
+
+    def _log_dirs(self, call: Call) -> None:
+        folder = self._coordinator.config.data_dir
+        call.answer(log_dirs.answer(call.request, str(folder), {}, *disk_room(folder)))
+
+    # --- topics ---
+
+    def _create_topics(self, call: Call) -> None:
+        request, coordinator = call.request, self._coordinator
+        asked = topics.creations(request)
+        decisions: list[Callable[[], list[Change]] | Result] = [
+            item
+            if isinstance(item, Result)
+            else partial(
+                coordinator.creation, m.NewTopic(item.name, item.partitions, item.replication_factor, item.settings)
+            )
+            for item in asked
+        ]
+        names = [topic.name for topic in request.topics]
+
+        def done(results: list[Result]) -> None:
+            call.answer(topics.created(request, results, self._cluster(call.host).topics))
+
+        self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+
+    def _delete_topics(self, call: Call) -> None:
+        request, catalog = call.request, self._coordinator.catalog
+        names = {topic.topic_id: name for name, topic in catalog.topics.items()}
+        asked = topics.deletions(request, call.version, names)
+        known = list(dict.fromkeys(item.name for item in asked if item.name is not None))
+        decisions: list[Callable[[], list[Change]] | Result] = [partial(catalog.delete, name) for name in known]
+
+        def done(results: list[Result]) -> None:
+            call.answer(topics.deleted(asked, dict(zip(known, results, strict=True))))
+
+        self._decide(known, decisions, request.timeout_ms, False, done)
+
+    def _create_partitions(self, call: Call) -> None:
+        request, catalog = call.request, self._coordinator.catalog
+        names = [topic.name for topic in request.topics]
+        decisions: list[Callable[[], list[Change]] | Result] = [
+            partial(catalog.grow, topic.name, topic.count) for topic in request.topics
+        ]
+
+        def done(results: list[Result]) -> None:
+            call.answer(topics.grown(request, results))
+
+        self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+
+    def _describe_configs(self, call: Call) -> None:
+        own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
+        nodes = self._coordinator.child.kafka_ports
+        call.answer(configs.described(call.request, self._coordinator.config, own, nodes))
+
+    def _alter_configs(self, call: Call) -> None:
+        request = call.request
+        asked = configs.alterations(request, incremental=call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS)
+        decisions: list[Callable[[], list[Change]] | Result] = [
+            item if isinstance(item, Result) else partial(self._altered, item) for item in asked
+        ]
+        names = [resource.resource_name for resource in request.resources]
+
+        def done(results: list[Result]) -> None:
+            call.answer(configs.altered(call.api_key, request, results))
+
+        self._decide(names, decisions, 30_000, request.validate_only, done)
+
+    def _altered(self, item: configs.Alteration) -> list[Change]:
+        catalog = self._coordinator.catalog
+        removed = item.remove
+        if item.only:
+            removed = [name for name in catalog.topic(item.topic).settings if name not in item.set]
+        return catalog.alter(item.topic, item.set, removed)
+
+    def _decide(
+        self,
+        names: list[str],
+        decisions: list[Callable[[], list[Change]] | Result],
+        timeout_ms: int,
+        validate_only: bool,
+        done: Callable[[list[Result]], None],
+    ) -> None:
+        """Make the changes that can be made, each on its own; `done` gets a result for every name, in order."""
+        results = [item if isinstance(item, Result) else Result() for item in decisions]
+        open_ones = [(number, item) for number, item in enumerate(decisions) if not isinstance(item, Result)]
+        if validate_only:
+            for number, decide in open_ones:
+                try:
+                    decide()
+                except KbrokerError as error:
+                    results[number] = Result(code_of(error), str(error))
+            done(results)
+            return
+
+        def changed(found: list[m.TopicResult]) -> None:
+            for (number, _), result in zip(open_ones, found, strict=True):
+                results[number] = Result(result.error, result.message or None)
+            done(results)
+
+        self._coordinator.change_each(
+            [names[number] for number, _ in open_ones], [decide for _, decide in open_ones], timeout_ms, changed
+        )
+
+    # --- what a worker leads ---
+
+    def _produce(self, call: Call) -> None:
+        request = call.request
+        if request.acks == 0:
+            raise InvalidRequest("acks=0 for a partition that a worker leads")
+        failed = produce.failed(_NOT_LEADER, "the coordinator leads no partition")
+        count = sum(len(topic.partition_data) for topic in request.topic_data)
+        call.answer(produce.answer(request, [failed] * count, lambda _number: None))
+
+    def _fetch(self, call: Call) -> None:
+        answered: list[list[fetch.FetchedPartition[fetch.Records]]] = []
+        by_id = call.version >= fetch.TOPIC_IDS
+        for topic in call.request.topics:
+            answered.append([])
+            for item in topic.partitions:
+                name, topic_id = ("", topic.topic_id) if by_id else (topic.topic, bytes(16))
+                found: fetch.FetchedPartition[fetch.Records] = fetch.FetchedPartition(name, topic_id, item.partition)
+                found.error_code = _NOT_LEADER
+                answered[-1].append(found)
+        pieces = fetch.encode(call.version, call.correlation_id, answered)
+        call.answer_pieces([piece for piece in pieces if isinstance(piece, bytes)])
+
+    def _list_offsets(self, call: Call) -> None:
+        call.answer(list_offsets.answer(call.request, lambda *_: list_offsets.Found(_NOT_LEADER)))
+
+    def _offset_for_leader_epoch(self, call: Call) -> None:
+        found = offset_for_leader_epoch.Found(_NOT_LEADER)
+        call.answer(offset_for_leader_epoch.answer(call.request, lambda *_: found))

@@ -1,0 +1,154 @@
+"""Where Kafka clients come in: accepts connections on an inherited listener, holds their limits and deadlines.
+
+The same door stands in every worker and in the coordinator; they differ in what they serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import resource
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+from kbroker.config import KafkaConfig
+from kbroker.kafka.framing import FrameLimits
+from kbroker.workers.kafka_connection import Asked, Connection
+from kbroker.workers.listeners import host_port
+from kbroker.workers.loop import READ, Loop
+
+log = logging.getLogger(__name__)
+
+BUFFER_BYTES = 256 << 10
+"""One for all connections: whole requests are served straight out of it."""
+TURN_ACCEPTS = 64
+STALL_CHECK_MS = 1_000
+FULL_TABLE_PAUSE_MS = 500
+
+
+def descriptors_for_clients() -> int:
+    """How many clients this process can have: the rest of its descriptors is for segments. Raises the soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(64, soft - max(256, soft // 4))
+
+
+class KafkaDoor:
+    """All Kafka connections of one process."""
+
+    def __init__(
+        self, loop: Loop, listener: socket.socket, serve: Callable[[Asked], None], limits: KafkaConfig
+    ) -> None:
+        self.loop = loop
+        self.serve = serve
+        self.limits = limits
+        self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        self.buffered_bytes = 0
+        self.connections: set[Connection] = set()
+        self._frame_limits = FrameLimits(limits.request_bytes_max, limits.small_request_bytes_max)
+        self._listener = listener
+        self._by_address: Counter[str] = Counter()
+        self._stalled: set[Connection] = set()
+        self._told_full = False
+        self._connections_max = min(limits.connections_max, descriptors_for_clients())
+        self._is_listening = False
+        self._is_checking = False
+        loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
+
+    def listen(self) -> None:
+        """Begin to accept."""
+        if not self._is_listening:
+            self._is_listening = True
+            self.loop.add(self._listener.fileno(), READ, self._accept)
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more; who comes waits for this process's successor."""
+        if self._is_listening:
+            self._is_listening = False
+            self.loop.remove(self._listener.fileno())
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        self.stop_listening()
+        for connection in list(self.connections):
+            connection.close()
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return any(connection.is_waiting for connection in self.connections)
+
+    def _accept(self, _events: int) -> None:
+        for _ in range(TURN_ACCEPTS):
+            try:
+                sock, peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.error("no more Kafka clients can be taken: %s", error.strerror)
+                    self.stop_listening()
+                    self.loop.call_later(FULL_TABLE_PAUSE_MS, self.listen)
+                    return
+                continue
+            self._admit(sock, peer[0], host_port(peer[0], peer[1]))
+
+    def _admit(self, sock: socket.socket, host: str, address: str) -> None:
+        limits = self.limits
+        per_address = self._by_address[host] >= limits.connections_per_address_max
+        if per_address or len(self.connections) >= self._connections_max:
+            sock.close()
+            if not self._told_full:
+                self._told_full = True
+                name = "max.connections.per.ip" if per_address else "max.connections"
+                log.warning("kafka client %s refused: %s is reached", address, name)
+            return
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = Connection(self, sock, address, self._frame_limits)
+        except OSError:
+            sock.close()  # gone before we could look at it
+            return
+        self._by_address[host] += 1
+        self.connections.add(connection)
+
+    def gone(self, connection: Connection) -> None:
+        """A connection was closed."""
+        self.connections.discard(connection)
+        self._stalled.discard(connection)
+        self._told_full = False
+        host = connection.address.rpartition(":")[0].strip("[]")
+        self._by_address[host] -= 1
+        if self._by_address[host] <= 0:
+            del self._by_address[host]
+
+    # --- deadlines ---
+
+    def watch(self, connection: Connection) -> None:
+        """Half a request is here, or an answer is not taken: look again and again until it is over."""
+        self._stalled.add(connection)
+        if not self._is_checking:
+            self._is_checking = True
+            self.loop.call_later(STALL_CHECK_MS, self._check_stalled)
+
+    def _check_stalled(self) -> None:
+        now_ms = self.loop.now_ms()
+        for connection in list(self._stalled):
+            if not connection.check_stall(now_ms, self.limits.stall_max_ms):
+                self._stalled.discard(connection)
+        self._is_checking = bool(self._stalled)
+        if self._stalled:
+            self.loop.call_later(STALL_CHECK_MS, self._check_stalled)
+
+    def _close_idle(self) -> None:
+        oldest_ms = self.loop.now_ms() - self.limits.idle_max_ms
+        for connection in [c for c in self.connections if c.active_ms < oldest_ms and not c.is_waiting]:
+            connection.close()

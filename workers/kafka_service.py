@@ -1,0 +1,129 @@
+"""From a request's bytes to whoever answers its API, and from the answer to bytes: the same in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kbroker.errors import UnsupportedVersion
+from kbroker.kafka import acls, api_versions, codec, listings
+from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.framing import Request
+from kbroker.workers.kafka_connection import Asked, Part
+
+SERVED = frozenset(
+    {
+        ApiKey.PRODUCE,
+        ApiKey.FETCH,
+        ApiKey.LIST_OFFSETS,
+        ApiKey.METADATA,
+        ApiKey.OFFSET_COMMIT,
+        ApiKey.OFFSET_FETCH,
+        ApiKey.FIND_COORDINATOR,
+        ApiKey.API_VERSIONS,
+        ApiKey.CREATE_TOPICS,
+        ApiKey.DELETE_TOPICS,
+        ApiKey.INIT_PRODUCER_ID,
+        ApiKey.OFFSET_FOR_LEADER_EPOCH,
+        ApiKey.DESCRIBE_CONFIGS,
+        ApiKey.ALTER_CONFIGS,
+        ApiKey.CREATE_PARTITIONS,
+        ApiKey.INCREMENTAL_ALTER_CONFIGS,
+        ApiKey.DESCRIBE_CLUSTER,
+        ApiKey.DESCRIBE_ACLS,
+        ApiKey.CREATE_ACLS,
+        ApiKey.DELETE_ACLS,
+        ApiKey.LIST_GROUPS,
+        ApiKey.LIST_TRANSACTIONS,
+        ApiKey.LIST_CONFIG_RESOURCES,
+        ApiKey.DESCRIBE_LOG_DIRS,
+        ApiKey.DESCRIBE_TOPIC_PARTITIONS,
+    }
+)
+"""What every node answers, by itself or through the coordinator."""
+
+
+Send = Callable[[Sequence[Part]], None]
+GiveUp = Callable[[str], None]
+"""Hang up on the client; the text goes to the log."""
+
+
+class Call:
+    """A decoded request. `host`: the address at which its client reached us. `request` lives as long as the frame
+    does, which is until the call that serves it returns; text and numbers in it stay."""
+
+    __slots__ = ("_send", "api_key", "client_id", "correlation_id", "give_up", "head", "host", "request", "version")
+
+    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp) -> None:
+        self.api_key = head.api_key
+        self.version = head.version
+        self.correlation_id = head.correlation_id
+        self.client_id = head.client_id or ""
+        self.host = host
+        self.head = head
+        self.request: Any = None
+        self._send = send
+        self.give_up = give_up
+
+    def answer(self, message: Any) -> None:
+        """Send a message of this API's response."""
+        self._send(codec.write_response(self.api_key, self.version, self.correlation_id, message))
+
+    def answer_pieces(self, pieces: Sequence[Part]) -> None:
+        """Send an answer that was encoded already. Empty: there is none."""
+        self._send(pieces)
+
+
+Serve = Callable[[Call], None]
+
+
+class KafkaService:
+    """Which API is answered by what. `otherwise` gets the requests of all other APIs, not decoded."""
+
+    def __init__(self, serves: Mapping[int, Serve], otherwise: Serve | None = None) -> None:
+        self._serves = {**_EVERYWHERE, **serves}
+        self._otherwise = otherwise
+
+    def serve(self, asked: Asked) -> None:
+        """Serve a connection's request. Raises RequestError when its bytes are at fault."""
+        connection = asked.connection
+        if asked.request.client_id:
+            connection.client_id = asked.request.client_id
+        self.serve_call(Call(asked.request, connection.host, asked.answer, connection.close))
+
+    def serve_call(self, call: Call) -> None:
+        """Serve a request from wherever it came."""
+        serve = self._serves.get(call.api_key)
+        if serve is None:
+            if self._otherwise is None or call.api_key not in SERVED:
+                raise UnsupportedVersion(f"API {call.api_key} is not served yet")
+            self._otherwise(call)
+            return
+        if not call.head.supported:
+            # Only ApiVersions comes here so. Whatever version it was, every client reads this answer in version 0.
+            call.version = 0
+            call.answer(api_versions.answer(SERVED, is_too_new=True))
+            return
+        call.request = codec.read_request(call.api_key, call.version, call.head.body)
+        serve(call)
+
+
+def _api_versions(call: Call) -> None:
+    call.answer(api_versions.answer(SERVED))
+
+
+def _acls(call: Call) -> None:
+    call.answer(acls.answer(call.api_key, call.request))
+
+
+def _list_transactions(call: Call) -> None:
+    call.answer(listings.transactions())
+
+
+_EVERYWHERE: dict[int, Serve] = {
+    ApiKey.API_VERSIONS: _api_versions,
+    ApiKey.DESCRIBE_ACLS: _acls,
+    ApiKey.CREATE_ACLS: _acls,
+    ApiKey.DELETE_ACLS: _acls,
+    ApiKey.LIST_TRANSACTIONS: _list_transactions,
+}
