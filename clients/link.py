@@ -203,6 +203,10 @@ class Link:
             send(self.socket, (request_id, asked.header, *asked.payload), SHARE_FROM_BYTES)
         except zmq.Again:
             return False
+        except BaseException:
+            # Ctrl-C between two frames: the next message must not become the rest of this one.
+            self.die(NetworkError(f"a request to {self.endpoint} was interrupted"))
+            raise
         self._asked[request_id] = asked
         return True
 

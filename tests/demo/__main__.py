@@ -129,11 +129,13 @@ def report(text: Text, writer: Writer, recovery: Recovery, results: list[dict[st
 def deadline() -> Iterator[None]:
     """SIGTERM and too long a run end the demo in order, as Ctrl-C does."""
 
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+    def stop(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGALRM:
             raise DemoFailed(f"not done after {DEADLINE_S} s, or {STOP_S} s after it was interrupted")
         signal.alarm(STOP_S)  # nothing below may wait for ever
-        raise KeyboardInterrupt
+        if Writer.sending is None:
+            raise KeyboardInterrupt
+        Writer.sending.interrupted = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, stop)

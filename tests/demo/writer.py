@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from kbroker import Producer
 from kbroker.records.partitioner import partition_for_key
@@ -49,7 +49,13 @@ class Recovery:
 
 
 class Writer:
-    """Sends a Text's lines, acks=all. `run` returns when every record was acknowledged."""
+    """Sends a Text's lines, acks=all. `run` returns when every record was acknowledged.
+
+    `sending` is the one that is at it. A signal's handler sets its `interrupted`, and it ends between two calls of the
+    producer: an exception out of a handler could leave such a call half done.
+    """
+
+    sending: ClassVar[Writer | None] = None
 
     def __init__(self, server: str, topic: str, partition_count: int, recovery: Recovery) -> None:
         self._topic = topic
@@ -58,6 +64,7 @@ class Writer:
         self._pending: deque[Any] = deque()
         self._watched: set[int] = set()
         self.producer = Producer(server=server, acks="all")
+        self.interrupted = False
         self.sent = 0
         self.acknowledged = 0
         self.seconds = 0.0
@@ -68,11 +75,19 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Interrupted in the middle of anything, it may have lost track of what is on its way: do not wait for that.
+        # Whatever went wrong: what is on its way need not arrive.
         self.producer.close(timeout=None if error is None else CLOSE_S)
 
     def run(self, text: Text, kill_at_bytes: int, advance: Callable[[int, int], None]) -> None:
-        """Send everything; the worker is killed once `kill_at_bytes` were sent."""
+        """Send everything; the worker is killed once `kill_at_bytes` were sent. Raises KeyboardInterrupt when told to
+        end, DemoFailed."""
+        Writer.sending = self
+        try:
+            self._send_all(text, kill_at_bytes, advance)
+        finally:
+            Writer.sending = None
+
+    def _send_all(self, text: Text, kill_at_bytes: int, advance: Callable[[int, int], None]) -> None:
         started_s = time.monotonic()
         sent_bytes = 0
         send, topic, pending = self.producer.send, self._topic, self._pending
@@ -89,6 +104,8 @@ class Writer:
                 self._watch(key, futures[0])
             self._settle()
             advance(len(lines), size_bytes)
+            if self.interrupted:
+                raise KeyboardInterrupt
         self.producer.flush()
         self._settle()
         self.seconds = time.monotonic() - started_s
