@@ -375,7 +375,8 @@ class Cluster:
             return
         for link in tuple(self._links):
             link.close()
-        self._context.term()
+        # Not term(): an interrupted call may have left a socket that no link knows, and term() would wait for it.
+        self._context.destroy(linger=0)
         self._epoll.close()
 
     # --- inside ---

@@ -19,7 +19,7 @@ from kbroker.types import worker_node
 from tests.demo.broker import DemoBroker, DemoFailed
 from tests.demo.readers import Readers
 from tests.demo.text import Expected, Text, choose_files
-from tests.demo.writer import Recovery, Writer
+from tests.demo.writer import Interrupt, Recovery, Writer
 
 TOPIC = "lines"
 PARTITIONS = 8
@@ -67,10 +67,12 @@ def run(most_bytes: int | None) -> None:
         pid = broker.pid(f"worker-{KILLED_WORKER}")
         recovery = Recovery(pid, owned)
         with Readers(broker.server, TOPIC, PARTITIONS, broker.environment) as readers:
+            Interrupt.is_put_off = True
             print(f"demo: {text.total_bytes >> 20} MiB of text go in; worker {KILLED_WORKER} dies half-way", flush=True)
             writer = Writer(broker.server, TOPIC, PARTITIONS, recovery)
             with writer, progress("writing", text.total_bytes) as advance:
                 writer.run(text, text.total_bytes // 2, advance)
+            Interrupt.is_put_off = False
             read_meanwhile = readers.records
             ends = ends_of(broker)
             for reader in readers.all:
@@ -133,9 +135,9 @@ def deadline() -> Iterator[None]:
         if number == signal.SIGALRM:
             raise DemoFailed(f"not done after {DEADLINE_S} s, or {STOP_S} s after it was interrupted")
         signal.alarm(STOP_S)  # nothing below may wait for ever
-        if Writer.sending is None:
+        if not Interrupt.is_put_off:
             raise KeyboardInterrupt
-        Writer.sending.interrupted = True
+        Interrupt.came = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, stop)

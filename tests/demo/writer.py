@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from kbroker import Producer
 from kbroker.records.partitioner import partition_for_key
@@ -48,14 +48,18 @@ class Recovery:
         return self.recovered_s - self.killed_s
 
 
-class Writer:
-    """Sends a Text's lines, acks=all. `run` returns when every record was acknowledged.
+class Interrupt:
+    """Ctrl-C, put off while the producer is used: an exception out of a signal's handler could leave a call half done.
 
-    `sending` is the one that is at it. A signal's handler sets its `interrupted`, and it ends between two calls of the
-    producer: an exception out of a handler could leave such a call half done.
+    `is_put_off`: the handler only sets `came`, and the writer ends between two calls.
     """
 
-    sending: ClassVar[Writer | None] = None
+    is_put_off = False
+    came = False
+
+
+class Writer:
+    """Sends a Text's lines, acks=all. `run` returns when every record was acknowledged."""
 
     def __init__(self, server: str, topic: str, partition_count: int, recovery: Recovery) -> None:
         self._topic = topic
@@ -64,7 +68,6 @@ class Writer:
         self._pending: deque[Any] = deque()
         self._watched: set[int] = set()
         self.producer = Producer(server=server, acks="all")
-        self.interrupted = False
         self.sent = 0
         self.acknowledged = 0
         self.seconds = 0.0
@@ -81,13 +84,6 @@ class Writer:
     def run(self, text: Text, kill_at_bytes: int, advance: Callable[[int, int], None]) -> None:
         """Send everything; the worker is killed once `kill_at_bytes` were sent. Raises KeyboardInterrupt when told to
         end, DemoFailed."""
-        Writer.sending = self
-        try:
-            self._send_all(text, kill_at_bytes, advance)
-        finally:
-            Writer.sending = None
-
-    def _send_all(self, text: Text, kill_at_bytes: int, advance: Callable[[int, int], None]) -> None:
         started_s = time.monotonic()
         sent_bytes = 0
         send, topic, pending = self.producer.send, self._topic, self._pending
@@ -104,7 +100,7 @@ class Writer:
                 self._watch(key, futures[0])
             self._settle()
             advance(len(lines), size_bytes)
-            if self.interrupted:
+            if Interrupt.came:
                 raise KeyboardInterrupt
         self.producer.flush()
         self._settle()
