@@ -11,6 +11,8 @@ from kbroker import Consumer as NativeConsumer
 from kbroker import Producer as NativeProducer
 from kbroker.testing import Broker
 
+pytestmark = pytest.mark.slow
+
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 admin = pytest.importorskip("confluent_kafka.admin")
 

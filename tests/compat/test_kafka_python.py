@@ -9,6 +9,8 @@ import pytest
 
 from kbroker.testing import Broker
 
+pytestmark = pytest.mark.slow
+
 kafka = pytest.importorskip("kafka", reason="kafka-python is not installed")
 
 

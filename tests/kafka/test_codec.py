@@ -24,6 +24,8 @@ from kbroker.kafka.writer import compile_writer
 
 from .making import ALL, label, lists, make, read, types_of, write
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(12)
 
 
