@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kbroker.errors import (
     KafkaStorageError,
-    KbrokerError,
     RequestError,
     StorageError,
     ThrottlingQuotaExceeded,
@@ -21,8 +20,7 @@ from kbroker.types import TopicPartition
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.workers.doors import Asked
-from kbroker.workers.loop import Timer
-from kbroker.workers.partition import Partition
+from kbroker.workers.parking import ParkedFetch
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -55,32 +53,26 @@ def _tried(read: Callable[[LogSlice], T], piece: LogSlice) -> T | StorageError:
         return error
 
 
-class FetchInProgress:
+class FetchInProgress(ParkedFetch):
     """One fetch request from arrival to answer."""
 
-    __slots__ = ("_asked", "_is_over", "_places", "_request", "_served", "_timer", "_worker")
+    __slots__ = ("_asked", "_request", "_served", "_worker")
 
     def __init__(self, worker: Worker, asked: Asked, request: m.Fetch) -> None:
+        super().__init__(worker.loop)
         self._worker = worker
         self._asked = asked
         self._request = request
-        self._is_over = False
-        self._places: list[Partition] = []
-        self._timer: Timer | None = None
         self._served: list[tuple[m.FetchedPartition, LogSlice | None]] = []
 
     def start(self) -> None:
         """Answer at once when there is enough, or something to say; else park."""
         self._check_credit()
         if self._gather() or self._request.max_wait_ms <= 0:
-            self._read()
+            self._respond()
             return
-        for item in self._request.partitions:
-            partition = self._worker.table.serving.get(TopicPartition(item.topic, item.partition))
-            if partition is not None:
-                self._places.append(partition)
-                partition.parked.add(self)
-        self._timer = self._worker.loop.call_later(min(self._request.max_wait_ms, WAIT_MS_MAX), self._time_is_up)
+        names = (TopicPartition(item.topic, item.partition) for item in self._request.partitions)
+        self._park(names, self._worker.table.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
 
     def _check_credit(self) -> None:
         """A client that does not take its answers is sent no more. Raises ThrottlingQuotaExceeded."""
@@ -92,31 +84,6 @@ class FetchInProgress:
             raise ThrottlingQuotaExceeded(
                 f"{waiting} bytes of answers were not taken yet, and native.bytes.in.flight.max={most}: take them first"
             )
-
-    def look_again(self) -> None:
-        """A high watermark has moved."""
-        if not self._is_over and self._gather():
-            self._finish_waiting()
-            self._read()
-
-    def abandon(self, error: KbrokerError) -> None:
-        """A partition goes away: say what is known now; the other partitions get their answer too."""
-        del error
-        if not self._is_over:
-            self._worker.loop.call_soon(self._time_is_up)
-
-    def _time_is_up(self) -> None:
-        if not self._is_over:
-            self._finish_waiting()
-            self._gather()
-            self._read()
-
-    def _finish_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        for partition in self._places:
-            partition.parked.discard(self)
-        self._places = []
 
     def _gather(self) -> bool:
         """Look up each partition. True when there is enough to answer, or an error that must not wait."""
@@ -161,7 +128,7 @@ class FetchInProgress:
         piece = partition_log.read(item.offset, max(1, max_bytes))
         return piece if piece.size_bytes else None
 
-    def _read(self) -> None:
+    def _respond(self) -> None:
         """Read the bytes: here what is in the page cache, the rest on an I/O thread."""
         self._is_over = True
         found: dict[int, bytes | StorageError] = {}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from kbroker.errors import (
     FencedLeaderEpoch,
     KafkaStorageError,
-    KbrokerError,
     RequestError,
     StorageError,
     UnknownLeaderEpoch,
@@ -26,8 +25,7 @@ from kbroker.log.slices import LogSlice
 from kbroker.types import TopicPartition
 from kbroker.workers.kafka_connection import FilePart, Part
 from kbroker.workers.kafka_service import Call
-from kbroker.workers.loop import Timer
-from kbroker.workers.partition import Partition
+from kbroker.workers.parking import ParkedFetch
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -73,18 +71,16 @@ def check_epoch(log: PartitionLog, known_epoch: int) -> None:
         raise kind(f"{log.partition} has leader epoch {log.leader_epoch}, not {known_epoch}")
 
 
-class KafkaFetch:
+class KafkaFetch(ParkedFetch):
     """One fetch request from arrival to answer."""
 
-    __slots__ = ("_call", "_is_over", "_items", "_places", "_request", "_served", "_timer", "_worker")
+    __slots__ = ("_call", "_items", "_request", "_served", "_worker")
 
     def __init__(self, worker: Worker, call: Call) -> None:
+        super().__init__(worker.loop)
         self._worker = worker
         self._call = call
         self._request = call.request
-        self._is_over = False
-        self._places: list[Partition] = []
-        self._timer: Timer | None = None
         self._served: list[list[Fetched]] = []
         self._items: list[tuple[str, bytes, Any]] = []
 
@@ -97,40 +93,10 @@ class KafkaFetch:
             )
             return
         if self._gather() or request.max_wait_ms <= 0:
-            self._send()
+            self._respond()
             return
-        for topics in self._served:
-            for item in topics:
-                partition = self._worker.table.serving.get(TopicPartition(item.topic, item.index))
-                if partition is not None:
-                    self._places.append(partition)
-                    partition.parked.add(self)
-        self._timer = self._worker.loop.call_later(min(request.max_wait_ms, WAIT_MS_MAX), self._time_is_up)
-
-    def look_again(self) -> None:
-        """A high watermark has moved."""
-        if not self._is_over and self._gather():
-            self._finish_waiting()
-            self._send()
-
-    def abandon(self, error: KbrokerError) -> None:
-        """A partition goes away: say what is known now."""
-        del error
-        if not self._is_over:
-            self._worker.loop.call_soon(self._time_is_up)
-
-    def _time_is_up(self) -> None:
-        if not self._is_over:
-            self._finish_waiting()
-            self._gather()
-            self._send()
-
-    def _finish_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        for partition in self._places:
-            partition.parked.discard(self)
-        self._places = []
+        names = (TopicPartition(item.topic, item.index) for topics in self._served for item in topics)
+        self._park(names, self._worker.table.serving, min(request.max_wait_ms, WAIT_MS_MAX))
 
     # --- what there is ---
 
@@ -184,7 +150,7 @@ class KafkaFetch:
 
     # --- the answer ---
 
-    def _send(self) -> None:
+    def _respond(self) -> None:
         self._is_over = True
         cold: list[Fetched] = []
         for partitions in self._served:

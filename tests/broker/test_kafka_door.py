@@ -129,7 +129,7 @@ def test_a_request_byte_by_byte(broker: Broker) -> None:
     with dial(broker) as connection:
         for byte in frame(ApiKey.API_VERSIONS, 0, 9):
             connection.sendall(bytes((byte,)))
-            time.sleep(0.002)
+            time.sleep(0.002)  # so that bytes arrive one by one; together they would pass as well
         assert receive(connection)[:4] == struct.pack(">i", 9)
 
 

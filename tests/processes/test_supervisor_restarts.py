@@ -146,7 +146,7 @@ def test_a_supervisor_that_was_stopped_blames_nobody(start_broker: StartBroker) 
     for pid in everyone:
         os.kill(pid, signal.SIGSTOP)
     # As after a suspended terminal or host: longer than any answer may take.
-    time.sleep(2)
+    time.sleep(2)  # the stillness itself is what is tested: nothing happens that could be waited for
     for pid in everyone:
         os.kill(pid, signal.SIGCONT)
     restarted = [p for p in broker.status()["processes"] if p["restarts"]]

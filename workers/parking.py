@@ -1,0 +1,62 @@
+"""A fetch that waits: woken when a high watermark moves, answered when there is enough or its time is up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kbroker.errors import KbrokerError
+from kbroker.types import TopicPartition
+from kbroker.workers.loop import Loop, Timer
+from kbroker.workers.partition import Partition
+
+
+class ParkedFetch:
+    """What fetches of both protocols share. `_gather` looks up what there is and says whether it is enough, or must not
+    wait; `_respond` reads and answers it, once, and sets `_is_over`."""
+
+    __slots__ = ("_is_over", "_loop", "_places", "_timer")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._is_over = False
+        self._places: list[Partition] = []
+        self._timer: Timer | None = None
+
+    def _gather(self) -> bool:
+        raise AssertionError("each protocol has its own")
+
+    def _respond(self) -> None:
+        raise AssertionError("each protocol has its own")
+
+    def _park(self, names: Iterable[TopicPartition], serving: dict[TopicPartition, Partition], wait_ms: int) -> None:
+        for name in names:
+            partition = serving.get(name)
+            if partition is not None:
+                self._places.append(partition)
+                partition.parked.add(self)
+        self._timer = self._loop.call_later(wait_ms, self._time_is_up)
+
+    def look_again(self) -> None:
+        """A high watermark has moved."""
+        if not self._is_over and self._gather():
+            self._finish_waiting()
+            self._respond()
+
+    def abandon(self, error: KbrokerError) -> None:
+        """A partition goes away: say what is known now; the other partitions get their answer too."""
+        del error
+        if not self._is_over:
+            self._loop.call_soon(self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if not self._is_over:
+            self._finish_waiting()
+            self._gather()
+            self._respond()
+
+    def _finish_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for partition in self._places:
+            partition.parked.discard(self)
+        self._places = []
