@@ -1,0 +1,41 @@
+"""What a group's state machine asks of the process around it.
+
+`effects = groups.handle(event, now_ms)` decides; the driver performs: it stores the records in one batch, sends the
+replies, and comes back with `groups.tick(group, now_ms)` when it is time. The rules that the driver keeps:
+
+- the replies of one `Effects` go out after its records are durable, and the replies of a group go out in the order in
+  which they were given: none overtakes a record that the group gave before it;
+- when records cannot be stored, all replies that wait for them are answered COORDINATOR_NOT_AVAILABLE, and the group is
+  put back with `groups.restore(group, its durable records, now_ms)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Record(NamedTuple):
+    """A record of `__consumer_offsets`. `value` None: forget the key."""
+
+    key: bytes
+    value: bytes | None
+
+
+class Reply(NamedTuple):
+    """An answer. `token`: what the request that it answers carried; the state machine does not look at it."""
+
+    token: Any
+    message: object
+
+
+@dataclass(slots=True)
+class Effects:
+    """What is to be done, in this order: store the records, then send the replies."""
+
+    records: list[Record] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    wake_ms: int | None = None
+    """Tick the group at that time (ms since 1970) or soon after; a later value replaces an earlier one. None: no change."""
+    notices: list[str] = field(default_factory=list)
+    """Lines for the log, for an operator: who was put out of which group and why."""
