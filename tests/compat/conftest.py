@@ -1,4 +1,4 @@
-"""A broker with Kafka listeners, for real clients."""
+"""A broker for real clients."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import pytest
 
 from kbroker.testing import Broker
 
-LISTENERS = "PLAINTEXT://127.0.0.1:0"
-
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
     """One for all tests of a module; each uses topics of its own."""
-    with Broker(workers=2, listeners=LISTENERS) as running:
+    with Broker(workers=2) as running:
         yield running
 
 
