@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kbroker.catalog.store import Change
 from kbroker.catalog.catalog import TOPICS
+from kbroker.catalog.store import Change
 from kbroker.errors import KbrokerError
 from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
@@ -29,7 +29,7 @@ from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
 
 if TYPE_CHECKING:
     from kbroker.catalog.catalog import Catalog
-    from kbroker.config import Config
+    from kbroker.config import Config, GroupConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,26 @@ WAITING_MAX = 10_000
 """Events that wait for the log to be replayed; more are refused."""
 RETRY_MS = 1_000
 RETRY_MAX_MS = 10_000
+
+
+def settings_of(config: GroupConfig) -> GroupSettings:
+    """The broker's settings as the state machines take them."""
+    return GroupSettings(
+        groups_max=config.groups_max,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+        offset_metadata_max_bytes=config.offset_metadata_max_bytes,
+        max_size=config.max_size,
+        min_session_timeout_ms=config.min_session_timeout_ms,
+        max_session_timeout_ms=config.max_session_timeout_ms,
+        initial_rebalance_delay_ms=config.initial_rebalance_delay_ms,
+        consumer_max_size=config.consumer_max_size,
+        consumer_session_timeout_ms=config.consumer_session_timeout_ms,
+        consumer_heartbeat_interval_ms=config.consumer_heartbeat_interval_ms,
+        consumer_assignors=tuple(config.consumer_assignors.split(",")),
+        consumer_migration_policy=config.consumer_migration_policy,
+        consumer_regex_refresh_interval_ms=config.consumer_regex_refresh_interval_ms,
+    )
 
 
 class CatalogTopics:
@@ -103,10 +123,10 @@ class _Wake:
 class GroupCoordinator:
     """All groups of this broker. Everything here runs on the loop's thread; the disk is on I/O threads."""
 
-    def __init__(self, config: Config, catalog: Catalog, settings: GroupSettings, loop: Loop) -> None:
+    def __init__(self, config: Config, catalog: Catalog, loop: Loop) -> None:
         self.topics = CatalogTopics(catalog)
         self._config = config
-        self._settings = settings
+        self._settings = settings_of(config.groups)
         self._loop = loop
         # One piece of work of each kind at most: so no flush waits for a compaction.
         self._io = IoThreads(loop, 2, "offsets")
@@ -142,11 +162,11 @@ class GroupCoordinator:
         else:
             self._waiting.append(event)
 
-    def listed(self, states: frozenset[str], types: frozenset[str]) -> list[ListedGroup] | int:
+    def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int:
         """The groups in these states and of these types (none named: of all), or an error code."""
         if self._groups is None:
             return COORDINATOR_NOT_AVAILABLE if self._is_refusing else COORDINATOR_LOAD_IN_PROGRESS
-        return self._groups.list(states, types)
+        return self._groups.listed(states, types)
 
     def catalog_changed(self, changes: Iterable[Change]) -> None:
         """The catalog has taken these changes."""
@@ -186,7 +206,7 @@ class GroupCoordinator:
 
     def _end_turn(self) -> None:
         if self._offsets is not None:
-            self._offsets.end_turn(self.now_ms())
+            self._offsets.end_turn()
 
     # --- timers ---
 
@@ -216,7 +236,7 @@ class GroupCoordinator:
         now_ms = self.now_ms()
 
         def load() -> tuple[PartitionLog, Groups]:
-            opened = open_offsets(self._config.data_dir, self._config.log, now_ms, distrust_cache=distrust_cache)
+            opened = open_offsets(self._config, now_ms, distrust_cache=distrust_cache)
             try:
                 groups = Groups(self._settings, self.topics)
                 for record in stored_records(opened):
@@ -244,7 +264,7 @@ class GroupCoordinator:
         if self._is_refusing:
             log.warning("groups are served again")
         self._is_refusing = False
-        self._offsets = OffsetsLog(opened, self._io, partial(self._storing_failed, opened))
+        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
         self._perform_all(self._groups.loaded(self.now_ms()))
         waiting, self._waiting = self._waiting, deque()
         for event in waiting:
@@ -271,12 +291,17 @@ class GroupCoordinator:
         self._retry_ms = min(2 * self._retry_ms, RETRY_MAX_MS)
 
     def _retry(self, distrust_cache: bool) -> None:
-        if not self._is_closed:
+        if self._io.waiting:
+            # A thread still has the folder's files.
+            self._loop.call_later(RETRY_MS, partial(self._retry, distrust_cache))
+        elif not self._is_closed:
             self._open(distrust_cache)
 
     def close(self) -> None:
         """At the end of the process, when the loop has ended."""
         self._is_closed = True
+        if self._offsets is not None:
+            self._offsets.cancel_compaction()
         self._io.close(5)
         if self._offsets is not None:
-            self._offsets.close(self.now_ms())
+            self._offsets.close()

@@ -17,7 +17,6 @@ from kbroker.errors import (
 )
 from kbroker.kafka import (
     list_offsets,
-    listings,
     log_dirs,
     metadata,
     offset_for_leader_epoch,
@@ -32,6 +31,7 @@ from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_fetching import KafkaFetch, check_epoch
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_service import Call, KafkaService
@@ -66,7 +66,7 @@ class KafkaLeader:
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.LIST_GROUPS: self._list_groups,
+                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
         )
@@ -96,10 +96,6 @@ class KafkaLeader:
         folder = self._worker.config.data_dir
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
         call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
-
-    def _list_groups(self, call: Call) -> None:
-        # Clients ask every node and merge: the coordinator lists them all.
-        call.answer(listings.groups(call.request, ()))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child
