@@ -287,6 +287,11 @@ class KafkaConfig:
         "kafka.requests.in.flight.max", 64, "A Kafka connection with so many unanswered requests is not read from.",
         least=1, most=65_536,
     )  # fmt: skip
+    fetch_sessions_max: int = setting(
+        "max.incremental.fetch.session.cache.slots", 1000,
+        "Fetch sessions that each process remembers; above it the smallest and the unused give way.",
+        least=0, most=1_000_000,
+    )  # fmt: skip
     fetch_bytes_max: int = setting(
         "kafka.fetch.max.bytes", 55 << 20, "The most bytes in the answer to one fetch of a Kafka client, but for "
         "a single larger batch.", unit="bytes", least=1024, most=_INT32_MAX,

@@ -20,12 +20,12 @@ from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
 from kbroker.records.codec import BatchBuilder, decode, iter_batches
-from kbroker.types import TopicPartition
+from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
 
 log = logging.getLogger(__name__)
 
-PARTITION = TopicPartition("__consumer_offsets", 0)
+PARTITION = TopicPartition(OFFSETS_TOPIC, 0)
 COMPACTION = Rules()
 COMPACTION_PAUSE_S = 0.001
 """Between two pieces: it computes, and the loop wants its turn."""
@@ -81,6 +81,7 @@ class OffsetsLog:
         failed: Callable[[KbrokerError], None],
     ) -> None:
         self.log = partition_log
+        self.on_published: Callable[[], None] = lambda: None
         self._io = io
         self._now_ms = now_ms
         self._failed = failed
@@ -121,6 +122,7 @@ class OffsetsLog:
             self._give_up(StorageError(f"{PARTITION}: the disk did not take the records: {error}"))
         else:
             self.log.finish_flush(flush, 0)
+            self.on_published()
         if self._is_over:
             self.log.abandon()
             return
