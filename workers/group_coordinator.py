@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from kbroker.catalog.catalog import TOPICS
 from kbroker.catalog.store import Change
 from kbroker.errors import KbrokerError
+from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
@@ -129,7 +130,7 @@ class GroupCoordinator:
         self._groups: Groups | None = None
         self._offsets: OffsetsLog | None = None
         self._log_followers: list[Callable[[OffsetsLog], None]] = []
-        self._asked: dict[object, Event] = {}
+        self._asked: dict[object, Event | ConsumerEvent] = {}
         self._unsaved: dict[str, _Unsaved] = {}
         self._wakes: dict[str, _Wake] = {}
         self._is_closed = False
@@ -149,7 +150,7 @@ class GroupCoordinator:
 
     # --- requests ---
 
-    def ask(self, event: Event) -> None:
+    def ask(self, event: Event | ConsumerEvent) -> None:
         """Put an event to its group; `event.token(result)` follows, now or later, exactly once."""
         if self._groups is not None:
             self._asked[event.token] = event
