@@ -19,6 +19,7 @@ class from what came over the wire.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -116,7 +117,15 @@ class RecordListTooLarge(RequestError):
     code = 18
 
 
-class InvalidTimestamp(RequestError):
+class RecordsRefused(RequestError):
+    """Single records of a batch are at fault: `records` says of each, by its number in the batch, why."""
+
+    def __init__(self, message: str, records: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.records = records or {}
+
+
+class InvalidTimestamp(RecordsRefused):
     code = 32
 
 
@@ -187,7 +196,7 @@ class UnsupportedCompressionType(RequestError):
     code = 76
 
 
-class InvalidRecord(RequestError):
+class InvalidRecord(RecordsRefused):
     code = 87
 
 
