@@ -9,13 +9,11 @@ import pytest
 from kbroker.testing import Broker
 from tests.compat.java_tools import JavaTools, ToolsMissing, find_tools
 
-LISTENERS = "PLAINTEXT://127.0.0.1:0"
-
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
     """One for all tests of a module; each uses topics of its own."""
-    with Broker(workers=2, listeners=LISTENERS) as running:
+    with Broker(workers=2) as running:
         yield running
 
 

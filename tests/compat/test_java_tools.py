@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from kbroker.testing import Broker
-from tests.compat.conftest import LISTENERS
 from tests.compat.java_tools import JavaTools
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -102,7 +101,7 @@ def test_log_dirs(tools: Tools, topic: str, broker: Broker) -> None:
 @pytest.fixture(scope="module")
 def files(java: JavaTools) -> Iterator[Path]:
     """The folder of a broker that has stopped, and that had: several segments, compressions, producers, commits."""
-    with Broker(workers=1, listeners=LISTENERS) as broker:
+    with Broker(workers=1) as broker:
         tools = Tools(java, broker)
         tools("kafka-topics", "--create", "--topic", "dumped", "--config", "segment.bytes=1048576")
         for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
