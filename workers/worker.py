@@ -266,7 +266,7 @@ class Worker:
         dirty, self._dirty = self._dirty, {}
         for partition in dirty.values():
             self._publish(partition)
-            if partition.has_waiters:
+            if partition.has_waiters or partition.log.flush_due:
                 partition.flush(self.io, self.now_ms, self._flushed)
         # Readers first: who waits for a record waits longer than who has sent it.
         answers, self._answers = self._answers, []
@@ -285,7 +285,7 @@ class Worker:
             self.table.reopen(partition, str(partition.log.failed))
             return
         self._publish(partition)
-        if partition.has_waiters:
+        if partition.has_waiters or partition.log.flush_due:
             partition.flush(self.io, self.now_ms, self._flushed)
 
     # --- in the background ---

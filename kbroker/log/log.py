@@ -60,9 +60,6 @@ class PartitionLog:
         self.storage = storage
         self.lock: File | None = lock
         self.hot_window_bytes = HOT_WINDOW_BYTES
-        self._start(recovered, now_ms)
-
-    def _start(self, recovered: Recovered, now_ms: int) -> None:
         self.recovery: RecoveryReport = recovered.report
         self.segments = recovered.segments
         self.bases = [segment.base_offset for segment in recovered.segments]
@@ -138,6 +135,19 @@ class PartitionLog:
     def unsynced(self) -> bool:
         """Whether anything is not on the disk yet: what the background flush asks."""
         return self.synced_offset < self.next_offset or bool(self._unsynced) or self._folder_changed
+
+    @property
+    def flush_due(self) -> bool:
+        """Whether so much was appended since the last recovery point that a flush should not wait for the clock."""
+        return self._point_is_due() and self._flush is None and self.failed is None
+
+    def _point_is_due(self) -> bool:
+        config = self.config
+        return (
+            self._point_due
+            or self._point_bytes >= config.recovery_point_bytes
+            or self._point_batches >= config.recovery_point_batches
+        )
 
     @property
     def flushing(self) -> bool:
@@ -380,13 +390,7 @@ class PartitionLog:
         """Take everything that is not synced into a Flush for an I/O thread. None: nothing to do, or one is out."""
         if self._flush is not None or self.failed is not None:
             return None
-        config = self.config
-        due = (
-            force_recovery_point
-            or self._point_due
-            or self._point_bytes >= config.recovery_point_bytes
-            or self._point_batches >= config.recovery_point_batches
-        )
+        due = force_recovery_point or self._point_is_due()
         if not due and not self.unsynced:
             return None
         active = self._active
@@ -442,29 +446,13 @@ class PartitionLog:
         self.high_watermark_position = shown
 
     def fail_flush(self, flush: Flush, error: BaseException) -> None:
-        """On the loop, after `run` raised: nothing more is acknowledged until `repair` or a new owner has copied what
-        the page cache shows. A mark in the folder says so to the next owner, if the disk lets us.
+        """On the loop, after `run` raised: nothing more is acknowledged until the log was opened anew without trusting
+        the page cache. A mark in the folder says so to the next owner, if the disk lets us.
         """
         assert flush is self._flush, "one flush at a time"
         self._flush = None
-        self.failed = f"the disk failed to sync ({error}); records are refused until the log is repaired"
+        self.failed = f"the disk failed to sync ({error}); records are refused until the log is opened anew"
         opening.leave_failure_mark(self, str(error))
-
-    def repair(self, now_ms: int) -> int:
-        """After a failed flush: recover again, copying everything past the recovery point into new files, which are
-        synced and swapped in; readers keep the old files. Begins a new leader epoch. May block long.
-
-        Returns the number of records that were lost (none that acks=all had acknowledged). Raises StorageError when
-        the disk still fails: try again later.
-        """
-        if self.lock is None or self._flush is not None:
-            raise StorageError(f"{self.partition}: cannot repair now: {self.failed or 'a flush is out'}")
-        if self.failed is None:
-            return 0
-        ended = self.next_offset
-        recovered = opening.recover_again(self, now_ms)
-        self._start(recovered, now_ms)
-        return max(0, ended - self.next_offset)
 
     # Retention
 

@@ -17,7 +17,7 @@ from kbroker.errors import OffsetOutOfRange
 from kbroker.log import PartitionLog
 from kbroker.records.batch import read_header
 
-from ..log.batches import PARTITION, TOPIC_ID, batch, flush, records
+from ..log.batches import PARTITION, TOPIC_ID, batch, flush, opened_anew, records
 from ..log.disks import ForgetfulDisk
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ class LogModel(RuleBasedStateMachine):
         if work is None:
             return
         self.log.fail_flush(work, OSError("as if fdatasync failed"))
-        assert self.log.repair(self.now_ms) == 0
+        self.log = opened_anew(self.log, self.now_ms)
         assert self.log.leader_epoch > self.epoch
         self.epoch = self.log.leader_epoch
         self.synced = self.log.next_offset
