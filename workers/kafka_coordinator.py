@@ -12,6 +12,7 @@ from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
     configs,
     coordination,
+    delete_records,
     listings,
     log_dirs,
     metadata,
@@ -89,6 +90,7 @@ class KafkaCoordinator:
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
                 ApiKey.OFFSET_FETCH: self._offset_fetch,
@@ -327,17 +329,22 @@ class KafkaCoordinator:
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [
-            self._refused(topic.name or self._internal.name_of(topic.topic_id), partition.index)
+            produce.failed(*self._refusal(topic.name or self._internal.name_of(topic.topic_id), partition.index))
             for topic in request.topic_data
             for partition in topic.partition_data
         ]
         call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
 
-    def _refused(self, topic: str | None, index: int) -> produce.Outcome:
+    def _delete_records(self, call: Call) -> None:
+        refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]
+        call.answer(delete_records.answer(call.request, [delete_records.Result(code) for code, _ in refusals]))
+
+    def _refusal(self, topic: str | None, index: int) -> tuple[int, str]:
+        """Why clients may not change that partition here: error code and reason."""
         try:
             if topic is None:
                 raise UnknownTopicId("no topic has that id")
             self._internal.get(topic, index)
         except RequestError as error:
-            return produce.failed(error.code, str(error))
-        return produce.failed(InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only")
+            return error.code, str(error)
+        return InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only"

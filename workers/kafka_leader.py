@@ -28,6 +28,7 @@ from kbroker.kafka.cluster import Cluster
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
 from kbroker.workers.kafka_listeners import kafka_sockets
@@ -55,6 +56,7 @@ class KafkaLeader:
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
@@ -151,6 +153,9 @@ class KafkaLeader:
                 raise UnknownTopicId(f"no topic has the id {item.topic_id.hex()}")
             name = known
         return self._worker.table.get(name, item.partition)
+
+    def _delete_records(self, call: Call) -> None:
+        DeletionInProgress(self._worker, call).start()
 
     def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ class KafkaClient:
         self._socket.settimeout(PATIENCE_S)
         self._number = 0
         self._asked: list[tuple[int, int]] = []
+        # As all clients do: large requests are taken from known clients only.
+        self.ask(ApiKey.API_VERSIONS, 0, codec.request_types(ApiKey.API_VERSIONS).ApiVersionsRequest())
 
     def __enter__(self) -> Self:
         return self
@@ -104,9 +107,11 @@ class KafkaClient:
         return self.ask(ApiKey.PRODUCE, version, request).responses[0].partition_responses[0]
 
 
-def batch(*values: bytes, timestamp_ms: int = 1_700_000_000_000) -> bytes:
-    """A record batch without keys."""
+def batch(*values: bytes, timestamp_ms: int | None = None) -> bytes:
+    """A record batch without keys, of now if no time is given."""
     builder = BatchBuilder(batch_bytes=1 << 20)
+    if timestamp_ms is None:
+        timestamp_ms = time.time_ns() // 1_000_000
     for value in values:
         assert builder.append(timestamp_ms, None, value)
     return bytes(builder.build())
