@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from kbroker.kafka import (
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
@@ -83,6 +84,7 @@ class KafkaCoordinator:
         self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
         self._topics = _Topics(coordinator.catalog, internal)
+        self._answers = MetadataAnswers()
         self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
         self.offsets.on_published = self._internal.serve(self.offsets.log).published
         records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
@@ -141,16 +143,24 @@ class KafkaCoordinator:
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._cluster(call.host).topics)
+        missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host)))
+            self._answer_metadata(call, {})
             return
 
         def created(results: list[m.TopicResult]) -> None:
-            refused = {result.name: result.error for result in results if result.error}
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host), refused))
+            self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
         coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+
+    def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
+        cluster = self._cluster(call.host)
+        encoded = self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused)
+        call.answer_pieces((encoded,))
+
+    def topics_changed(self, names: Iterable[str]) -> None:
+        """Something else is known of these topics now: also leader epochs."""
+        self._answers.forget(names)
 
     def _find_coordinator(self, call: Call) -> None:
         call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))

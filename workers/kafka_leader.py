@@ -25,6 +25,7 @@ from kbroker.kafka import (
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
@@ -51,6 +52,8 @@ class KafkaLeader:
         self._worker = worker
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
+        self._answers = MetadataAnswers()
+        worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
@@ -83,7 +86,7 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer(metadata.answer(call.request, call.version, cluster))
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster),))
 
     def _topic_partitions(self, call: Call) -> None:
         call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))

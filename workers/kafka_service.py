@@ -35,6 +35,7 @@ SERVED = frozenset(
         ApiKey.CREATE_ACLS,
         ApiKey.DELETE_ACLS,
         ApiKey.LIST_GROUPS,
+        ApiKey.DESCRIBE_PRODUCERS,
         ApiKey.LIST_TRANSACTIONS,
         ApiKey.LIST_CONFIG_RESOURCES,
         ApiKey.DESCRIBE_LOG_DIRS,

@@ -75,7 +75,8 @@ class KafkaClient:
         """The topics as this node tells of them, by name."""
         types = codec.request_types(ApiKey.METADATA)
         asked = [types.MetadataRequestTopic(name=name) for name in topics] or None
-        answer = self.ask(ApiKey.METADATA, 12, types.MetadataRequest(topics=asked))
+        request = types.MetadataRequest(topics=asked, allow_auto_topic_creation=False)
+        answer = self.ask(ApiKey.METADATA, 12, request)
         return {topic.name: topic for topic in answer.topics}
 
     def create(self, topic: str, partitions: int = 1, **settings: str) -> bytes:
