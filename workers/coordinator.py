@@ -17,11 +17,20 @@ from typing import Any
 
 import zmq
 
-from kbroker.catalog.catalog import PRODUCER_IDS, TOPICS, Catalog, check_entries
+from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries
 from kbroker.catalog.rebuild import topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change
-from kbroker.config import TOPIC_SETTINGS, Config, Known, allowed, topic_log_config, value_text
+from kbroker.config import (
+    TOPIC_SETTINGS,
+    Config,
+    Known,
+    allowed,
+    make_config,
+    topic_log_config,
+    topic_value,
+    value_text,
+)
 from kbroker.errors import (
     InvalidReplicationFactor,
     InvalidRequest,
@@ -32,7 +41,7 @@ from kbroker.errors import (
     StorageError,
     code_of,
 )
-from kbroker.types import NO_EPOCH, worker_node
+from kbroker.types import COORDINATOR_NODE, NO_EPOCH, worker_node
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
@@ -60,12 +69,15 @@ class Coordinator:
 
     def __init__(self, child: ChildContext) -> None:
         self.child = child
+        self.given: Config = child.config
+        """The settings as the file and the flags have them, before what was altered."""
         self.config: Config = child.config
         self.loop = Loop()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         nodes = [int(worker_node(index)) for index in range(child.worker_count)]
         self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
         self.store = self._open_store()
+        self._reload(self.given)
         self.io = IoThreads(self.loop, 1, "store")
         self.producer_ids = iter(range(0))
         self.wanting_ids: list[TakeId] = []
@@ -145,7 +157,8 @@ class Coordinator:
         self.context.term()
 
     def _reload(self, config: Config) -> None:
-        self.config = config
+        self.given = config
+        self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), config)
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()
@@ -243,13 +256,10 @@ class Coordinator:
 
     def _describe_settings(self, asked: Asked, request: m.DescribeSettings) -> None:
         own = self.catalog.topic(request.topic).settings if request.topic else {}
-        effective = topic_log_config(self.config.log, own)
-        default = Config().log
         found = []
         for name, known in sorted(TOPIC_SETTINGS.items()):
-            value = getattr(effective, known.attribute)
-            changed = getattr(self.config.log, known.attribute) != getattr(default, known.attribute)
-            source = "topic" if name in own else "broker" if changed else "default"
+            value = topic_value(self.config, own, name)
+            source = "topic" if name in own else "default" if value == known.default else "broker"
             found.append(_setting_info(name, value, source, known))
         asked.answer(codec.encode_answer(m.SettingsAnswer(found)))
 
@@ -348,6 +358,8 @@ class Coordinator:
             if error is None:
                 self.catalog.apply(changes)
                 self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
+                if any(change.key.startswith(ALTERED) for change in changes):
+                    self._reload(self.given)
                 self.members.broadcast(changes, done, timeout_ms)
             else:
                 log.error("a change of the catalog failed: %s", error)

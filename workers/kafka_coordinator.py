@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.groups.committed import Committed, Place
@@ -249,9 +249,13 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics))
+            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+
+    def _settings_created(self, name: str) -> list[Any]:
+        own = self._coordinator.catalog.topic(name).settings
+        return configs.created_topic_configs(self._broker_settings(), own)
 
     def _delete_topics(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
@@ -280,12 +284,19 @@ class KafkaCoordinator:
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
         own |= {name: topic.settings for name, topic in self._coordinator.members.internal_topics.items()}
-        nodes = self._coordinator.child.kafka_ports
-        call.answer(configs.described(call.request, self._coordinator.config, own, nodes))
+        call.answer(configs.described(call.request, self._broker_settings(), own, self._nodes))
+
+    def _broker_settings(self) -> configs.BrokerSettings:
+        return configs.BrokerSettings(self._coordinator.given, self._coordinator.catalog.altered)
+
+    @property
+    def _nodes(self) -> Collection[int]:
+        return self._coordinator.child.kafka_ports
 
     def _alter_configs(self, call: Call) -> None:
         request = call.request
-        asked = configs.alterations(request, incremental=call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS)
+        incremental = call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS
+        asked = configs.alterations(request, incremental=incremental, nodes=self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item if isinstance(item, Result) else partial(self._altered, item) for item in asked
         ]
@@ -296,12 +307,11 @@ class KafkaCoordinator:
 
         self._decide(names, decisions, 30_000, request.validate_only, done)
 
-    def _altered(self, item: configs.Alteration) -> list[Change]:
+    def _altered(self, asked: configs.Alteration) -> list[Change]:
         catalog = self._coordinator.catalog
-        removed = item.remove
-        if item.only:
-            removed = [name for name in catalog.topic(item.topic).settings if name not in item.set]
-        return catalog.alter(item.topic, item.set, removed)
+        if asked.resource_type == configs.BROKER:
+            return catalog.alter_broker(asked.name, *configs.outcome(asked, catalog.altered.get(asked.name, {})))
+        return catalog.alter(asked.name, *configs.outcome(asked, catalog.topic(asked.name).settings))
 
     def _decide(
         self,

@@ -13,7 +13,6 @@ from kbroker.errors import (
     RequestError,
     StorageError,
     UnknownTopicId,
-    code_of,
 )
 from kbroker.kafka import (
     coordination,
@@ -131,20 +130,53 @@ class KafkaLeader:
             call.answer(produce.answer(request, [failed] * count, cluster))
             return
         progress = _ProduceInProgress(call, len(items), cluster)
+        rewriting = self._worker.rewriting
         for number, item in enumerate(items):
             try:
                 partition = self._find(item)
-                produce.check_not_empty(item.batches)
-                result = self._worker.append(partition, item.batches, acks)
+                produce.check_payload(item.batches, call.version)
+                if rewriting.is_asked_by(partition):
+                    then = partial(self._rewritten, partition, request.timeout_ms, acks, progress, number)
+                    rewriting.rewrite(partition, item.batches, then)
+                    continue
+                self._append(partition, item.batches, request.timeout_ms, acks, progress, number)
             except (RequestError, StorageError) as error:
-                progress.settle(number, produce.failed(code_of(error), str(error)))
-                continue
-            outcome = _appended(result)
-            if result.sync_needed:
-                self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
-            else:
-                progress.settle(number, outcome)
+                progress.settle(number, produce.refused(error))
         progress.strip(items)
+
+    def _append(
+        self,
+        partition: Partition,
+        batches: bytes | bytearray | memoryview,
+        timeout_ms: int,
+        acks: int,
+        progress: _ProduceInProgress,
+        number: int,
+    ) -> None:
+        result = self._worker.append(partition, batches, acks)
+        outcome = _appended(result)
+        if result.sync_needed:
+            self._when_synced(partition, result, timeout_ms, partial(progress.synced, number, outcome))
+        else:
+            progress.settle(number, outcome)
+
+    def _rewritten(
+        self,
+        partition: Partition,
+        timeout_ms: int,
+        acks: int,
+        progress: _ProduceInProgress,
+        number: int,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        """The batches are as their topic wants them, or it does not want them."""
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, timeout_ms, acks, progress, number)
+        except (RequestError, StorageError) as refusal:
+            progress.settle(number, produce.refused(refusal))
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -188,7 +220,7 @@ class _ProduceInProgress:
     def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
         """The disk has them, or does not."""
         if error is not None:
-            outcome = produce.failed(code_of(error), str(error))
+            outcome = produce.refused(error)
         self.settle(number, outcome)
 
     def strip(self, items: list[produce.Wanted]) -> None:
@@ -213,7 +245,8 @@ class _ProduceInProgress:
         failed = next((outcome for outcome in self._outcomes if outcome.error_code), None)
         if failed is not None:
             # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-            raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
+            call.give_up(f"acks=0 and error {failed.error_code}: {failed.message}")
+            return
         call.answer_pieces(())
 
 

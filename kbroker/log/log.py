@@ -30,6 +30,7 @@ from kbroker.records.batch import (
     patch_log_append_time,
     patch_sized,
 )
+from kbroker.records.policy import policy_of
 from kbroker.types import TopicPartition
 
 _LOADED_INDEXES_MAX = 8
@@ -58,6 +59,8 @@ class PartitionLog:
         self.partition = partition
         self.topic_id = topic_id
         self.config = config
+        self.policy = policy_of(config)
+        """What its topic asks of records besides sound batches. Whoever appends has applied it; None: there is none."""
         self.storage = storage
         self.lock: File | None = lock
         self.hot_window_bytes = HOT_WINDOW_BYTES
@@ -140,8 +143,10 @@ class PartitionLog:
 
     @property
     def flush_due(self) -> bool:
-        """Whether so much was appended since the last recovery point that a flush should not wait for the clock."""
-        return self._point_is_due() and self._flush is None and self.failed is None
+        """Whether so much was appended, since the last recovery point or at all, that a flush should not wait for the
+        clock."""
+        is_much = self._point_is_due() or self.next_offset - self.synced_offset >= self.config.flush_messages
+        return is_much and self._flush is None and self.failed is None
 
     def _point_is_due(self) -> bool:
         config = self.config
@@ -185,6 +190,7 @@ class PartitionLog:
                 view = view[start:]
                 found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
         stamp = -1
+        latest = now_ms + self.config.timestamp_after_max_ms
         if self.config.timestamp_type == "LogAppendTime":
             stamp = now_ms
             found = [patch_log_append_time(view, facts, now_ms) for facts in found]
@@ -193,6 +199,11 @@ class PartitionLog:
         for facts in found:
             if facts.attributes & LOG_APPEND_TIME and stamp < 0:
                 raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
+            if facts.max_timestamp > latest:
+                raise InvalidTimestamp(
+                    f"{self.partition}: timestamp {facts.max_timestamp} is after {latest}, the latest by "
+                    "message.timestamp.after.max.ms"
+                )
             patch_sized(view, facts, offset, epoch)
             offset += facts.record_count
         size_bytes = len(view)
@@ -501,6 +512,7 @@ class PartitionLog:
     def configure(self, config: LogConfig) -> None:
         """Other settings, from now on."""
         self.config = config
+        self.policy = policy_of(config)
         for segment in self.segments:
             segment.index_interval_bytes = config.index_interval_bytes
 

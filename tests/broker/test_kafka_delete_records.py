@@ -82,6 +82,14 @@ def test_what_cannot_be_deleted(broker: Broker, leader: KafkaClient, topic: str)
         assert delete(client, (OFFSETS_TOPIC, 0, 0)) == [(17, -1)]
 
 
+def test_what_is_only_compacted_keeps_its_records(broker: Broker, topic: str) -> None:
+    with KafkaClient(broker, 0) as client:
+        client.create(topic, 1, cleanup_policy="compact")
+        node = client.metadata(topic)[topic].partitions[0].leader_id
+    with KafkaClient(broker, node) as client:
+        assert delete(client, (topic, 0, 0)) == [(44, -1)]
+
+
 def test_it_outlives_the_worker(broker: Broker, leader: KafkaClient, topic: str) -> None:
     assert delete(leader, (topic, 0, 7)) == [(0, 7)]
     broker.kill_and_wait(f"worker-{leader.node - 1}")
