@@ -28,7 +28,7 @@ def policy(**settings: Any) -> RecordPolicy:
     return found
 
 
-def batch(records: list[Keyed], codec: int = 0, **producer: int) -> bytearray:
+def batch(records: list[Keyed], codec: int = 0, **producer: Any) -> bytearray:
     builder = BatchBuilder(codec, 1 << 24, **producer)
     for timestamp_ms, key, value in records:
         assert builder.append(timestamp_ms, key, value, [("h", b"1")])
