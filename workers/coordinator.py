@@ -48,6 +48,7 @@ from kbroker.wire.control import RemovedInfo
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import LAST_WORDS_MS, Asked
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_coordinator import GroupCoordinator
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
@@ -86,6 +87,7 @@ class Coordinator:
         self.is_committing = False
         self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
         self.front = FrontDialler(self.context, child, self.loop, self._serve)
+        self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
@@ -149,8 +151,7 @@ class Coordinator:
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
-        if self.kafka is not None:
-            self.kafka.offsets.close(time.time_ns() // 1_000_000)
+        self.groups.close()
         self.store.close()
         self.members.close()
         self.front.close(LAST_WORDS_MS)
@@ -360,6 +361,7 @@ class Coordinator:
                 self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
                 if any(change.key.startswith(ALTERED) for change in changes):
                     self._reload(self.given)
+                self.groups.catalog_changed(changes)
                 self.members.broadcast(changes, done, timeout_ms)
             else:
                 log.error("a change of the catalog failed: %s", error)
