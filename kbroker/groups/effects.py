@@ -36,6 +36,6 @@ class Effects:
     records: list[Record] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     wake_ms: int | None = None
-    """Tick the group at that time (ms since 1970) or soon after; the newest value counts. None: no change."""
+    """Tick the group at that time (ms since 1970) or soon after; the last value given counts. None: no change."""
     notices: list[str] = field(default_factory=list)
     """Lines for the log, for an operator: who was put out of which group and why."""
