@@ -242,13 +242,18 @@ class KafkaConfig:
     """The doors for Kafka clients, and their limits. Each is checked before our code allocates anything."""
 
     listeners: str = setting(
-        "listeners", "",
-        "PLAINTEXT://HOST:PORT for Kafka clients (9092 is usual). The coordinator takes PORT, worker i PORT+1+i; "
-        "port 0: free ones. Empty: no Kafka clients.",
+        "listeners", "PLAINTEXT://localhost:9092",
+        "PLAINTEXT://HOST:PORT for Kafka clients, or HOST:PORT. The coordinator takes PORT, worker i PORT+1+i; "
+        "port 0: free ones. `localhost` is 127.0.0.1 and ::1, `*` every address. Empty: no Kafka clients.",
     )  # fmt: skip
     advertised_host: str = setting(
         "advertised.host", "",
         "The host that Kafka clients are told, where it is not the address they dialled (behind NAT or port mapping).",
+    )  # fmt: skip
+    advertised_ports: str = setting(
+        "advertised.ports", "",
+        "The ports that Kafka clients are told, where they are not the listeners' own: the coordinator's (worker i "
+        "follows at PORT+1+i), or a list of one for each node.",
     )  # fmt: skip
     connections_max: int = setting(
         "max.connections", 20_000, "Kafka clients connected to one process; more are refused.", least=1, most=1 << 20
@@ -406,6 +411,8 @@ def parse_toml(text: str, source: str) -> dict[str, str]:
                 flatten(f"{name}.", value)
             elif isinstance(value, (str, int, bool)):
                 values[name] = value_text(value)
+            elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+                values[name] = ",".join(value)
             else:
                 raise ConfigError(f"{source}: {name} must be text, a whole number, true or false, not {value!r}")
 

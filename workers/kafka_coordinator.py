@@ -33,9 +33,9 @@ from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
+from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_service import Call, KafkaService
-from kbroker.workers.listeners import kafka_listener
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 
@@ -103,8 +103,8 @@ class KafkaCoordinator:
         config = coordinator.config
         self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         child = coordinator.child
-        listener = child.listeners[kafka_listener(COORDINATOR_NODE)]
-        self.door = KafkaDoor(coordinator.loop, listener, self._service.serve, coordinator.config.kafka)
+        sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
+        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, coordinator.config.kafka)
         coordinator.members.on_forward = self._serve_forwarded
 
     def _serve_forwarded(self, name: str, message: KafkaForward) -> None:

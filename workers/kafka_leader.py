@@ -32,9 +32,9 @@ from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_fetching import KafkaFetch, check_epoch
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_service import Call, KafkaService
-from kbroker.workers.listeners import kafka_listener
 from kbroker.workers.partition import AckWaiter, Partition
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class KafkaLeader:
             },
             self._forward,
         )
-        listener = worker.child.listeners[kafka_listener(worker.node)]
-        self.door = KafkaDoor(worker.loop, listener, self.service.serve, worker.config.kafka)
+        sockets = kafka_sockets(worker.child.listeners, worker.node)
+        self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)
 
     def _forward(self, call: Call) -> None:
         if not self._forwarding.forward(call):

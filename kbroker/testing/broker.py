@@ -35,8 +35,9 @@ class Broker:
     """A broker in a folder of its own. Use it as a context, or call `start` and `stop`.
 
     `settings` are broker settings by Kafka's names, `named` the same with `_` for `.`: `Broker(log_segment_bytes=1 <<
-    20)`. `workers` processes own the partitions; with `tcp` native clients may also come by `tcp_server`. `data_dir`
-    None: a temporary folder, removed at the end; a given one stays. `config` is a configuration file.
+    20)`. `workers` processes own the partitions; with `tcp` native clients may also come by `tcp_server`. Kafka clients
+    come by `bootstrap_servers`, at free ports of localhost unless `listeners` says otherwise. `data_dir` None: a
+    temporary folder, removed at the end; a given one stays. `config` is a configuration file.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Broker:
         self.data_dir = data_dir or self.folder / "data"
         self.runtime_dir = self.folder / "run"
         self.log_path = self.folder / "broker.log"
-        self.settings = {name.replace("_", "."): value for name, value in named.items()} | dict(settings or {})
+        self.settings: dict[str, object] = {"listeners": "localhost:0"}
+        self.settings |= {name.replace("_", "."): value for name, value in named.items()} | dict(settings or {})
         self.workers = workers
         self.tcp = tcp
         self.config = config
@@ -183,8 +185,8 @@ class Broker:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where Kafka clients connect; needs `listeners="PLAINTEXT://127.0.0.1:0"` or another address."""
-        return str(self.status()["listeners"]["kafka-0"])
+        """Where Kafka clients connect."""
+        return str(self.status()["bootstrap_servers"])
 
     def status(self) -> dict[str, Any]:
         """What `kbroker status --json` tells. Raises BrokerUnavailable."""
