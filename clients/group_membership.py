@@ -93,7 +93,7 @@ class Membership:
 
     def leave(self) -> None:
         """Give up membership; a static member keeps its place until its session is over."""
-        if self.state is MemberState.MEMBER:
+        if self.state is MemberState.MEMBER or (self.state is MemberState.JOINING and self.in_flight):
             self.state = MemberState.LEAVING
             self.due_ms = 0
         elif self.state is not MemberState.LEAVING:
