@@ -525,6 +525,7 @@ class Consumer:
                 options.max_poll_interval_ms,
                 interval_ms,
                 options.api_timeout_ms,
+                options.client_id,
             ),
             self._cluster,
             self._core,

@@ -50,7 +50,15 @@ class Membership:
     coordinator has put the member out, so that what it owned may be somebody else's by now."""
 
     def __init__(
-        self, group: str, member_id: str, *, instance_id: str | None, assignor: str | None, rebalance_timeout_ms: int
+        self,
+        group: str,
+        member_id: str,
+        *,
+        instance_id: str | None,
+        assignor: str | None,
+        rebalance_timeout_ms: int,
+        client_id: str = "",
+        host: str = "",
     ) -> None:
         self.group = group
         self.member_id = member_id
@@ -67,6 +75,8 @@ class Membership:
         self.in_flight = False
         self._assignor = assignor
         self._rebalance_timeout_ms = rebalance_timeout_ms
+        self._client_id = client_id
+        self._host = host
         # Each as it is, as the heartbeat on its way says, and as the coordinator knows it (None: not at all).
         self._subscription: _Subscription = (frozenset(), "")
         self._sent_subscription: _Subscription | None = None
@@ -132,6 +142,8 @@ class Membership:
         if joins:
             message.rebalance_timeout_ms = self._rebalance_timeout_ms
             message.assignor = self._assignor
+            message.client_id = self._client_id
+            message.host = self._host
         self._sent_owned = frozenset() if joins else self.owned
         if joins or self._sent_owned != self._told_owned:
             message.owned = by_topic(self._sent_owned)

@@ -7,6 +7,7 @@ partition is never taken away while the caller works on records that `poll` has 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ class GroupOptions:
     max_poll_interval_ms: int
     auto_commit_interval_ms: int | None
     timeout_ms: int
+    client_id: str
 
 
 class GroupSession:
@@ -76,6 +78,8 @@ class GroupSession:
             instance_id=options.instance_id,
             assignor=options.assignor,
             rebalance_timeout_ms=options.max_poll_interval_ms,
+            client_id=options.client_id,
+            host=socket.gethostname(),
         )
         self._asked: set[TopicPartition] = set()  # whose committed offsets are being asked for
         self._found: dict[TopicPartition, OffsetAndMetadata | None] = {}

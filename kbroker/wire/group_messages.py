@@ -34,6 +34,7 @@ class GroupHeartbeat:
     `member_id`: chosen by the client, a UUID as text; the same for all its life. `owned`: what the member reads at this
     moment; who joins owns nothing. `pattern`: an RE2 expression that a topic's whole name must match.
     `rebalance_timeout_ms`: how long the member may take to let go of what it is to give up; -1: as before.
+    `client_id`, `host`: as the group's description shows the member.
     """
 
     OP: ClassVar[str] = "group_heartbeat"
@@ -46,6 +47,8 @@ class GroupHeartbeat:
     pattern: str | None = None
     assignor: str | None = None
     owned: list[TopicPartitions] | None = None
+    client_id: str = ""
+    host: str = ""
 
 
 @dataclass(slots=True)
