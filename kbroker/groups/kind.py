@@ -34,7 +34,7 @@ class Group(Protocol):
     group_id: str
 
     @property
-    def type(self) -> str:
+    def type_name(self) -> str:
         """Kafka's name for the kind: "classic" or "consumer"."""
 
     @property
@@ -46,8 +46,8 @@ class Group(Protocol):
         """ "consumer" for consumers; "" while nobody has said."""
 
     @property
-    def empty_since_ms(self) -> int | None:
-        """Since when it has had no members; None while it has some, or had none ever."""
+    def is_empty(self) -> bool:
+        """Nobody is a member, or about to become one: the group may be deleted."""
 
     def handle(self, event: object, now_ms: int) -> Effects:
         """Take an event of this kind."""
@@ -68,7 +68,7 @@ class Group(Protocol):
         """This state is given up: every request that still waits in it is answered COORDINATOR_NOT_AVAILABLE."""
 
     def records(self) -> list[Record]:
-        """Records from which `replay` makes this state again; without the offsets."""
+        """The stored records that are in force, without offsets: a log of only these replays to the same."""
 
     def tombstones(self) -> list[Record]:
         """Records that make the log forget the group; without the offsets."""
@@ -78,6 +78,9 @@ class Group(Protocol):
 
     def check_fetch(self, event: FetchOffsets) -> None:
         """Raise when offsets may not be read by whom it names."""
+
+    def kept_since_ms(self, commit_ms: int) -> int | None:
+        """From when on the retention of an offset counts that was committed then; None: it does not count now."""
 
     def subscribes(self, topic: str) -> bool:
         """Whether a member reads that topic, or may without our knowing: its offsets are kept."""
