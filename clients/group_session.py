@@ -20,11 +20,11 @@ from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.clients.records import OffsetAndMetadata
 from kbroker.errors import (
     BrokerUnavailable,
-    ConfigError,
     KbrokerError,
     RequestError,
     RetriableError,
     StaleMemberEpoch,
+    UnknownMemberId,
     error_for,
 )
 from kbroker.types import TopicPartition
@@ -341,8 +341,12 @@ class GroupSession:
         if heart is None:
             return m.CommitOffsets(self._options.group, entries)
         with heart.lock:
-            if member.epoch <= 0:
-                raise ConfigError(f"group {member.group}: this consumer is no member at the moment; poll first")
+            if member.lost or member.epoch <= 0:
+                # With the epoch of a later membership this would overwrite what the new owner commits.
+                raise UnknownMemberId(
+                    f"group {member.group}: this consumer is no member at the moment, and its partitions may be "
+                    "another's by now; poll joins again"
+                )
             return m.CommitOffsets(member.group, entries, member.member_id, member.epoch, member.instance_id)
 
     def _note(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
