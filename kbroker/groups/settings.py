@@ -37,6 +37,8 @@ class GroupSettings:
     """group.consumer.heartbeat.interval.ms: how often members are told to send a heartbeat."""
     consumer_assignors: tuple[str, ...] = ("uniform", "range")
     """group.consumer.assignors: the first is taken when no member names one."""
+    consumer_assignment_interval_ms: int = 200
+    """group.consumer.assignment.interval.ms: in a burst of changes assignments are computed once per this time."""
     consumer_migration_policy: str = "bidirectional"
     """group.consumer.migration.policy: `bidirectional`, `upgrade`, `downgrade` or `disabled`."""
     consumer_regex_refresh_interval_ms: int = 600_000
