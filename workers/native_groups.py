@@ -82,7 +82,9 @@ class NativeGroups:
 
         def answered(result: ConsumerGroupHeartbeatResult) -> None:
             if result.error_code:
-                asked.refuse(error_for(result.error_code, result.error_message or _message(result.error_code, request.group)))
+                asked.refuse(
+                    error_for(result.error_code, result.error_message or _message(result.error_code, request.group))
+                )
                 return
             assignment = None if result.assignment is None else self._named(result.assignment)
             answer = m.GroupHeartbeatAnswer(result.member_epoch, result.heartbeat_interval_ms, assignment)
@@ -117,7 +119,9 @@ class NativeGroups:
     # --- offsets ---
 
     def _commit(self, asked: Asked, request: m.CommitOffsets) -> None:
-        offsets = tuple(OffsetToCommit(o.topic, o.partition, o.offset, o.leader_epoch, o.metadata) for o in request.offsets)
+        offsets = tuple(
+            OffsetToCommit(o.topic, o.partition, o.offset, o.leader_epoch, o.metadata) for o in request.offsets
+        )
 
         def answered(result: CommitOffsetsResult) -> None:
             places = [(entry.topic, entry.partition) for entry in offsets]
@@ -197,9 +201,7 @@ class NativeGroups:
             )
             for one in result.members
         ]
-        return m.GroupInfo(
-            group, 0, "", "consumer", result.state, result.group_epoch, result.assignor, members
-        )
+        return m.GroupInfo(group, 0, "", "consumer", result.state, result.group_epoch, result.assignor, members)
 
     def _delete(self, asked: Asked, request: m.DeleteGroups) -> None:
         def delete(group: str, done: Callable[[m.GroupResult], None]) -> None:
@@ -215,7 +217,7 @@ class NativeGroups:
 
 
 def _message(code: int, group: str) -> str:
-    """"" for no error."""
+    """ "" for no error."""
     return f"group {group:.249}: {_MEANING.get(code, f'refused with error {code}')}" if code else ""
 
 
@@ -225,7 +227,7 @@ def _places(topics: Iterable[m.TopicPartitions]) -> tuple[tuple[str, int], ...]:
 
 def _answer_offsets(asked: Asked, group: str, places: Iterable[tuple[str, int]], codes: Iterable[int]) -> None:
     results = [
-        m.OffsetResult(topic, partition, code, code and f"{_message(code, group)} ({topic:.249}-{partition})" or "")
+        m.OffsetResult(topic, partition, code, f"{_message(code, group)} ({topic:.249}-{partition})" if code else "")
         for (topic, partition), code in zip(places, codes, strict=True)
     ]
     asked.answer(codec.encode_answer(m.OffsetResults(results)))
