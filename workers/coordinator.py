@@ -26,19 +26,20 @@ from kbroker.errors import (
     InvalidReplicationFactor,
     InvalidRequest,
     KbrokerError,
+    RequestError,
     RequestTimedOut,
     StartError,
     StorageError,
-    UnknownTopicOrPartition,
     code_of,
 )
-from kbroker.types import worker_node
+from kbroker.types import NO_EPOCH, worker_node
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import LAST_WORDS_MS, Asked
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_coordinator import GroupCoordinator
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
@@ -74,6 +75,7 @@ class Coordinator:
         self.is_committing = False
         self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
         self.front = FrontDialler(self.context, child, self.loop, self._serve)
+        self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
@@ -137,8 +139,7 @@ class Coordinator:
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
-        if self.kafka is not None:
-            self.kafka.offsets.close(time.time_ns() // 1_000_000)
+        self.groups.close()
         self.store.close()
         self.members.close()
         self.front.close(LAST_WORDS_MS)
@@ -187,7 +188,7 @@ class Coordinator:
     def _topic_info(self, name: str) -> m.TopicInfo:
         try:
             info = topic_info(self.catalog, name)
-        except UnknownTopicOrPartition as error:
+        except RequestError as error:
             return m.TopicInfo(name, error.code, str(error))
         info.batch_bytes_max = topic_log_config(self.config.log, info.settings).message_max_bytes
         return info
@@ -285,8 +286,11 @@ class Coordinator:
             self.take_producer_id(done)
 
     def epoch_of(self, topic: str, index: int, known_epoch: int) -> int:
-        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet."""
-        return max(known_epoch, self._epochs.get((topic, index), -1))
+        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet.
+
+        -1: no owner has told one yet. They begin with 1: the catalog's 0 is no epoch to compare with.
+        """
+        return max(known_epoch, self._epochs.get((topic, index), -1)) or NO_EPOCH
 
     # --- changes ---
 
@@ -344,6 +348,7 @@ class Coordinator:
             self.is_committing = False
             if error is None:
                 self.catalog.apply(changes)
+                self.groups.catalog_changed(changes)
                 self.members.broadcast(changes, done, timeout_ms)
             else:
                 log.error("a change of the catalog failed: %s", error)

@@ -1,23 +1,23 @@
 """Everything around the state machines of groups: their log, their timers, the order of answers, the topics they see.
 
 A request comes in as an event whose token is a function: it gets the result when all that the group decided before is
-on the disk. While the log is being opened and replayed, events wait; after a failure of the disk all are refused with
-COORDINATOR_NOT_AVAILABLE until the log was opened anew, and what groups know is then what the log has.
+on the disk. After a failure of the disk all are refused with COORDINATOR_NOT_AVAILABLE until the log was opened anew,
+and what groups know is then what the log has.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kbroker.catalog.store import Change
 from kbroker.catalog.catalog import TOPICS
+from kbroker.catalog.store import Change
 from kbroker.errors import KbrokerError
+from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
@@ -29,16 +29,33 @@ from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
 
 if TYPE_CHECKING:
     from kbroker.catalog.catalog import Catalog
-    from kbroker.config import Config
+    from kbroker.config import Config, GroupConfig
 
 log = logging.getLogger(__name__)
 
-COORDINATOR_LOAD_IN_PROGRESS = 14
 COORDINATOR_NOT_AVAILABLE = 15
-WAITING_MAX = 10_000
-"""Events that wait for the log to be replayed; more are refused."""
 RETRY_MS = 1_000
 RETRY_MAX_MS = 10_000
+
+
+def settings_of(config: GroupConfig) -> GroupSettings:
+    """The broker's settings as the state machines take them."""
+    return GroupSettings(
+        groups_max=config.groups_max,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+        offset_metadata_max_bytes=config.offset_metadata_max_bytes,
+        max_size=config.max_size,
+        min_session_timeout_ms=config.min_session_timeout_ms,
+        max_session_timeout_ms=config.max_session_timeout_ms,
+        initial_rebalance_delay_ms=config.initial_rebalance_delay_ms,
+        consumer_max_size=config.consumer_max_size,
+        consumer_session_timeout_ms=config.consumer_session_timeout_ms,
+        consumer_heartbeat_interval_ms=config.consumer_heartbeat_interval_ms,
+        consumer_assignors=tuple(config.consumer_assignors.split(",")),
+        consumer_migration_policy=config.consumer_migration_policy,
+        consumer_regex_refresh_interval_ms=config.consumer_regex_refresh_interval_ms,
+    )
 
 
 class CatalogTopics:
@@ -103,26 +120,29 @@ class _Wake:
 class GroupCoordinator:
     """All groups of this broker. Everything here runs on the loop's thread; the disk is on I/O threads."""
 
-    def __init__(self, config: Config, catalog: Catalog, settings: GroupSettings, loop: Loop) -> None:
+    def __init__(self, config: Config, catalog: Catalog, loop: Loop) -> None:
         self.topics = CatalogTopics(catalog)
         self._config = config
-        self._settings = settings
+        self._settings = settings_of(config.groups)
         self._loop = loop
         # One piece of work of each kind at most: so no flush waits for a compaction.
         self._io = IoThreads(loop, 2, "offsets")
         self._groups: Groups | None = None
         self._offsets: OffsetsLog | None = None
-        self._waiting: deque[Event] = deque()
-        self._asked: dict[object, Event] = {}
+        self._log_followers: list[Callable[[OffsetsLog], None]] = []
+        self._asked: dict[object, Event | ConsumerEvent] = {}
         self._unsaved: dict[str, _Unsaved] = {}
         self._wakes: dict[str, _Wake] = {}
-        self._is_refusing = False
         self._is_closed = False
         self._retry_ms = RETRY_MS
         # Sessions must not end because somebody has set the clock.
         self._clock_ms = time.time_ns() // 1_000_000 - loop.now_ms()
         loop.at_turn_end(self._end_turn)
-        self._open(False)
+        try:
+            # Nobody is served yet: this may block.
+            self._take_over(*self._load(False))
+        except (KbrokerError, OSError) as error:
+            self._refuse(f"groups cannot be served: {error}", False)
 
     def now_ms(self) -> int:
         """Milliseconds since 1970 that never jump."""
@@ -130,23 +150,19 @@ class GroupCoordinator:
 
     # --- requests ---
 
-    def ask(self, event: Event) -> None:
+    def ask(self, event: Event | ConsumerEvent) -> None:
         """Put an event to its group; `event.token(result)` follows, now or later, exactly once."""
         if self._groups is not None:
             self._asked[event.token] = event
             self._perform(event.group_id, self._groups.handle(event, self.now_ms()))
-        elif self._is_refusing:
-            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
-        elif len(self._waiting) >= WAITING_MAX:
-            event.token(event.refused(COORDINATOR_LOAD_IN_PROGRESS))
         else:
-            self._waiting.append(event)
+            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
 
-    def listed(self, states: frozenset[str], types: frozenset[str]) -> list[ListedGroup] | int:
+    def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int:
         """The groups in these states and of these types (none named: of all), or an error code."""
         if self._groups is None:
-            return COORDINATOR_NOT_AVAILABLE if self._is_refusing else COORDINATOR_LOAD_IN_PROGRESS
-        return self._groups.list(states, types)
+            return COORDINATOR_NOT_AVAILABLE
+        return self._groups.listed(states, types)
 
     def catalog_changed(self, changes: Iterable[Change]) -> None:
         """The catalog has taken these changes."""
@@ -186,7 +202,7 @@ class GroupCoordinator:
 
     def _end_turn(self) -> None:
         if self._offsets is not None:
-            self._offsets.end_turn(self.now_ms())
+            self._offsets.end_turn()
 
     # --- timers ---
 
@@ -212,43 +228,31 @@ class GroupCoordinator:
 
     # --- the log ---
 
-    def _open(self, distrust_cache: bool) -> None:
+    def follow_log(self, opened: Callable[[OffsetsLog], None]) -> None:
+        """Call `opened` with the log, now when it is open, and whenever it was opened anew."""
+        self._log_followers.append(opened)
+        if self._offsets is not None:
+            opened(self._offsets)
+
+    def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Groups]:
+        """Open the log and replay it. May block. Raises StorageError, StartError."""
         now_ms = self.now_ms()
+        opened = open_offsets(self._config, now_ms, distrust_cache=distrust_cache)
+        try:
+            groups = Groups(self._settings, self.topics)
+            for record in stored_records(opened):
+                groups.replay(record, now_ms)
+        except BaseException:
+            opened.abandon()
+            raise
+        return opened, groups
 
-        def load() -> tuple[PartitionLog, Groups]:
-            opened = open_offsets(self._config.data_dir, self._config.log, now_ms, distrust_cache=distrust_cache)
-            try:
-                groups = Groups(self._settings, self.topics)
-                for record in stored_records(opened):
-                    groups.replay(record, now_ms)
-            except BaseException:
-                opened.abandon()
-                raise
-            return opened, groups
-
-        self._io.submit(load, partial(self._opened, distrust_cache))
-
-    def _opened(
-        self, distrust_cache: bool, found: tuple[PartitionLog, Groups] | None, error: BaseException | None
-    ) -> None:
-        if self._is_closed:
-            if found is not None:
-                found[0].abandon()
-            return
-        if found is None:
-            if error is not None and not isinstance(error, (KbrokerError, OSError)):
-                raise error
-            self._refuse(f"groups cannot be served: {error}", distrust_cache)
-            return
-        opened, self._groups = found
-        if self._is_refusing:
-            log.warning("groups are served again")
-        self._is_refusing = False
-        self._offsets = OffsetsLog(opened, self._io, partial(self._storing_failed, opened))
-        self._perform_all(self._groups.loaded(self.now_ms()))
-        waiting, self._waiting = self._waiting, deque()
-        for event in waiting:
-            self.ask(event)
+    def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
+        self._groups = groups
+        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
+        for follower in self._log_followers:
+            follower(self._offsets)
+        self._perform_all(groups.loaded(self.now_ms()))
 
     def _storing_failed(self, opened: PartitionLog, error: KbrokerError) -> None:
         self._groups = self._offsets = None
@@ -256,27 +260,41 @@ class GroupCoordinator:
         wakes, self._wakes = self._wakes, {}
         for wake in wakes.values():
             wake.timer.cancel()
+        asked, self._asked = self._asked, {}
         self._refuse(f"groups are out of service: {error}", bool(opened.failed))
+        for event in asked.values():
+            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
 
     def _refuse(self, why: str, distrust_cache: bool) -> None:
-        """Say so to all who wait, and try again after a while."""
-        if not self._is_refusing:
-            log.error("%s; tried again until the disk takes records", why)
-        self._is_refusing = True
-        asked, self._asked = [*self._asked.values(), *self._waiting], {}
-        self._waiting.clear()
-        for event in asked:
-            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
+        """Out of service; try again after a while."""
+        log.error("%s; tried again in %d ms", why, self._retry_ms)
         self._loop.call_later(self._retry_ms, partial(self._retry, distrust_cache))
         self._retry_ms = min(2 * self._retry_ms, RETRY_MAX_MS)
 
     def _retry(self, distrust_cache: bool) -> None:
-        if not self._is_closed:
-            self._open(distrust_cache)
+        if self._is_closed:
+            return
+        if self._io.waiting:
+            # A thread still has the folder's files.
+            self._loop.call_later(RETRY_MS, partial(self._retry, distrust_cache))
+            return
+
+        def loaded(found: tuple[PartitionLog, Groups] | None, error: BaseException | None) -> None:
+            if found is not None and not self._is_closed:
+                log.warning("groups are served again")
+                self._take_over(*found)
+            elif isinstance(error, (KbrokerError, OSError)):
+                self._refuse(f"groups cannot be served: {error}", distrust_cache)
+            elif error is not None:
+                raise error
+
+        self._io.submit(partial(self._load, distrust_cache), loaded)
 
     def close(self) -> None:
         """At the end of the process, when the loop has ended."""
         self._is_closed = True
+        if self._offsets is not None:
+            self._offsets.cancel_compaction()
         self._io.close(5)
         if self._offsets is not None:
-            self._offsets.close(self.now_ms())
+            self._offsets.close()

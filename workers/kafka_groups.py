@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.events import Event, ListedGroup
-from kbroker.kafka import group_admin, group_members, offsets
+from kbroker.kafka import consumer_groups, group_admin, group_members, offsets
 from kbroker.kafka.apis import ApiKey
 from kbroker.workers.kafka_service import Call, Serve
 
 NOT_COORDINATOR = 16
+AnyEvent = Event | ConsumerEvent
 
 
 class TopicNames(Protocol):
@@ -30,7 +32,7 @@ class TopicNames(Protocol):
 class GroupsElsewhere:
     """In a worker: groups are the coordinator's."""
 
-    def ask(self, event: Event) -> None:
+    def ask(self, event: AnyEvent) -> None:
         """Refuse, as Kafka's brokers do."""
         event.token(event.refused(NOT_COORDINATOR))
 
@@ -42,7 +44,7 @@ class GroupsElsewhere:
 class AskedGroups(Protocol):
     """Who knows the groups."""
 
-    def ask(self, event: Event) -> None: ...
+    def ask(self, event: AnyEvent) -> None: ...
 
     def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int: ...
 
@@ -64,6 +66,8 @@ class KafkaGroups:
             ApiKey.DESCRIBE_GROUPS: self._describe,
             ApiKey.LIST_GROUPS: self._list,
             ApiKey.DELETE_GROUPS: self._delete,
+            ApiKey.CONSUMER_GROUP_HEARTBEAT: self._consumer_heartbeat,
+            ApiKey.CONSUMER_GROUP_DESCRIBE: self._consumer_describe,
         }
 
     # --- members ---
@@ -89,6 +93,15 @@ class KafkaGroups:
             call.answer(group_members.left(call.version, result))
 
         self._groups.ask(group_members.leave(call.request, call.version, left))
+
+    def _consumer_heartbeat(self, call: Call) -> None:
+        def heard(result: Any) -> None:
+            call.answer(consumer_groups.heard(result))
+
+        request, fresh_id = call.request, str(uuid.uuid4())
+        self._groups.ask(
+            consumer_groups.heartbeat(request, call.version, call.client_id, call.client_host, fresh_id, heard)
+        )
 
     # --- offsets ---
 
@@ -120,6 +133,13 @@ class KafkaGroups:
         gathering = _Gathering(described)
         gathering.ask(self._groups, group_admin.describe(call.request, gathering.token_of))
 
+    def _consumer_describe(self, call: Call) -> None:
+        def described(results: Sequence[Any]) -> None:
+            call.answer(consumer_groups.described(call.request, self._topics.name_of, results))
+
+        gathering = _Gathering(described)
+        gathering.ask(self._groups, consumer_groups.describe(call.request, gathering.token_of))
+
     def _list(self, call: Call) -> None:
         found = self._groups.listed(call.request.states_filter, call.request.types_filter)
         call.answer(group_admin.listed((), found) if isinstance(found, int) else group_admin.listed(found))
@@ -144,7 +164,7 @@ class _Gathering:
         """The token of the event of that number."""
         return partial(self._take, number)
 
-    def ask(self, groups: AskedGroups, events: Sequence[Event]) -> None:
+    def ask(self, groups: AskedGroups, events: Sequence[AnyEvent]) -> None:
         """Ask them all."""
         self._results = [None] * len(events)
         self._missing = len(events)

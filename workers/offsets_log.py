@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
 
 from kbroker.catalog.rebuild import read_topic_id
-from kbroker.config import LogConfig
+from kbroker.config import Config
 from kbroker.errors import KbrokerError, StorageError
 from kbroker.groups.effects import Record
+from kbroker.log import compaction
+from kbroker.log.compaction import Compaction, Rules
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
 from kbroker.records.codec import BatchBuilder, decode, iter_batches
-from kbroker.types import TopicPartition
+from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
 
 log = logging.getLogger(__name__)
 
-PARTITION = TopicPartition("__consumer_offsets", 0)
+PARTITION = TopicPartition(OFFSETS_TOPIC, 0)
+COMPACTION = Rules()
+COMPACTION_PAUSE_S = 0.001
+"""Between two pieces: it computes, and the loop wants its turn."""
 READ_BYTES = 1 << 20
 BATCH_BYTES = 1 << 20
 """Records of several groups share a batch up to here. What one group stores at once is never divided."""
@@ -30,13 +36,18 @@ BATCH_BYTES_MAX = 256 << 20
 """So a group's own batch may be larger: the metadata of thousands of members, each up to a request's size."""
 
 
-def open_offsets(data_dir: Path, config: LogConfig, now_ms: int, *, distrust_cache: bool) -> PartitionLog:
+def open_offsets(config: Config, now_ms: int, *, distrust_cache: bool) -> PartitionLog:
     """The log of `__consumer_offsets-0`, recovered. May block. Raises StorageError, StartError."""
-    folder = data_dir / str(PARTITION)
+    folder = config.data_dir / str(PARTITION)
     topic_id = read_topic_id(folder / PARTITION_METADATA) or uuid.uuid4().bytes
     # Not for users' settings: what retention took would be forgotten.
     own = dataclasses.replace(
-        config, retention_ms=-1, retention_bytes=-1, flush_acks_all="fdatasync", message_max_bytes=BATCH_BYTES_MAX
+        config.log,
+        segment_bytes=config.groups.offsets_segment_bytes,
+        retention_ms=-1,
+        retention_bytes=-1,
+        flush_acks_all="fdatasync",
+        message_max_bytes=BATCH_BYTES_MAX,
     )
     return PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, distrust_cache=distrust_cache)
 
@@ -62,23 +73,34 @@ class OffsetsLog:
     nobody who waits is told: that is the business of whoever made this.
     """
 
-    def __init__(self, partition_log: PartitionLog, io: IoThreads, failed: Callable[[KbrokerError], None]) -> None:
+    def __init__(
+        self,
+        partition_log: PartitionLog,
+        io: IoThreads,
+        now_ms: Callable[[], int],
+        failed: Callable[[KbrokerError], None],
+    ) -> None:
         self.log = partition_log
+        self.on_published: Callable[[], None] = lambda: None
         self._io = io
+        self._now_ms = now_ms
         self._failed = failed
         self._is_over = False
         self._turn: list[tuple[Sequence[Record], Callable[[], None]]] = []
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._compaction: Compaction | None = None
+        self._segments = 0  # when it was last looked at whether a compaction is worth the while
 
     def store(self, records: Sequence[Record], stored: Callable[[], None]) -> None:
-        """Keep the records, all or none of them; `stored()` follows when they are on the disk, in the order of calls."""
+        """Keep the records, all or none of them; `stored()` follows when they are on the disk, in order."""
         if not self._is_over:
             self._turn.append((records, stored))
 
-    def end_turn(self, now_ms: int) -> None:
+    def end_turn(self) -> None:
         """Append what this turn has brought, and begin to sync it."""
         if not self._turn or self._is_over:
             return
+        now_ms = self._now_ms()
         turn, self._turn = self._turn, []
         try:
             for batch, whose in _batches(turn, now_ms):
@@ -100,26 +122,67 @@ class OffsetsLog:
             self._give_up(StorageError(f"{PARTITION}: the disk did not take the records: {error}"))
         else:
             self.log.finish_flush(flush, 0)
+            self.on_published()
         if self._is_over:
             self.log.abandon()
             return
         acknowledged = self.log.acknowledged_offset
         while self._waiting and self._waiting[0][0] <= acknowledged:
             self._waiting.popleft()[1]()
+        self._tidy()
         if self.log.needs_sync:
             self._flush()
+
+    # --- compaction ---
+
+    def _tidy(self) -> None:
+        """While no flush is out: unlink what is due, and begin a compaction if a segment was rolled."""
+        now_ms = self._now_ms()
+        try:
+            self.log.delete_due(now_ms)
+            if len(self.log.segments) == self._segments or self._compaction is not None:
+                return
+            self._segments = len(self.log.segments)
+            self._compaction = compaction.begin(self.log, COMPACTION, now_ms)
+        except StorageError as error:
+            log.error("%s", error)
+        if self._compaction is not None:
+            pause = partial(time.sleep, COMPACTION_PAUSE_S)
+            self._io.submit(partial(self._compaction.run, pause), partial(self._compacted, self._compaction))
+
+    def _compacted(self, done: Compaction, _result: None, error: BaseException | None) -> None:
+        self._compaction = None
+        if self._is_over:
+            return
+        if error is not None:
+            log.error("%s", error)  # tried again with the next segment
+            return
+        try:
+            freed = done.finish(self.log, self._now_ms())
+        except StorageError as raised:
+            self._give_up(raised)
+            return
+        self._segments = len(self.log.segments)
+        log.info("%s: compaction has freed %d KiB of %d", PARTITION, freed >> 10, (self.log.size_bytes + freed) >> 10)
 
     def _give_up(self, error: KbrokerError) -> None:
         if self._is_over:
             return
         self._is_over = True
+        if self._compaction is not None:
+            self._compaction.cancel()
         self._turn.clear()
         self._waiting.clear()
         if not self.log.flushing:
             self.log.abandon()
         self._failed(error)
 
-    def close(self, now_ms: int) -> None:
+    def cancel_compaction(self) -> None:
+        """The process is about to end: nobody waits for a compaction."""
+        if self._compaction is not None:
+            self._compaction.cancel()
+
+    def close(self) -> None:
         """Close cleanly, after the I/O threads have ended."""
         if self._is_over:
             return
@@ -128,7 +191,7 @@ class OffsetsLog:
             self.log.abandon()  # how that sync ended is not known here: the successor recovers
             return
         try:
-            self.log.close(now_ms)
+            self.log.close(self._now_ms())
         except StorageError as error:
             log.error("%s could not be closed cleanly: %s", PARTITION, error)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 Assignment = Mapping[bytes, frozenset[int]]
 """Partitions by topic id (16 bytes). Never changed in place; a topic without partitions is left out."""
 
 TopicIdPartition = tuple[bytes, int]
 
-NOTHING: Assignment = {}
+NOTHING: Assignment = MappingProxyType({})
 
 
 def of_partitions(partitions: Iterable[TopicIdPartition]) -> Assignment:

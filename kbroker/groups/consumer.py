@@ -2,23 +2,21 @@
 
     heartbeat ──► what the member tells ──► group epoch ──► targets (assignment epoch) ──► its next step ──► answer
 
-The group epoch rises when members, subscriptions or topics change. Targets are computed once per epoch at most, and in a
-burst of changes once per `consumer_assignment_interval_ms`. A member's step is a pure function of what it has, its
+The group epoch rises when members, subscriptions or topics change. Targets are computed once per epoch at most, and in
+a burst of changes once per `consumer_assignment_interval_ms`. A member's step is a pure function of what it has, its
 target, and what others still hold (`consumer_member.reconciled`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import ClassVar, Final
 
 from kbroker.errors import (
     FencedInstanceId,
     FencedMemberEpoch,
-    GroupIdNotFound,
     GroupMaxSizeReached,
     IllegalGeneration,
-    RequestError,
     StaleMemberEpoch,
     UnknownMemberId,
     UnreleasedInstanceId,
@@ -39,7 +37,7 @@ from kbroker.groups.consumer_events import (
 from kbroker.groups.consumer_member import NEW, ConsumerMember, reconciled
 from kbroker.groups.consumer_records import MemberFacts, MemberState
 from kbroker.groups.consumer_state import ConsumerGroupState, metadata_hash
-from kbroker.groups.effects import Effects, Record, Reply
+from kbroker.groups.effects import Effects, Record, Reply, shown
 from kbroker.groups.events import CommitOffsets, FetchOffsets
 from kbroker.groups.kind import Topics
 from kbroker.groups.patterns import matching
@@ -52,8 +50,8 @@ _UNKNOWN_FACTS: Final = MemberFacts(None, None, "", "", (), None, -1, None)
 class ConsumerGroup:
     """One group. What is stored of it is `stored`; the rest is deadlines."""
 
-    type = "consumer"
-    protocol_type = PROTOCOL_TYPE
+    type_name: ClassVar = "consumer"
+    protocol_type: Final = PROTOCOL_TYPE
 
     def __init__(self, group_id: str, settings: GroupSettings, topics: Topics) -> None:
         self.group_id = group_id
@@ -90,18 +88,13 @@ class ConsumerGroup:
         return max(allowed, key=lambda name: votes[name])
 
     def handle(self, event: object, now_ms: int) -> Effects:
-        """Take a ConsumerGroupHeartbeat or ConsumerGroupDescribe. `now_ms`: ms since 1970."""
+        """Take a heartbeat or a question; RequestError when it may not be, with nothing changed."""
         match event:
             case ConsumerGroupHeartbeat():
-                answer = self._heartbeat
+                return self._heartbeat(event, now_ms)
             case ConsumerGroupDescribe():
                 return Effects(replies=[Reply(event.token, self._described())])
-            case _:
-                raise AssertionError(f"{type(event).__name__} is no event of a consumer group")
-        try:
-            return answer(event, now_ms)
-        except RequestError as error:
-            return Effects(replies=[Reply(event.token, event.refused(error.code, error.message))])
+        raise TypeError(f"a consumer group takes no {type(event).__name__}")
 
     def tick(self, now_ms: int) -> Effects:
         """Put out who is silent or holds on too long; compute targets that were put off."""
@@ -110,13 +103,15 @@ class ConsumerGroup:
         late = [(m, why) for m in self.stored.members.values() if (why := _overdue(m, now_ms))]
         for member, why in late:
             effects.notices.append(
-                f"group {self.group_id}: member {member.member_id} ({member.facts.client_id} at "
-                f"{member.facts.client_host}) is put out: {why}"
+                f"group {shown(self.group_id)}: member {shown(member.member_id)} of {shown(member.facts.client_host)} "
+                f"was put out: {why}"
             )
             self.remove(member, effects, now_ms)
+        differ = False
         if self._patterns_due_ms is not None and now_ms >= self._patterns_due_ms:
             self._match_patterns(effects, now_ms)
-        self.settle(effects, now_ms, changed=bool(late) or self._topics_differ())
+            differ = self._topics_differ()
+        self.settle(effects, now_ms, changed=bool(late) or differ)
         return effects
 
     def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], now_ms: int) -> Effects:
@@ -131,7 +126,7 @@ class ConsumerGroup:
         return effects
 
     def replay(self, record: Record, now_ms: int) -> None:  # noqa: ARG002  (as every kind of group)
-        """Take over a stored record; MalformedFields when it is damaged."""
+        """Take over a stored record."""
         self.stored.replay(record)
 
     def loaded(self, now_ms: int) -> Effects:
@@ -244,6 +239,8 @@ class ConsumerGroup:
     def step(self, member: ConsumerMember, owned: Assignment | None, effects: Effects, now_ms: int) -> None:
         """Lead a member one step on. `owned`: what it says that it has."""
         stored = self.stored
+        if member.is_reconciled(stored.assignment_epoch):
+            return
         after = reconciled(
             member.current,
             stored.target(member.member_id),
@@ -271,10 +268,8 @@ class ConsumerGroup:
         if event.member_epoch < JOIN_EPOCH:
             return self._leave(event, now_ms)
         effects = Effects()
-        if event.member_epoch == JOIN_EPOCH:
-            member_id = self._place(event, effects)
-        else:
-            member_id = self._checked(event).member_id
+        joins = event.member_epoch == JOIN_EPOCH
+        member_id = self._place(event, effects) if joins else self._checked(event).member_id
         known = self.stored.members.get(member_id)
         facts = _facts_told(event, known.facts if known else _UNKNOWN_FACTS)
         changed = self.take_facts(member_id, facts, effects, now_ms)
@@ -430,19 +425,13 @@ class ConsumerGroup:
         )
 
 
-def refused_without_group(
-    event: ConsumerGroupHeartbeat | ConsumerGroupDescribe, found_type: str | None
-) -> RequestError:
-    """Why an event for a consumer group finds none. `found_type`: the kind of group that has the name, None: nobody."""
-    what = "not found" if found_type is None else "not a consumer group"
-    if isinstance(event, ConsumerGroupHeartbeat) and found_type is None:
-        # A consumer whose group expired meanwhile joins again; GROUP_ID_NOT_FOUND would end it.
-        return UnknownMemberId(f"Group {event.group_id} is not found, so {event.member_id} is no member of it.")
-    return GroupIdNotFound(f"Group {event.group_id} is {what}.")
-
-
 def _facts_told(event: ConsumerGroupHeartbeat, before: MemberFacts) -> MemberFacts:
     """What is known of a member after this heartbeat: None means unchanged."""
+    same_client = (event.client_id, event.client_host) == (before.client_id, before.client_host)
+    if same_client and event.topics is None and event.pattern is None and event.rebalance_timeout_ms == -1:
+        told = (event.instance_id, event.rack_id, event.assignor)
+        if told in ((None, None, None), (before.instance_id, before.rack_id, before.assignor)) and not before.classic:
+            return before  # the heartbeat of a member to which nothing happened
     return MemberFacts(
         before.instance_id if event.instance_id is None else event.instance_id,
         before.rack_id if event.rack_id is None else event.rack_id,

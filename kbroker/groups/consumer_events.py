@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kbroker.groups.assignment import NOTHING, Assignment
+from kbroker.groups.assignment import Assignment
 
 JOIN_EPOCH: Final = 0
 LEAVE_EPOCH: Final = -1
@@ -72,9 +72,9 @@ class DescribedConsumer:
     client_host: str
     topics: tuple[str, ...]
     pattern: str | None
-    assigned: Assignment = NOTHING
-    target: Assignment = NOTHING
-    is_classic: bool = False
+    assigned: Assignment
+    target: Assignment
+    is_classic: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,13 +121,16 @@ def key_of(kind: Kind, group_id: str, subject: str = "") -> bytes:
 
 
 def decode_key(key: bytes) -> RecordKey | None:
-    """The other way; None for a record of another kind. MalformedFields when it is damaged."""
+    """The other way; None for a record of another kind, or one that is damaged."""
     reader = FieldReader(key)
-    version = reader.int16()
-    if version not in _KINDS:
+    try:
+        version = reader.int16()
+        if version not in _KINDS:
+            return None
+        kind = Kind(version)
+        return RecordKey(kind, reader.text(), reader.text() if kind in _WITH_SUBJECT else "")
+    except MalformedFields:
         return None
-    kind = Kind(version)
-    return RecordKey(kind, reader.text(), reader.text() if kind in _WITH_SUBJECT else "")
 
 
 def tombstone(kind: Kind, group_id: str, subject: str = "") -> Record:

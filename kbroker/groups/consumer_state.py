@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import blake2b
 
 from kbroker.groups.assignment import NOTHING, Assignment, TopicIdPartition, partitions_of
@@ -31,6 +32,7 @@ from kbroker.groups.consumer_records import (
     tombstone,
 )
 from kbroker.groups.effects import Record
+from kbroker.groups.fields import MalformedFields
 from kbroker.groups.kind import Topics
 
 _NOBODY = MemberFacts(None, None, "", "", (), None, -1, None)
@@ -187,14 +189,15 @@ class ConsumerGroupState:
         ]
 
     def replay(self, record: Record) -> None:
-        """Take over what an earlier process stored, in the order of the log. MalformedFields: it is damaged."""
+        """Take over what an earlier process stored, in the order of the log. A damaged record is passed over."""
         key = decode_key(record.key)
         if key is None:
             return
         if record.value is None:
             self._replay_tombstone(key)
         else:
-            self._replay_value(key, record.value)
+            with suppress(MalformedFields):
+                self._replay_value(key, record.value)
 
     def _replay_value(self, key: RecordKey, value: bytes) -> None:
         match key.kind:

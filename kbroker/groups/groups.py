@@ -17,9 +17,11 @@ from kbroker.errors import (
     RequestError,
     UnknownMemberId,
 )
-from kbroker.groups import committed, group_records
+from kbroker.groups import committed, consumer_records, group_records
 from kbroker.groups.classic import ClassicGroup
 from kbroker.groups.committed import Committed
+from kbroker.groups.consumer import ConsumerGroup
+from kbroker.groups.consumer_events import JOIN_EPOCH, ConsumerGroupDescribe, ConsumerGroupHeartbeat
 from kbroker.groups.effects import Effects, Record, Reply, shown
 from kbroker.groups.events import (
     CommitOffsets,
@@ -51,6 +53,7 @@ NAME_BYTES_MAX: Final = 4096
 """The longest name of a group, client, instance or protocol, as UTF-8: they go into records, and stay in memory."""
 REFUSAL_NOTICE_INTERVAL_MS: Final = 60_000
 """That there are too many groups is said once in this time."""
+Kind = type[ClassicGroup] | type[ConsumerGroup]
 _NAMED: Final = (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DeleteOffsets)
 """Of a group whose name is "". Only offsets can be committed under that, as in Kafka."""
 
@@ -60,6 +63,7 @@ class Groups:
 
     def __init__(self, settings: GroupSettings, topics: Topics) -> None:
         self.settings = settings
+        self._topics = topics
         self._offsets = Offsets(settings, topics)
         self._groups: dict[str, Group] = {}
         self._wakes: dict[str, Wakes] = {}
@@ -76,7 +80,7 @@ class Groups:
             _check_name(event)
             effects = take(self, event, now_ms)
         except RequestError as error:
-            effects = Effects(replies=[Reply(event.token, event.refused(error.code))])
+            effects = _answer(event, _refusal(event, error))
             if isinstance(error, GroupMaxSizeReached) and event.group_id not in self._groups:
                 effects.notices += self._refusal_notice(event.group_id, now_ms)
         return self._finished(event.group_id, effects, now_ms)
@@ -118,13 +122,12 @@ class Groups:
             self._offsets.put(*commit)
             return
         stored = group_records.decode(record)
-        if stored is None:
-            return
-        group_id, facts = stored
-        if facts is None:
-            self._drop(group_id)
-        else:
-            self._group_or_new(group_id).replay(record, now_ms)
+        key = consumer_records.decode_key(record.key)
+        if stored is not None:
+            self._replay_into(ClassicGroup, stored[0], record, now_ms, is_all=True)
+        elif key is not None:
+            is_all = key.kind is consumer_records.Kind.GROUP
+            self._replay_into(ConsumerGroup, key.group_id, record, now_ms, is_all=is_all)
 
     def loaded(self, now_ms: int) -> list[tuple[str, Effects]]:
         """After the last record: sessions begin, what cannot go on as it was is settled."""
@@ -154,6 +157,19 @@ class Groups:
             effects.records, effects.wake_ms = again.records, again.wake_ms
             effects.notices += again.notices
         return self._finished(group_id, effects, now_ms)
+
+    def _replay_into(self, kind: Kind, group_id: str, record: Record, now_ms: int, *, is_all: bool) -> None:
+        """`is_all`: without this record there is no group of that kind."""
+        group = self._groups.get(group_id)
+        if record.value is not None:
+            if not isinstance(group, kind):
+                group = self._keep(self._made(kind, group_id))
+            group.replay(record, now_ms)
+        elif isinstance(group, kind):  # else the group is of another kind by now
+            if is_all:
+                self._drop(group_id)
+            else:
+                group.replay(record, now_ms)
 
     # --- plain queries ---
 
@@ -190,10 +206,34 @@ class Groups:
         if group is None:
             if event.member_id:
                 raise UnknownMemberId(f"there is no group {event.group_id!r}, so it has no members")
-            group = self._new(event.group_id)
+            group = self._new(ClassicGroup, event.group_id)
         effects = group.handle(event, now_ms)
         self._keep(group)
         return effects
+
+    def _consumer_heartbeat(self, event: ConsumerGroupHeartbeat, now_ms: int) -> Effects:
+        group = self._groups.get(event.group_id)
+        joins = event.member_epoch == JOIN_EPOCH
+        forgotten: list[Record] = []
+        if joins and isinstance(group, ClassicGroup) and group.is_empty:
+            forgotten, group = group.tombstones(), self._made(ConsumerGroup, event.group_id)
+        if group is None:
+            if not joins:
+                # Kafka says GROUP_ID_NOT_FOUND, which ends a consumer; with this one it joins again.
+                raise UnknownMemberId(f"Group {event.group_id} is not found, so {event.member_id} is no member of it.")
+            group = self._new(ConsumerGroup, event.group_id)
+        if not isinstance(group, ConsumerGroup):
+            raise GroupIdNotFound(f"Group {event.group_id} is not a consumer group.")
+        effects = group.handle(event, now_ms)
+        effects.records[:0] = forgotten
+        self._keep(group)
+        return effects
+
+    def _consumer_describe(self, event: ConsumerGroupDescribe, now_ms: int) -> Effects:
+        group = self._existing(event.group_id)
+        if not isinstance(group, ConsumerGroup):
+            raise GroupIdNotFound(f"Group {event.group_id} is not a consumer group.")
+        return group.handle(event, now_ms)
 
     def _of_member(self, event: SyncGroup | Heartbeat, now_ms: int) -> Effects:
         group = self._groups.get(event.group_id)
@@ -249,7 +289,7 @@ class Groups:
         if group is not None:
             return group
         if event.generation_id < 0:
-            return self._new(event.group_id)
+            return self._new(ClassicGroup, event.group_id)
         if event.knows_group_id_not_found:
             raise GroupIdNotFound(f"there is no group {event.group_id!r}")
         raise IllegalGeneration(f"there is no group {event.group_id!r}, so it has no generations")
@@ -277,23 +317,25 @@ class Groups:
             raise GroupIdNotFound(f"there is no group {group_id!r}")
         return group
 
-    def _new(self, group_id: str) -> Group:
+    def _new(self, kind: Kind, group_id: str) -> Group:
         """A group that is not kept yet."""
         if len(self._groups) >= self.settings.groups_max:
             raise GroupMaxSizeReached(f"there are {len(self._groups)} groups, as many as groups.max allows")
+        return self._made(kind, group_id)
+
+    def _made(self, kind: Kind, group_id: str) -> Group:
+        if kind is ConsumerGroup:
+            return ConsumerGroup(group_id, self.settings, self._topics)
         return ClassicGroup(group_id, self.settings)
 
     def _group_or_new(self, group_id: str) -> Group:
         """What is stored is taken over, whatever groups.max is now."""
-        group = self._groups.get(group_id)
-        if group is None:
-            group = ClassicGroup(group_id, self.settings)
-            self._keep(group)
-        return group
+        return self._groups.get(group_id) or self._keep(self._made(ClassicGroup, group_id))
 
-    def _keep(self, group: Group) -> None:
+    def _keep(self, group: Group) -> Group:
         self._groups[group.group_id] = group
         self._wakes.setdefault(group.group_id, Wakes())
+        return group
 
     def _drop(self, group_id: str) -> None:
         self._groups.pop(group_id, None)
@@ -331,7 +373,9 @@ class Groups:
         SyncGroup: _of_member,
         Heartbeat: _of_member,
         LeaveGroup: _leave,
+        ConsumerGroupHeartbeat: _consumer_heartbeat,
         DescribeGroup: _describe,
+        ConsumerGroupDescribe: _consumer_describe,
         DeleteGroup: _delete,
         CommitOffsets: _commit,
         FetchOffsets: _fetch,
@@ -341,6 +385,12 @@ class Groups:
 
 def _answer(event: Any, result: object) -> Effects:
     return Effects(replies=[Reply(event.token, result)])
+
+
+def _refusal(event: Any, error: RequestError) -> object:
+    if isinstance(event, (ConsumerGroupHeartbeat, ConsumerGroupDescribe)):
+        return event.refused(error.code, error.message)
+    return event.refused(error.code)
 
 
 def _check_name(event: Any) -> None:
