@@ -133,7 +133,9 @@ class Membership:
         if self.state is MemberState.LEAVING:
             epoch = LEAVE_EPOCH if self.instance_id is None else STATIC_LEAVE_EPOCH
             return GroupHeartbeat(self.group, self.member_id, epoch, self.instance_id)
-        message = GroupHeartbeat(self.group, self.member_id, self.epoch, self.instance_id)
+        message = GroupHeartbeat(
+            self.group, self.member_id, self.epoch, self.instance_id, client_id=self._client_id, host=self._host
+        )
         joins = self.state is MemberState.JOINING
         self._sent_subscription = self._subscription
         if joins or self._sent_subscription != self._told_subscription:
@@ -142,8 +144,6 @@ class Membership:
         if joins:
             message.rebalance_timeout_ms = self._rebalance_timeout_ms
             message.assignor = self._assignor
-            message.client_id = self._client_id
-            message.host = self._host
         self._sent_owned = frozenset() if joins else self.owned
         if joins or self._sent_owned != self._told_owned:
             message.owned = by_topic(self._sent_owned)

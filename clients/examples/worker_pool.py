@@ -3,7 +3,7 @@
     python worker_pool.py jobs --workers 3 --commit after-work
 
 Every job is handled at least once. With `--commit after-work` an offset is committed only when the jobs before it are
-done; with `--commit automatic` the consumer does it, when it is asked for more jobs. Ctrl-C ends the pool in good order.
+done; with `--commit automatic` the consumer does it, when it is asked for more jobs. Ctrl-C ends the pool in order.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from kbroker import Consumer, ConsumerRecord
 
 def handle(job: ConsumerRecord) -> None:
     """The work itself."""
-    print(os.getpid(), job.partition, job.offset, job.value.decode(), flush=True)
+    # One write for the whole line: the workers share their output.
+    print(f"{os.getpid()} {job.partition} {job.offset} {job.value.decode()}\n", end="", flush=True)
 
 
 def work(topic: str, group: str, after_work: bool) -> None:

@@ -1,4 +1,4 @@
-"""Consumer(group=…) against a broker: partitions shared, handed over, taken over; offsets committed and gone on from."""
+"""Consumer(group=…) against a broker: partitions shared, handed over, taken over; offsets committed."""
 
 from __future__ import annotations
 
@@ -398,23 +398,46 @@ class TestAdmin:
             with pytest.raises(InvalidRegularExpression, match=r"\("):
                 wait_until(lambda: consumer.poll(50) is None)
         with Consumer(server=broker.server) as consumer:
-            for call in (lambda: consumer.subscribe([name]), consumer.commit):
-                with pytest.raises(ConfigError, match="group"):
-                    call()
+            with pytest.raises(ConfigError, match="group"):
+                consumer.subscribe([name])
+            with pytest.raises(ConfigError, match="group"):
+                consumer.commit()
+
+
+class Jobs:
+    """Numbered jobs, a few at a time, until `enough` is called; then a last few hundred."""
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self.total: int | None = None
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._feed, args=(broker, name))
+        self._thread.start()
+
+    def _feed(self, broker: Broker, name: str) -> None:
+        count = 0
+        while not self._enough.wait(0.02):  # the pace of the jobs
+            fill(broker, name, 12, start=count)
+            count += 12
+        self.total = count + 300
+        fill(broker, name, 300, start=count)
+
+    def enough(self) -> None:
+        self._enough.set()
+        self._thread.join(PATIENCE_S)
 
 
 class TestWorkerPool:
     @pytest.mark.parametrize("commit", ["after-work", "automatic"])
     def test_a_killed_workers_jobs_are_done_by_the_others(self, broker: Broker, name: str, commit: str) -> None:
-        fill(broker, name, 300)
         command = [sys.executable, str(EXAMPLE), name, "--group", name, "--workers", "3", "--commit", commit]
         environment = {**os.environ, "KBROKER_SERVER": broker.server, "PYTHONPATH": str(EXAMPLE.parents[2])}
         done: dict[int, set[int]] = {}
         orders: dict[tuple[int, int], list[int]] = {}
+        killed = 0
+        jobs = Jobs(broker, name)
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as pool:
             assert pool.stdout is not None
             try:
-                killed = 0
                 for line in pool.stdout:
                     pid, partition, offset, job = map(int, line.split())
                     done.setdefault(pid, set()).add(job)
@@ -422,12 +445,13 @@ class TestWorkerPool:
                     if not killed and len(done) == 3 and len(done[pid]) >= 5:
                         killed = pid
                         os.kill(pid, signal.SIGKILL)
-                        fill(broker, name, 300, start=300)
-                    if len(set().union(*done.values())) == 600:
+                        jobs.enough()
+                    if len(set().union(*done.values())) == jobs.total:
                         break
                 pool.terminate()
                 assert pool.wait(PATIENCE_S) == 0
             finally:
+                jobs.enough()
                 os.killpg(pool.pid, signal.SIGKILL)
         assert killed
         assert all(offsets == sorted(set(offsets)) for offsets in orders.values()), "each worker goes forward"
