@@ -53,6 +53,7 @@ from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
+from kbroker.workers.native_groups import NativeGroups
 from kbroker.workers.stream_connection import Streams
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Coordinator:
             m.DescribeSettings: self._describe_settings,
             m.AlterSettings: self._alter_settings,
             m.InitProducerId: self._init_producer_id,
+            **NativeGroups(self.groups).requests,
         }
 
     # --- start and end ---
