@@ -476,8 +476,8 @@ class Config:
     native: NativeConfig = field(default_factory=NativeConfig)
     shm: ShmConfig = field(default_factory=ShmConfig)
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
-    groups: GroupConfig = field(default_factory=GroupConfig)
     inert: InertConfig = field(default_factory=InertConfig)
+    groups: GroupConfig = field(default_factory=GroupConfig)
 
     @property
     def data_dir(self) -> Path:
