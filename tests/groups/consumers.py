@@ -9,7 +9,6 @@ from typing import Any
 from kbroker.groups import protocol
 from kbroker.groups.events import (
     Heartbeat,
-    HeartbeatResult,
     JoinedMember,
     JoinGroup,
     JoinGroupResult,

@@ -161,10 +161,12 @@ class GroupsMachine(RuleBasedStateMachine):
     def one_acts(self, data: st.DataObject) -> None:
         self._act(self._one(data))
 
-    @rule()
-    def all_act(self) -> None:
-        for consumer in list(self.consumers.values()):
-            self._act(consumer)
+    @rule(but=st.integers(0, 3))
+    def all_act(self, but: int | None = None) -> None:
+        """All but one, for whom the others may have to wait."""
+        for number, consumer in enumerate(list(self.consumers.values())):
+            if number != but:
+                self._act(consumer)
 
     @rule(rounds=st.integers(1, 16))
     def a_while_passes(self, rounds: int) -> None:
