@@ -309,7 +309,6 @@ class ClassicGroup:
         """Everybody has to join."""
         if self.group.state is State.COMPLETING:
             for member in self._members:
-                member.assignment = b""
                 if self._end_sync(member, RebalanceInProgress.code, turn):
                     self._extend_session(member, member.session_timeout_ms, turn)
         self._unsynced.clear()
