@@ -168,9 +168,7 @@ class ConsumerGroup:
 
     def kept_since_ms(self, commit_ms: int) -> int | None:
         """An offset's retention counts from its commit, but not from before the last member went."""
-        if self.stored.members:
-            return None
-        return max(commit_ms, self._empty_since_ms or commit_ms)
+        return max(commit_ms, self._empty_since_ms or commit_ms) if self.is_empty else commit_ms
 
     def check_commit(self, event: CommitOffsets, now_ms: int) -> None:
         """Raise unless it comes from a member at its epoch, or from outside while there are no members."""

@@ -54,7 +54,7 @@ NAME_BYTES_MAX: Final = 4096
 REFUSAL_NOTICE_INTERVAL_MS: Final = 60_000
 """That there are too many groups is said once in this time."""
 Kind = type[ClassicGroup] | type[ConsumerGroup]
-_NAMED: Final = (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DeleteOffsets)
+_NAMED: Final = (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DeleteOffsets, ConsumerGroupDescribe)
 """Of a group whose name is "". Only offsets can be committed under that, as in Kafka."""
 
 

@@ -17,6 +17,7 @@ from kbroker.groups.consumer import ConsumerGroup
 from kbroker.groups.consumer_classic import assignment_of, common_protocols, encoded_assignment
 from kbroker.groups.consumer_events import ConsumerGroupHeartbeat
 from kbroker.groups.consumer_records import ClassicFacts, CurrentFacts, MemberFacts, MemberState
+from kbroker.groups.consumer_state import metadata_hash
 from kbroker.groups.effects import Effects, shown
 from kbroker.groups.fields import MalformedFields
 from kbroker.groups.kind import Topics
@@ -34,12 +35,12 @@ def upgrade(
     _check_upgrade(classic, settings)
     group = ConsumerGroup(classic.group_id, settings, topics)
     _adopt(group, classic, topics)
-    records = classic.tombstones() + group.records()
-    effects = group.loaded(now_ms)
+    for member in group.stored.members.values():
+        group.begin_session(member, now_ms)
+    effects = Effects(records=classic.tombstones() + group.records())
     joined = group.handle(event, now_ms)
-    effects.records = records + effects.records + joined.records
-    effects.replies = classic.end_waiting(RebalanceInProgress.code).replies + joined.replies
-    effects.wake_ms = joined.wake_ms or effects.wake_ms
+    effects.extend(classic.end_waiting(RebalanceInProgress.code))
+    effects.extend(joined)
     effects.notices.append(
         f"group {shown(group.group_id)} is a consumer group now: member {shown(event.member_id)} joins by KIP-848"
     )
@@ -48,11 +49,10 @@ def upgrade(
 
 def downgrades(group: ConsumerGroup, settings: GroupSettings) -> bool:
     """Whether only classic members are left, and the group may become a classic one."""
-    members = group.stored.members.values()
     return (
         settings.consumer_migration_policy in _DOWNGRADES
-        and 0 < len(members) <= settings.max_size
-        and all(member.is_classic for member in members)
+        and 0 < len(group.stored.members) <= settings.max_size
+        and group.stored.classic_count == len(group.stored.members)
     )
 
 
@@ -107,7 +107,7 @@ def _check_upgrade(classic: ClassicGroup, settings: GroupSettings) -> None:
 
 def _adopt(group: ConsumerGroup, classic: ClassicGroup, topics: Topics) -> None:
     stored = group.stored
-    stored.set_epoch(classic.generation_id, 0)
+    stored.epoch = classic.generation_id
     claimed: set[tuple[bytes, int]] = set()
     targets: dict[str, Assignment] = {}
     for member in classic.members:
@@ -130,6 +130,7 @@ def _adopt(group: ConsumerGroup, classic: ClassicGroup, topics: Topics) -> None:
         current = CurrentFacts(epoch, epoch, MemberState.STABLE, has, NOTHING)
         stored.set_current(stored.members[member.member_id], current)
     stored.set_targets(targets)
+    stored.set_epoch(classic.generation_id, metadata_hash(stored.metadata(topics)))
 
 
 def _facts(member: ClassicMember, subscription: protocol.Subscription) -> MemberFacts:

@@ -234,6 +234,8 @@ class ClassicConsumer:
     waiting: Any = None
     """The token of a JoinGroup or SyncGroup that is not answered yet."""
     is_joined: bool = False
+    told: tuple[str, ...] = ()
+    """The topics with which it joined."""
     assigned_over: object = None
     """The topics as they were when it assigned them as leader."""
     restarts: int = 0
@@ -256,8 +258,8 @@ class ClassicConsumer:
                     return
                 self.waiting = None
                 self._learn(answer)
-            elif self.is_joined and self.assigned_over not in (None, self.coordinator.topics.view()):
-                self.is_joined = False  # a leader sees that topics are not what they were
+            elif self.is_joined and self._sees_changes():
+                self.is_joined = False
             elif self.is_joined:
                 code = self.coordinator.heartbeat(self.member_id, self.generation)
                 if code == 0:
@@ -270,13 +272,18 @@ class ClassicConsumer:
         """It does so when it is told to."""
 
     def subscribe(self, *topics: str) -> None:
-        self.topics, self.is_joined = topics, self.is_joined and self.waiting is not None
+        self.topics = topics
 
     def leave(self) -> None:
         self.owned = {}
         self.coordinator.leave(LeavingMember(self.member_id))
 
+    def _sees_changes(self) -> bool:
+        """It has subscribed anew; or it leads, and topics are not what they were."""
+        return self.topics != self.told or self.assigned_over not in (None, self.coordinator.topics.view())
+
     def _ask_to_join(self) -> None:
+        self.told = self.topics
         if not self.is_cooperative:
             self.owned = {}
         named = {self._name(topic): tuple(sorted(numbers)) for topic, numbers in self.owned.items()}
