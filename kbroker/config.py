@@ -242,13 +242,18 @@ class KafkaConfig:
     """The doors for Kafka clients, and their limits. Each is checked before our code allocates anything."""
 
     listeners: str = setting(
-        "listeners", "",
-        "PLAINTEXT://HOST:PORT for Kafka clients (9092 is usual). The coordinator takes PORT, worker i PORT+1+i; "
-        "port 0: free ones. Empty: no Kafka clients.",
+        "listeners", "PLAINTEXT://localhost:9092",
+        "PLAINTEXT://HOST:PORT for Kafka clients, or HOST:PORT. The coordinator takes PORT, worker i PORT+1+i; "
+        "port 0: free ones. `localhost` is 127.0.0.1 and ::1, `*` every address. Empty: no Kafka clients.",
     )  # fmt: skip
     advertised_host: str = setting(
         "advertised.host", "",
         "The host that Kafka clients are told, where it is not the address they dialled (behind NAT or port mapping).",
+    )  # fmt: skip
+    advertised_ports: str = setting(
+        "advertised.ports", "",
+        "The ports that Kafka clients are told, where they are not the listeners' own: the coordinator's (worker i "
+        "follows at PORT+1+i), or a list of one for each node.",
     )  # fmt: skip
     connections_max: int = setting(
         "max.connections", 20_000, "Kafka clients connected to one process; more are refused.", least=1, most=1 << 20
@@ -281,6 +286,11 @@ class KafkaConfig:
     requests_in_flight_max: int = setting(
         "kafka.requests.in.flight.max", 64, "A Kafka connection with so many unanswered requests is not read from.",
         least=1, most=65_536,
+    )  # fmt: skip
+    fetch_sessions_max: int = setting(
+        "max.incremental.fetch.session.cache.slots", 1000,
+        "Fetch sessions that each process remembers; above it the smallest and the unused give way.",
+        least=0, most=1_000_000,
     )  # fmt: skip
     fetch_bytes_max: int = setting(
         "kafka.fetch.max.bytes", 55 << 20, "The most bytes in the answer to one fetch of a Kafka client, but for "
@@ -406,6 +416,8 @@ def parse_toml(text: str, source: str) -> dict[str, str]:
                 flatten(f"{name}.", value)
             elif isinstance(value, (str, int, bool)):
                 values[name] = value_text(value)
+            elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+                values[name] = ",".join(value)
             else:
                 raise ConfigError(f"{source}: {name} must be text, a whole number, true or false, not {value!r}")
 

@@ -209,6 +209,12 @@ class UnsupportedForMessageFormat(RequestError):
     code = 43
 
 
+class PolicyViolation(RequestError):
+    """A setting of the topic or the broker does not allow it."""
+
+    code = 44
+
+
 class OutOfOrderSequence(RequestError):
     code = 45
 
@@ -289,6 +295,12 @@ class ThrottlingQuotaExceeded(RetriableError):
 
 class UnknownTopicId(RetriableError):
     code = 100
+
+
+class InconsistentTopicId(RetriableError):
+    """The topic was deleted and made anew: it has another id now."""
+
+    code = 103
 
 
 class FencedMemberEpoch(RequestError):

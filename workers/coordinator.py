@@ -26,13 +26,13 @@ from kbroker.errors import (
     InvalidReplicationFactor,
     InvalidRequest,
     KbrokerError,
+    RequestError,
     RequestTimedOut,
     StartError,
     StorageError,
-    UnknownTopicOrPartition,
     code_of,
 )
-from kbroker.types import worker_node
+from kbroker.types import NO_EPOCH, worker_node
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
@@ -187,7 +187,7 @@ class Coordinator:
     def _topic_info(self, name: str) -> m.TopicInfo:
         try:
             info = topic_info(self.catalog, name)
-        except UnknownTopicOrPartition as error:
+        except RequestError as error:
             return m.TopicInfo(name, error.code, str(error))
         info.batch_bytes_max = topic_log_config(self.config.log, info.settings).message_max_bytes
         return info
@@ -285,8 +285,11 @@ class Coordinator:
             self.take_producer_id(done)
 
     def epoch_of(self, topic: str, index: int, known_epoch: int) -> int:
-        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet."""
-        return max(known_epoch, self._epochs.get((topic, index), -1))
+        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet.
+
+        -1: no owner has told one yet. They begin with 1: the catalog's 0 is no epoch to compare with.
+        """
+        return max(known_epoch, self._epochs.get((topic, index), -1)) or NO_EPOCH
 
     # --- changes ---
 

@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kbroker.errors import InvalidRequest, KbrokerError, NotLeaderOrFollower, RequestError, code_of
+from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
     configs,
     coordination,
-    fetch,
-    list_offsets,
     listings,
     log_dirs,
     metadata,
-    offset_for_leader_epoch,
     offsets,
     produce,
     topic_partitions,
@@ -31,11 +28,13 @@ from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
+from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
+from kbroker.workers.kafka_records import KafkaRecords
 from kbroker.workers.kafka_service import Call, KafkaService
-from kbroker.workers.listeners import kafka_listener
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 
@@ -45,29 +44,32 @@ if TYPE_CHECKING:
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
-_NOT_LEADER = NotLeaderOrFollower.code
 
 
 class _Topics(Mapping[str, m.TopicInfo]):
-    """The catalog's topics as clients are told of them, each made when it is looked at."""
+    """The catalog's topics and the internal ones as clients are told of them, each made when it is looked at."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, internal: Mapping[str, m.TopicInfo]) -> None:
         self._catalog = catalog
+        self._internal = internal
 
     def __getitem__(self, name: str) -> m.TopicInfo:
         if name not in self._catalog.topics:
-            raise KeyError(name)
+            return self._internal[name]
         return topic_info(self._catalog, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._catalog.topics))
+        return iter(sorted((*self._catalog.topics, *self._internal)))
 
     def __len__(self) -> int:
-        return len(self._catalog.topics)
+        return len(self._catalog.topics) + len(self._internal)
 
     def name_of(self, topic_id: bytes) -> str | None:
         """The topic with that id."""
-        return next((name for name, topic in self._catalog.topics.items() if topic.topic_id == topic_id), None)
+        for name, topic in self._internal.items():
+            if topic.topic_id == topic_id:
+                return name
+        return self._catalog.name_of(topic_id)
 
 
 class KafkaCoordinator:
@@ -75,12 +77,18 @@ class KafkaCoordinator:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
+        now_ms = time.time_ns() // 1_000_000
+        config = coordinator.config
+        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
+        internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
+        self._topics = _Topics(coordinator.catalog, internal)
+        self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
+        self.offsets.on_published = self._internal.serve(self.offsets.log).published
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
         self._service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
-                ApiKey.FETCH: self._fetch,
-                ApiKey.LIST_OFFSETS: self._list_offsets,
-                ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+                **records.serves,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
                 ApiKey.OFFSET_FETCH: self._offset_fetch,
@@ -99,12 +107,9 @@ class KafkaCoordinator:
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
             }
         )
-        now_ms = time.time_ns() // 1_000_000
-        config = coordinator.config
-        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         child = coordinator.child
-        listener = child.listeners[kafka_listener(COORDINATOR_NODE)]
-        self.door = KafkaDoor(coordinator.loop, listener, self._service.serve, coordinator.config.kafka)
+        sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
+        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, coordinator.config.kafka)
         coordinator.members.on_forward = self._serve_forwarded
 
     def _serve_forwarded(self, name: str, message: KafkaForward) -> None:
@@ -129,9 +134,8 @@ class KafkaCoordinator:
 
     def _cluster(self, host: str) -> Cluster:
         coordinator = self._coordinator
-        known = _Topics(coordinator.catalog)
         nodes = nodes_for(coordinator.child, host)
-        return Cluster(coordinator.child.cluster_id, nodes, known, known.name_of, coordinator.epoch_of)
+        return Cluster(coordinator.child.cluster_id, nodes, self._topics, self._topics.name_of, coordinator.epoch_of)
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
@@ -206,7 +210,7 @@ class KafkaCoordinator:
 
     def _config_resources(self, call: Call) -> None:
         coordinator = self._coordinator
-        names, nodes = sorted(coordinator.catalog.topics), sorted(coordinator.child.kafka_ports)
+        names, nodes = list(self._topics), sorted(coordinator.child.kafka_ports)
         call.answer(listings.config_resources(call.request, call.version, names, nodes))
 
     def _topic_partitions(self, call: Call) -> None:
@@ -214,7 +218,8 @@ class KafkaCoordinator:
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._coordinator.config.data_dir
-        call.answer(log_dirs.answer(call.request, str(folder), {}, *disk_room(folder)))
+        sizes = {(name.topic, name.partition): led.log.size_bytes for name, led in self._internal.serving.items()}
+        call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
 
     # --- topics ---
 
@@ -262,6 +267,7 @@ class KafkaCoordinator:
 
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
+        own |= {name: topic.settings for name, topic in self._coordinator.members.internal_topics.items()}
         nodes = self._coordinator.child.kafka_ports
         call.answer(configs.described(call.request, self._coordinator.config, own, nodes))
 
@@ -314,32 +320,24 @@ class KafkaCoordinator:
             [names[number] for number, _ in open_ones], [decide for _, decide in open_ones], timeout_ms, changed
         )
 
-    # --- what a worker leads ---
+    # --- records: of the internal topics alone ---
 
     def _produce(self, call: Call) -> None:
         request = call.request
         if request.acks == 0:
-            raise InvalidRequest("acks=0 for a partition that a worker leads")
-        failed = produce.failed(_NOT_LEADER, "the coordinator leads no partition")
-        count = sum(len(topic.partition_data) for topic in request.topic_data)
-        call.answer(produce.answer(request, [failed] * count, lambda _number: None))
+            raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
+        outcomes = [
+            self._refused(topic.name or self._internal.name_of(topic.topic_id), partition.index)
+            for topic in request.topic_data
+            for partition in topic.partition_data
+        ]
+        call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
 
-    def _fetch(self, call: Call) -> None:
-        answered: list[list[fetch.FetchedPartition[fetch.Records]]] = []
-        by_id = call.version >= fetch.TOPIC_IDS
-        for topic in call.request.topics:
-            answered.append([])
-            for item in topic.partitions:
-                name, topic_id = ("", topic.topic_id) if by_id else (topic.topic, bytes(16))
-                found: fetch.FetchedPartition[fetch.Records] = fetch.FetchedPartition(name, topic_id, item.partition)
-                found.error_code = _NOT_LEADER
-                answered[-1].append(found)
-        pieces = fetch.encode(call.version, call.correlation_id, answered)
-        call.answer_pieces([piece for piece in pieces if isinstance(piece, bytes)])
-
-    def _list_offsets(self, call: Call) -> None:
-        call.answer(list_offsets.answer(call.request, lambda *_: list_offsets.Found(_NOT_LEADER)))
-
-    def _offset_for_leader_epoch(self, call: Call) -> None:
-        found = offset_for_leader_epoch.Found(_NOT_LEADER)
-        call.answer(offset_for_leader_epoch.answer(call.request, lambda *_: found))
+    def _refused(self, topic: str | None, index: int) -> produce.Outcome:
+        try:
+            if topic is None:
+                raise UnknownTopicId("no topic has that id")
+            self._internal.get(topic, index)
+        except RequestError as error:
+            return produce.failed(error.code, str(error))
+        return produce.failed(InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only")

@@ -71,6 +71,8 @@ class Members:
         self._members: dict[str, Member] = {}
         self._waiting: dict[int, Waiting] = {}
         self._version = 0
+        self.internal_topics: dict[str, TopicInfo] = {}
+        """What the coordinator leads itself: whoever joins is told of it."""
         self.on_forward: Callable[[str, KafkaForward], None] | None = None
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
@@ -171,6 +173,7 @@ class Members:
         self._no_longer_missing(join.name)
         member = self._members[join.name] = Member(join, self._version)
         topics = [topic_info(self._catalog, name) for name in self._catalog.topics]
+        topics += self.internal_topics.values()
         self._send(member, self._update(join.node, self._version, True, topics, list(self._catalog.removed)))
 
     def _acknowledged(self, name: str, ack: CatalogAck) -> None:

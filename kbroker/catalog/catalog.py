@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
-from kbroker.catalog.topics import INTERNAL, PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
+from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
 from kbroker.config import check_topic_setting_name, check_topic_settings
 from kbroker.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from kbroker.errors import (
     TopicAlreadyExists,
     UnknownTopicOrPartition,
 )
+from kbroker.types import INTERNAL_TOPICS
 
 TOPICS = "topics/"
 REMOVED = "removed/"
@@ -65,6 +66,7 @@ class Catalog:
         self.removed: dict[bytes, RemovedTopic] = {}
         self._spread_over: list[int] = []
         self._versions: dict[str, int] = {}
+        self._names: dict[bytes, str] = {}
         self._collisions: dict[str, str] = {}
         self._load: Counter[int] = Counter()
 
@@ -89,10 +91,12 @@ class Catalog:
             old = self.topics.pop(name, None)
             if old is not None:
                 self._collisions.pop(collision_key(name), None)
+                self._names.pop(old.topic_id, None)
                 self._load.subtract(p.leader for p in old.partitions)
             if value is not None:
                 topic = self.topics[name] = _topic_from(value)
                 self._collisions[collision_key(name)] = name
+                self._names[topic.topic_id] = name
                 self._load.update(p.leader for p in topic.partitions)
         elif key.startswith(REMOVED):
             topic_id = bytes.fromhex(key.removeprefix(REMOVED))
@@ -109,19 +113,25 @@ class Catalog:
         return self._load.total()
 
     def topic(self, name: str) -> TopicRecord:
-        """The topic of that name. Raises UnknownTopicOrPartition."""
+        """The topic of that name. Raises UnknownTopicOrPartition, InvalidTopic (one that clients may not change)."""
+        if name in INTERNAL_TOPICS:
+            raise InvalidTopic(f"topic {name} is the broker's own: clients may read it only")
         found = self.topics.get(name)
         if found is None:
             raise UnknownTopicOrPartition(f"there is no topic {name!r:.80}")
         return found
+
+    def name_of(self, topic_id: bytes) -> str | None:
+        """The topic with that id."""
+        return self._names.get(topic_id)
 
     # --- decisions: each returns what the store must commit ---
 
     def create(self, name: str, partitions: int, settings: dict[str, str], topic_id: bytes) -> list[Change]:
         """A new topic. Raises InvalidTopic, TopicAlreadyExists, InvalidPartitions, InvalidConfig."""
         check_name(name)
-        if name in INTERNAL:
-            raise InvalidTopic(f"topic {name} is the broker's own")
+        if name in INTERNAL_TOPICS:
+            raise TopicAlreadyExists(f"topic {name} is the broker's own")
         if name in self.topics:
             raise TopicAlreadyExists(f"topic {name} exists already")
         other = self._collisions.get(collision_key(name))

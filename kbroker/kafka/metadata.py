@@ -9,6 +9,7 @@ from kbroker.errors import LeaderNotAvailable, UnknownTopicId, UnknownTopicOrPar
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import CONTROLLER, Cluster, TopicFacts
+from kbroker.types import INTERNAL_TOPICS
 
 _ALWAYS_CREATES = 4
 """Before this version a request cannot say whether missing topics may be created: they may."""
@@ -68,4 +69,9 @@ def _topic(types: Any, topic: TopicFacts, cluster: Cluster) -> Any:
                 isr_nodes=[leader],
             )
         )
-    return types.MetadataResponseTopic(name=topic.name, topic_id=topic.topic_id, partitions=partitions)
+    return types.MetadataResponseTopic(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        is_internal=topic.name in INTERNAL_TOPICS,
+        partitions=partitions,
+    )

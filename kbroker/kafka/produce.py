@@ -6,9 +6,10 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from kbroker.errors import CorruptMessage, InvalidRequest
+from kbroker.errors import CorruptMessage, InvalidRequest, NotLeaderOrFollower
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.cluster import Cluster, Leader
 from kbroker.kafka.fetch import unsigned_varint
 
 TOPIC_IDS = 13
@@ -101,16 +102,17 @@ def encode_success(version: int, correlation_id: int, request: Any, outcomes: li
     return bytes(out)
 
 
-def answer(request: Any, outcomes: list[Outcome], leader_of: Callable[[int], tuple[int, int] | None]) -> Any:
-    """The answer, `outcomes` in the order of `wanted`. `leader_of` has node and epoch of those led by another node."""
+def answer(request: Any, outcomes: list[Outcome], cluster: Callable[[], Cluster]) -> Any:
+    """The answer, `outcomes` in the order of `wanted`. Who came to the wrong node is told who leads (KIP-951)."""
     types = codec.response_types(ApiKey.PRODUCE)
+    known: Cluster | None = None
+    leaders: list[Leader | None] = []
     topics = []
     number = 0
     for topic in request.topic_data:
         partitions = []
         for partition in topic.partition_data:
             outcome = outcomes[number]
-            leader = leader_of(number) if outcome.error_code else None
             found = types.PartitionProduceResponse(
                 index=partition.index,
                 error_code=outcome.error_code,
@@ -119,11 +121,19 @@ def answer(request: Any, outcomes: list[Outcome], leader_of: Callable[[int], tup
                 log_start_offset=outcome.log_start_offset,
                 error_message=outcome.message,
             )
-            if leader is not None:
-                found.current_leader = types.LeaderIdAndEpoch(leader_id=leader[0], leader_epoch=leader[1])
+            if outcome.error_code == NotLeaderOrFollower.code:
+                known = known or cluster()
+                leader = known.leader_of(topic.name or known.name_of(topic.topic_id) or "", partition.index)
+                if leader is not None:
+                    found.current_leader = types.LeaderIdAndEpoch(leader_id=leader[0], leader_epoch=leader[1])
+                    leaders.append(leader)
             partitions.append(found)
             number += 1
         topics.append(
             types.TopicProduceResponse(name=topic.name, topic_id=topic.topic_id, partition_responses=partitions)
         )
-    return types.ProduceResponse(responses=topics)
+    nodes = known.nodes_of(leaders) if known is not None else ()
+    return types.ProduceResponse(
+        responses=topics,
+        node_endpoints=[types.NodeEndpoint(node_id=node.node_id, host=node.host, port=node.port) for node in nodes],
+    )

@@ -164,7 +164,7 @@ def test_a_kafka_client_reads_what_the_native_producer_wrote(broker: Broker, top
 
 
 def test_commits_of_a_client_that_is_in_no_group(topic: str) -> None:
-    with Broker(workers=1, listeners="PLAINTEXT://127.0.0.1:0") as broker:
+    with Broker(workers=1) as broker:
         create(broker, topic, 2)
         place = confluent_kafka.TopicPartition
         settings = {"group.id": "g", "enable.auto.commit": False}

@@ -132,9 +132,10 @@ def test_who_waits_and_leaves_is_answered() -> None:
     one.leave(LeavingMember(first))
     assert joining.error == 25
     joined = [one.join(), one.join()]
-    one.advance(60 * SECOND)
+    one.advance(10 * SECOND)  # until the session of the other one ends
     assert {each.error for each in joined} == {0}
     waiting = one.sync(joined[1].answer.member_id, 2)
+    assert waiting.waits
     one.leave(LeavingMember(joined[1].answer.member_id))
     assert waiting.error == 25
 
@@ -248,6 +249,15 @@ def test_a_group_that_could_not_be_stored_goes_back_to_what_was() -> None:
     assert one.heartbeat(first, 1) == 0
     one.advance(10 * SECOND)
     assert one.heartbeat(first, 1) == 25
+
+
+def test_who_waits_for_an_assignment_that_is_lost_is_told_to_join_again() -> None:
+    one = Coordinator()
+    joined = [one.join(), one.join()]
+    one.advance(0)
+    waiting = one.sync(joined[1].answer.member_id, 1)
+    one.perform(GROUP, one.groups.restore(GROUP, [], one.now_ms))
+    assert waiting.error == 15
 
 
 def test_a_group_of_which_nothing_was_stored_is_gone_after_a_failure() -> None:

@@ -24,7 +24,7 @@ from kbroker.groups.consumer_checks import NAME_BYTES_MAX, SUBSCRIPTION_BYTES_MA
 from kbroker.groups.consumer_records import MemberState
 from kbroker.groups.patterns import PATTERN_BYTES_MAX
 from kbroker.groups.settings import GroupSettings
-from tests.groups.consumers import REBALANCE_TIMEOUT_MS, Consumer, ConsumerCoordinator, Topics, settle
+from tests.groups.kip848 import REBALANCE_TIMEOUT_MS, Consumer, ConsumerCoordinator, Topics, settle
 from tests.groups.coordinator import GROUP
 
 SESSION_MS = GroupSettings().consumer_session_timeout_ms

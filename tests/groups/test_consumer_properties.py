@@ -21,7 +21,7 @@ from kbroker.groups.consumer import ConsumerGroup
 from kbroker.groups.consumer_member import ConsumerMember
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
-from tests.groups.consumers import ClassicConsumer, Consumer, ConsumerCoordinator, Topics, settle
+from tests.groups.kip848 import ClassicConsumer, Consumer, ConsumerCoordinator, Topics, settle
 from tests.groups.coordinator import GROUP
 
 TOPICS = ("a", "b", "c")
