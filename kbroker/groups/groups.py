@@ -219,7 +219,7 @@ class Groups:
         group = self._groups.get(event.group_id)
         joins = event.member_epoch == JOIN_EPOCH
         forgotten: list[Record] = []
-        if joins and isinstance(group, ClassicGroup) and group.is_empty:
+        if joins and isinstance(group, ClassicGroup) and not group.members:
             forgotten, group = group.tombstones(), self._made(ConsumerGroup, event.group_id)
         if group is None:
             if not joins:

@@ -24,8 +24,8 @@ from kbroker.groups.consumer_checks import NAME_BYTES_MAX, SUBSCRIPTION_BYTES_MA
 from kbroker.groups.consumer_records import MemberState
 from kbroker.groups.patterns import PATTERN_BYTES_MAX
 from kbroker.groups.settings import GroupSettings
-from tests.groups.kip848 import REBALANCE_TIMEOUT_MS, Consumer, ConsumerCoordinator, Topics, settle
 from tests.groups.coordinator import GROUP
+from tests.groups.kip848 import REBALANCE_TIMEOUT_MS, Consumer, ConsumerCoordinator, Topics, settle
 
 SESSION_MS = GroupSettings().consumer_session_timeout_ms
 INTERVAL_MS = GroupSettings().consumer_heartbeat_interval_ms

@@ -21,8 +21,8 @@ from kbroker.groups.consumer import ConsumerGroup
 from kbroker.groups.consumer_member import ConsumerMember
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
-from tests.groups.kip848 import ClassicConsumer, Consumer, ConsumerCoordinator, Topics, settle
 from tests.groups.coordinator import GROUP
+from tests.groups.kip848 import ClassicConsumer, Consumer, ConsumerCoordinator, Topics, settle
 
 TOPICS = ("a", "b", "c")
 HEARTBEAT_MS = 5_000

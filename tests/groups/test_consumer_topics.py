@@ -11,8 +11,8 @@ from kbroker.groups.assignment import NOTHING
 from kbroker.groups.events import DeleteGroup, DeleteOffsets, FetchOffsets, OffsetToCommit
 from kbroker.groups.patterns import compiled, matching
 from kbroker.groups.settings import GroupSettings
-from tests.groups.kip848 import Consumer, ConsumerCoordinator, Topics, settle
 from tests.groups.coordinator import GROUP
+from tests.groups.kip848 import Consumer, ConsumerCoordinator, Topics, settle
 
 
 @pytest.fixture
