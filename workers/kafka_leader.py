@@ -13,11 +13,9 @@ from kbroker.errors import (
     RequestError,
     StorageError,
     UnknownTopicId,
-    code_of,
 )
 from kbroker.kafka import (
     coordination,
-    listings,
     log_dirs,
     metadata,
     produce,
@@ -25,11 +23,14 @@ from kbroker.kafka import (
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
@@ -50,17 +51,20 @@ class KafkaLeader:
         self._worker = worker
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
+        self._answers = MetadataAnswers()
+        worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
                 ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.LIST_GROUPS: self._list_groups,
+                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
         )
@@ -81,7 +85,7 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer(metadata.answer(call.request, call.version, cluster))
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster),))
 
     def _topic_partitions(self, call: Call) -> None:
         call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
@@ -96,10 +100,6 @@ class KafkaLeader:
         folder = self._worker.config.data_dir
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
         call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
-
-    def _list_groups(self, call: Call) -> None:
-        # Clients ask every node and merge: the coordinator lists them all.
-        call.answer(listings.groups(call.request, ()))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child
@@ -126,20 +126,53 @@ class KafkaLeader:
             call.answer(produce.answer(request, [failed] * count, cluster))
             return
         progress = _ProduceInProgress(call, len(items), cluster)
+        rewriting = self._worker.rewriting
         for number, item in enumerate(items):
             try:
                 partition = self._find(item)
-                produce.check_not_empty(item.batches)
-                result = self._worker.append(partition, item.batches, acks)
+                produce.check_payload(item.batches, call.version)
+                if rewriting.is_asked_by(partition):
+                    then = partial(self._rewritten, partition, request.timeout_ms, acks, progress, number)
+                    rewriting.rewrite(partition, item.batches, then)
+                    continue
+                self._append(partition, item.batches, request.timeout_ms, acks, progress, number)
             except (RequestError, StorageError) as error:
-                progress.settle(number, produce.failed(code_of(error), str(error)))
-                continue
-            outcome = _appended(result)
-            if result.sync_needed:
-                self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
-            else:
-                progress.settle(number, outcome)
+                progress.settle(number, produce.refused(error))
         progress.strip(items)
+
+    def _append(
+        self,
+        partition: Partition,
+        batches: bytes | bytearray | memoryview,
+        timeout_ms: int,
+        acks: int,
+        progress: _ProduceInProgress,
+        number: int,
+    ) -> None:
+        result = self._worker.append(partition, batches, acks)
+        outcome = _appended(result)
+        if result.sync_needed:
+            self._when_synced(partition, result, timeout_ms, partial(progress.synced, number, outcome))
+        else:
+            progress.settle(number, outcome)
+
+    def _rewritten(
+        self,
+        partition: Partition,
+        timeout_ms: int,
+        acks: int,
+        progress: _ProduceInProgress,
+        number: int,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        """The batches are as their topic wants them, or it does not want them."""
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, timeout_ms, acks, progress, number)
+        except (RequestError, StorageError) as refusal:
+            progress.settle(number, produce.refused(refusal))
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -151,6 +184,9 @@ class KafkaLeader:
                 raise UnknownTopicId(f"no topic has the id {item.topic_id.hex()}")
             name = known
         return self._worker.table.get(name, item.partition)
+
+    def _delete_records(self, call: Call) -> None:
+        DeletionInProgress(self._worker, call).start()
 
     def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)
@@ -180,7 +216,7 @@ class _ProduceInProgress:
     def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
         """The disk has them, or does not."""
         if error is not None:
-            outcome = produce.failed(code_of(error), str(error))
+            outcome = produce.refused(error)
         self.settle(number, outcome)
 
     def strip(self, items: list[produce.Wanted]) -> None:
@@ -205,7 +241,8 @@ class _ProduceInProgress:
         failed = next((outcome for outcome in self._outcomes if outcome.error_code), None)
         if failed is not None:
             # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-            raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
+            call.give_up(f"acks=0 and error {failed.error_code}: {failed.message}")
+            return
         call.answer_pieces(())
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from kbroker.errors import CorruptMessage, InvalidRequest, NotLeaderOrFollower
+from kbroker.errors import (
+    InvalidRecord,
+    InvalidRequest,
+    KbrokerError,
+    NotLeaderOrFollower,
+    RecordsRefused,
+    UnsupportedCompressionType,
+    code_of,
+)
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster, Leader
 from kbroker.kafka.fetch import unsigned_varint
+from kbroker.records.batch import HEADER_BYTES, read_header
+from kbroker.records.compression import ZSTD
 
 TOPIC_IDS = 13
 """From this version on topics are named by their ids."""
@@ -18,6 +28,9 @@ REQUIRED_ACKS = (-1, 0, 1)
 _FLEXIBLE: Final = 9
 _RECORD_ERRORS: Final = 8
 _LOG_START: Final = 5
+_ZSTD: Final = 7
+
+_NO_RECORDS: Final[Mapping[int, str]] = {}
 
 _HEAD = Struct(">ii").pack  # size, correlation id
 _INT = Struct(">i").pack
@@ -43,6 +56,8 @@ class Outcome(NamedTuple):
     base_offset: int
     log_append_time_ms: int
     log_start_offset: int
+    records: Mapping[int, str] = _NO_RECORDS
+    """The records at fault by their number in the batch, with what is wrong."""
 
 
 def wanted(request: Any) -> list[Wanted]:
@@ -63,10 +78,18 @@ def failed(error_code: int, message: str) -> Outcome:
     return Outcome(error_code, message, -1, -1, -1)
 
 
-def check_not_empty(batches: memoryview) -> None:
-    """Raises CorruptMessage when there is no batch at all."""
+def refused(error: KbrokerError) -> Outcome:
+    """Nothing was appended, for this reason."""
+    records = error.records if isinstance(error, RecordsRefused) else _NO_RECORDS
+    return Outcome(code_of(error), str(error), -1, -1, -1, records)
+
+
+def check_payload(batches: memoryview, version: int) -> None:
+    """Raises InvalidRecord when there is no batch at all, UnsupportedCompressionType for zstd in an old request."""
     if not batches:
-        raise CorruptMessage("a Produce request without records")
+        raise InvalidRecord("a Produce request without records")
+    if version < _ZSTD and len(batches) >= HEADER_BYTES and read_header(batches).codec == ZSTD:
+        raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
 
 
 def encode_success(version: int, correlation_id: int, request: Any, outcomes: list[Outcome]) -> bytes:
@@ -120,6 +143,10 @@ def answer(request: Any, outcomes: list[Outcome], cluster: Callable[[], Cluster]
                 log_append_time_ms=outcome.log_append_time_ms,
                 log_start_offset=outcome.log_start_offset,
                 error_message=outcome.message,
+                record_errors=[
+                    types.BatchIndexAndErrorMessage(batch_index=at, batch_index_error_message=why)
+                    for at, why in outcome.records.items()
+                ],
             )
             if outcome.error_code == NotLeaderOrFollower.code:
                 known = known or cluster()
