@@ -108,9 +108,8 @@ class Groups:
             effects = group.topics_changed(event.deleted, event.changed, now_ms)
             if event.deleted:
                 effects.records += self._offsets.delete_topics(group_id, event.deleted)
-            effects = self._finished(group_id, effects, now_ms)
             if effects != Effects():
-                found.append((group_id, effects))
+                found.append((group_id, self._finished(group_id, effects, now_ms)))
         return found
 
     # --- start and repair ---
@@ -219,7 +218,7 @@ class Groups:
         group = self._groups.get(event.group_id)
         joins = event.member_epoch == JOIN_EPOCH
         forgotten: list[Record] = []
-        if joins and isinstance(group, ClassicGroup) and group.is_empty:
+        if joins and isinstance(group, ClassicGroup) and not group.members:
             forgotten, group = group.tombstones(), self._made(ConsumerGroup, event.group_id)
         if group is None:
             if not joins:

@@ -107,7 +107,7 @@ def _check_upgrade(classic: ClassicGroup, settings: GroupSettings) -> None:
 
 def _adopt(group: ConsumerGroup, classic: ClassicGroup, topics: Topics) -> None:
     stored = group.stored
-    stored.epoch = classic.generation_id
+    stored.epoch = classic.group.generation_id
     claimed: set[tuple[bytes, int]] = set()
     targets: dict[str, Assignment] = {}
     for member in classic.members:
@@ -126,11 +126,11 @@ def _adopt(group: ConsumerGroup, classic: ClassicGroup, topics: Topics) -> None:
         claimed.update(partitions_of(has))
         targets[member.member_id] = has
         stored.set_facts(member.member_id, _facts(member, subscription))
-        epoch = classic.generation_id
+        epoch = classic.group.generation_id
         current = CurrentFacts(epoch, epoch, MemberState.STABLE, has, NOTHING)
         stored.set_current(stored.members[member.member_id], current)
     stored.set_targets(targets)
-    stored.set_epoch(classic.generation_id, metadata_hash(stored.metadata(topics)))
+    stored.set_epoch(classic.group.generation_id, metadata_hash(stored.metadata(topics)))
 
 
 def _facts(member: ClassicMember, subscription: protocol.Subscription) -> MemberFacts:

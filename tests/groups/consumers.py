@@ -60,6 +60,11 @@ class Consumer:
     counts: Mapping[str, int] = field(default_factory=dict)
     """The topics' partitions, as the client knows them."""
 
+    @property
+    def is_about_to_assign(self) -> bool:
+        """It was told that it leads."""
+        return self.joined is not None and self.joined.leader == self.member_id
+
     def next_event(self, token: Any) -> JoinGroup | SyncGroup | Heartbeat | None:
         """What it asks next, when it has nothing on its way."""
         if self.asked is not None or self.fenced:

@@ -10,6 +10,7 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -194,7 +195,7 @@ class ConsumerGroups(RuleBasedStateMachine):
         return list(group.stored.members.values()) if isinstance(group, ConsumerGroup) else []
 
 
-ConsumerGroups.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+ConsumerGroups.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestConsumerGroups = ConsumerGroups.TestCase
 
 
@@ -202,6 +203,13 @@ class MixedGroups(ConsumerGroups):
     """The same with classic members: the group moves between the protocols as they come and go."""
 
     classic = Bundle("classic")
+
+    @initialize(target=classic, cooperative=st.lists(st.booleans(), min_size=1, max_size=3))
+    def begin(self, cooperative: list[bool]) -> object:
+        """Most of it happens to a group that is there already."""
+        found = [self.start_classic(("a", "b"), is_cooperative) for is_cooperative in cooperative]
+        settle(self.coordinator, self.everyone)
+        return multiple(*found)
 
     @rule(target=classic, topics=subscriptions, is_cooperative=st.booleans())
     def start_classic(self, topics: tuple[str, ...], is_cooperative: bool) -> ClassicConsumer:
@@ -228,5 +236,5 @@ class MixedGroups(ConsumerGroups):
         self.classic_ones.remove(consumer)
 
 
-MixedGroups.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+MixedGroups.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestMixedGroups = MixedGroups.TestCase

@@ -21,6 +21,7 @@ from kbroker.groups.events import (
     LeaveGroup,
     LeavingMember,
     OffsetToCommit,
+    SyncGroup,
     SyncGroupResult,
 )
 from kbroker.groups.groups import Groups
@@ -168,18 +169,20 @@ class GroupsMachine(RuleBasedStateMachine):
             if number != but:
                 self._act(consumer)
 
-    @rule(rounds=st.integers(1, 16))
-    def a_while_passes(self, rounds: int) -> None:
-        """Nothing special happens."""
+    @rule(rounds=st.integers(1, 16), slow_leaders=st.booleans())
+    def a_while_passes(self, rounds: int, slow_leaders: bool = False) -> None:
+        """Nothing special happens; or leaders take their time to assign, and the others wait."""
         for _ in range(rounds):
             self._store_all()
             self.tick_until(self.now_ms + 500)
-            self.all_act()
+            for consumer in list(self.consumers.values()):
+                if not (slow_leaders and consumer.is_about_to_assign):
+                    self._act(consumer)
 
     @precondition(lambda self: self.consumers)
-    @rule(data=st.data(), politely=st.booleans())
-    def one_goes(self, data: st.DataObject, politely: bool) -> None:
-        consumer = self._one(data)
+    @rule(data=st.data(), politely=st.booleans(), waiting=st.booleans())
+    def one_goes(self, data: st.DataObject, politely: bool, waiting: bool) -> None:
+        consumer = self._one(data, waiting)
         del self.consumers[consumer.number]
         if politely and consumer.member_id:
             leaving = LeavingMember(consumer.member_id, consumer.instance_id)
@@ -298,8 +301,10 @@ class GroupsMachine(RuleBasedStateMachine):
 
     # --- small steps ---
 
-    def _one(self, data: st.DataObject) -> Consumer:
-        return self.consumers[data.draw(st.sampled_from(sorted(self.consumers)))]
+    def _one(self, data: st.DataObject, waiting: bool = False) -> Consumer:
+        """One of all, or of those who wait for an assignment where there are some."""
+        some = sorted(number for number, each in self.consumers.items() if isinstance(each.asked, SyncGroup))
+        return self.consumers[data.draw(st.sampled_from(some if waiting and some else sorted(self.consumers)))]
 
     def _act(self, consumer: Consumer) -> None:
         event = consumer.next_event(next(self.tokens))
