@@ -109,7 +109,15 @@ def files(java: JavaTools) -> Iterator[Path]:
                 "kafka-producer-perf-test", "--topic", "dumped", "--num-records", "5000", "--record-size", "100",
                 "--throughput", "-1", "--command-property", f"compression.type={codec}",
             )  # fmt: skip
-        consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "g"})
+        member = {
+            "bootstrap.servers": broker.bootstrap_servers,
+            "group.id": "g",
+            "group.instance.id": "i",
+            "auto.offset.reset": "earliest",
+        }
+        consumer = confluent_kafka.Consumer(member)
+        consumer.subscribe(["dumped"])
+        consumer.poll(30)  # until there is an assignment, and a record
         consumer.commit(offsets=[confluent_kafka.TopicPartition("dumped", 0, 42)], asynchronous=False)
         consumer.close()
         broker.stop()
@@ -149,3 +157,5 @@ def test_dump_producers_and_commits(java: JavaTools, files: Path) -> None:
     assert len(set(re.findall(r"^producerId: (\d+) producerEpoch: 0", dump(java, [snapshot]), re.M))) == 5
     said = dump(java, sorted(files.glob("__consumer_offsets-*/*.log")), "--deep-iteration", "--offsets-decoder")
     assert re.search(r'"group":"g".*"topic":"dumped".*"partition":0.*"offset":42', said), said
+    group = r'"type":"2","data":\{"group":"g"\}.*"protocolType":"consumer".*"groupInstanceId":"i".*"topic":"dumped"'
+    assert re.search(group, said), said
