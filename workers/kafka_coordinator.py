@@ -258,27 +258,35 @@ class KafkaCoordinator:
         return configs.created_topic_configs(self._broker_settings(), own)
 
     def _delete_topics(self, call: Call) -> None:
-        request, catalog = call.request, self._coordinator.catalog
-        names = {topic.topic_id: name for name, topic in catalog.topics.items()}
-        asked = topics.deletions(request, call.version, names)
-        known = list(dict.fromkeys(item.name for item in asked if item.name is not None))
-        decisions: list[Callable[[], list[Change]] | Result] = [partial(catalog.delete, name) for name in known]
+        request = call.request
+        asked = topics.deletions(request, call.version, self._topics.name_of, self._topics)
+        decisions: list[Callable[[], list[Change]] | Result] = [
+            item.fault if item.fault is not None else partial(self._deletion, item.name or "", item.topic_id)
+            for item in asked
+        ]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.deleted(asked, dict(zip(known, results, strict=True))))
+            call.answer(topics.deleted(asked, results))
 
-        self._decide(known, decisions, request.timeout_ms, False, done)
+        self._decide([item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
+
+    def _deletion(self, name: str, topic_id: bytes) -> list[Change]:
+        catalog = self._coordinator.catalog
+        if any(topic_id) and name in catalog.topics and catalog.topic(name).topic_id != topic_id:
+            raise UnknownTopicId(f"topic {name} was deleted and made anew meanwhile; its id is another one now")
+        return catalog.delete(name)
 
     def _create_partitions(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
-        names = [topic.name for topic in request.topics]
         decisions: list[Callable[[], list[Change]] | Result] = [
-            partial(catalog.grow, topic.name, topic.count) for topic in request.topics
+            item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total)
+            for item in topics.growths(request, self._topics)
         ]
 
         def done(results: list[Result]) -> None:
             call.answer(topics.grown(request, results))
 
+        names = [topic.name for topic in request.topics]
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _describe_configs(self, call: Call) -> None:

@@ -119,7 +119,7 @@ def _acls(call: Call) -> None:
 
 
 def _list_transactions(call: Call) -> None:
-    call.answer(listings.transactions())
+    call.answer(listings.transactions(call.request))
 
 
 _EVERYWHERE: dict[int, Serve] = {

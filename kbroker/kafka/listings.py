@@ -11,6 +11,18 @@ from kbroker.kafka.configs import BROKER, TOPIC
 
 _EMPTY: Final = "Empty"
 _CLASSIC: Final = "classic"
+_TRANSACTION_STATES: Final = frozenset(
+    {
+        "Empty",
+        "Ongoing",
+        "PrepareCommit",
+        "PrepareAbort",
+        "CompleteCommit",
+        "CompleteAbort",
+        "Dead",
+        "PrepareEpochFence",
+    }
+)
 _SINCE_ALL_TYPES: Final = 1
 
 
@@ -27,9 +39,10 @@ def groups(request: Any, group_ids: Iterable[str]) -> Any:
     return types.ListGroupsResponse(groups=listed)
 
 
-def transactions() -> Any:
+def transactions(request: Any) -> Any:
     """The answer to ListTransactions: there are none yet."""
-    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse()
+    unknown = [state for state in request.state_filters if state not in _TRANSACTION_STATES]
+    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse(unknown_state_filters=unknown)
 
 
 def config_resources(request: Any, version: int, topics: Iterable[str], nodes: Iterable[int]) -> Any:
