@@ -18,7 +18,6 @@ from kbroker.kafka import (
     metadata,
     offsets,
     produce,
-    topic_partitions,
     topics,
 )
 from kbroker.kafka.apis import ApiKey
@@ -31,6 +30,7 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
+from kbroker.workers.kafka_cluster import KafkaCluster
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_listeners import kafka_sockets
@@ -92,16 +92,14 @@ class KafkaCoordinator:
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                **KafkaCluster(self._cluster).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
                 ApiKey.OFFSET_FETCH: self._offset_fetch,
                 ApiKey.LIST_GROUPS: self._list_groups,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
-                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.FIND_COORDINATOR: self._find_coordinator,
-                ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.CREATE_TOPICS: self._create_topics,
                 ApiKey.DELETE_TOPICS: self._delete_topics,
                 ApiKey.CREATE_PARTITIONS: self._create_partitions,
@@ -162,12 +160,6 @@ class KafkaCoordinator:
         """Something else is known of these topics now: also leader epochs."""
         self._answers.forget(names)
 
-    def _find_coordinator(self, call: Call) -> None:
-        call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
-
-    def _describe_cluster(self, call: Call) -> None:
-        call.answer(coordination.cluster_described(call.request, self._cluster(call.host)))
-
     def _init_producer_id(self, call: Call) -> None:
         if call.request.transactional_id is not None:
             call.answer(coordination.producer_id_refused(InvalidRequest.code))
@@ -224,9 +216,6 @@ class KafkaCoordinator:
         coordinator = self._coordinator
         names, nodes = list(self._topics), sorted(coordinator.child.kafka_ports)
         call.answer(listings.config_resources(call.request, call.version, names, nodes))
-
-    def _topic_partitions(self, call: Call) -> None:
-        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._coordinator.config.data_dir

@@ -13,6 +13,7 @@ from kbroker.types import OFFSETS_TOPIC
 SEVERAL_KEYS = 4
 """From this version of FindCoordinator on several keys are asked about at once."""
 COORDINATOR_NOT_AVAILABLE = 15
+TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
 MISMATCHED_ENDPOINT_TYPE = 114
 UNSUPPORTED_ENDPOINT_TYPE = 115
 _GROUP, _TRANSACTION = 0, 1
@@ -67,7 +68,8 @@ def _why_none(key_type: int) -> tuple[int, str]:
     if key_type == _GROUP:
         return COORDINATOR_NOT_AVAILABLE, "the coordinator is starting"
     if key_type == _TRANSACTION:
-        return InvalidRequest.code, "transactions are not supported yet"
+        # The one code at which every client gives up at once: librdkafka asks again for all others.
+        return TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported yet"
     return InvalidRequest.code, f"there are no coordinators of key type {key_type}: 0 (groups) is possible"
 
 

@@ -99,3 +99,44 @@ def test_sizes_of_what_each_node_leads(broker: Broker, client: KafkaClient, topi
         for index in sizes
     }
     assert sizes == on_disk
+
+
+def test_leaders_and_replicas_stay_where_they_are(client: KafkaClient, topic: str) -> None:
+    client.create(topic)
+    leader = client.metadata(topic)[topic].partitions[0].leader_id
+    types = codec.request_types(ApiKey.ELECT_LEADERS)
+    asked = [
+        types.TopicPartitions(topic=topic, partitions=[0, 9]),
+        types.TopicPartitions(topic="nowhere", partitions=[0]),
+    ]
+    for version in (0, 2):
+        request = types.ElectLeadersRequest(election_type=0, topic_partitions=asked, timeout_ms=1_000)
+        answer = client.ask(ApiKey.ELECT_LEADERS, version, request)
+        found = [[item.error_code for item in one.partition_result] for one in answer.replica_election_results]
+        assert found == [[84, 3], [3]]
+        request.topic_partitions = None
+        assert list(client.ask(ApiKey.ELECT_LEADERS, version, request).replica_election_results) == []
+
+    types = codec.request_types(ApiKey.ALTER_PARTITION_REASSIGNMENTS)
+    for replicas, code in ((None, 85), ([leader], 0), ([0], 39), ([1, 2], 39), ([], 39)):
+        item = types.ReassignablePartition(partition_index=0, replicas=replicas)
+        request = types.AlterPartitionReassignmentsRequest(
+            timeout_ms=1_000, topics=[types.ReassignableTopic(name=topic, partitions=[item])]
+        )
+        answer = client.ask(ApiKey.ALTER_PARTITION_REASSIGNMENTS, 1, request)
+        assert (answer.error_code, answer.responses[0].partitions[0].error_code) == (0, code)
+
+    types = codec.request_types(ApiKey.LIST_PARTITION_REASSIGNMENTS)
+    answer = client.ask(
+        ApiKey.LIST_PARTITION_REASSIGNMENTS, 0, types.ListPartitionReassignmentsRequest(timeout_ms=1_000, topics=None)
+    )
+    assert (answer.error_code, list(answer.topics)) == (0, [])
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_there_are_no_quotas(client: KafkaClient, version: int) -> None:
+    types = codec.request_types(ApiKey.DESCRIBE_CLIENT_QUOTAS)
+    component = types.ComponentData(entity_type="user", match_type=2, match=None)
+    request = types.DescribeClientQuotasRequest(components=[component], strict=False)
+    answer = client.ask(ApiKey.DESCRIBE_CLIENT_QUOTAS, version, request)
+    assert (answer.error_code, list(answer.entries)) == (0, [])

@@ -78,7 +78,7 @@ def test_every_node_names_the_coordinator(client: KafkaClient) -> None:
     )
     assert [(item.key, item.error_code, item.node_id) for item in answer.coordinators] == [("a", 0, 0), ("b", 0, 0)]
     answer = client.ask(ApiKey.FIND_COORDINATOR, 6, types.FindCoordinatorRequest(key_type=1, coordinator_keys=["t"]))
-    assert answer.coordinators[0].error_code == 42
+    assert answer.coordinators[0].error_code == 53
 
 
 def test_it_can_be_described_and_weighed(broker: Broker) -> None:
