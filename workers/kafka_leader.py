@@ -15,7 +15,6 @@ from kbroker.errors import (
     UnknownTopicId,
 )
 from kbroker.kafka import (
-    listings,
     log_dirs,
     metadata,
     produce,
@@ -30,6 +29,7 @@ from kbroker.workers.kafka_cluster import KafkaCluster
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
@@ -61,7 +61,7 @@ class KafkaLeader:
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.LIST_GROUPS: self._list_groups,
+                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
         )
@@ -88,10 +88,6 @@ class KafkaLeader:
         folder = self._worker.config.data_dir
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
         call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
-
-    def _list_groups(self, call: Call) -> None:
-        # Clients ask every node and merge: the coordinator lists them all.
-        call.answer(listings.groups(call.request, ()))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child

@@ -100,12 +100,21 @@ class KafkaClient:
 
     def produce(self, topic: str, partition: int, *values: bytes, acks: int = -1, version: int = 9) -> Any:
         """One batch; what is answered for its partition."""
+        return self.produce_bytes(topic, partition, batch(*values), acks=acks, version=version)
+
+    def produce_bytes(self, topic: str, partition: int, records: bytes, *, acks: int = -1, version: int = 9) -> Any:
+        """Any bytes for batches; what is answered for their partition."""
+        self.send_bytes(topic, partition, records, acks=acks, version=version)
+        return self.receive().responses[0].partition_responses[0]
+
+    def send_bytes(self, topic: str, partition: int, records: bytes, *, acks: int = -1, version: int = 9) -> None:
+        """Any bytes for batches; the answer is not waited for."""
         types = codec.request_types(ApiKey.PRODUCE)
-        data = types.PartitionProduceData(index=partition, records=batch(*values))
+        data = types.PartitionProduceData(index=partition, records=records)
         request = types.ProduceRequest(
             acks=acks, timeout_ms=10_000, topic_data=[types.TopicProduceData(name=topic, partition_data=[data])]
         )
-        return self.ask(ApiKey.PRODUCE, version, request).responses[0].partition_responses[0]
+        self.send(ApiKey.PRODUCE, version, request)
 
 
 def batch(*values: bytes, timestamp_ms: int | None = None) -> bytes:
