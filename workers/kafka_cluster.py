@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from typing import Any
 
+from kbroker.catalog.topics import check_name
+from kbroker.errors import InvalidTopic
 from kbroker.kafka import coordination, replicas, topic_partitions
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.workers.kafka_service import Call, Serve
+
+
+def illegal_names(request: Any, known: Container[str]) -> dict[str, int]:
+    """Error codes of the topics in a Metadata request whose names can never be any topic's."""
+    found = {}
+    for item in request.topics or ():
+        if item.name and item.name not in known:
+            try:
+                check_name(item.name)
+            except InvalidTopic as error:
+                found[item.name] = error.code
+    return found
 
 
 class KafkaCluster:

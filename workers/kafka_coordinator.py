@@ -27,7 +27,7 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
-from kbroker.workers.kafka_cluster import KafkaCluster
+from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_groups import KafkaGroups
@@ -144,7 +144,7 @@ class KafkaCoordinator:
         coordinator = self._coordinator
         missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            self._answer_metadata(call, {})
+            self._answer_metadata(call, illegal_names(call.request, self._topics))
             return
 
         def created(results: list[m.TopicResult]) -> None:

@@ -25,7 +25,7 @@ from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
-from kbroker.workers.kafka_cluster import KafkaCluster
+from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
@@ -82,7 +82,8 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster),))
+        refused = illegal_names(call.request, cluster.topics)
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused),))
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._worker.config.data_dir

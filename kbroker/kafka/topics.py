@@ -96,34 +96,44 @@ def deletions(
 ) -> list[Deletion]:
     """The topics to be deleted, each once."""
     if version < BY_ID:
-        items = [Deletion(name, _NO_ID) for name in request.topic_names]
+        asked = [Deletion(name, _NO_ID) for name in request.topic_names]
     else:
-        items = [_deletion(item, name_of, topics) for item in request.topics]
-    often = Counter((item.name, item.topic_id) for item in items)
+        asked = [Deletion(item.name, item.topic_id) for item in request.topics]
+    often = Counter(asked)
+    found = [
+        item._replace(fault=_named_often(item.name, often[item]))
+        if often[item] > 1
+        else _deletion(item, name_of, topics)
+        for item in often
+    ]
+    # The same topic by its name and by its id is named twice as well.
+    by_name = Counter(item.name for item in found if item.name is not None and item.fault is None)
     return [
-        item if often[item[:2]] == 1 or item.fault else item._replace(fault=_named_often(item.name, often[item[:2]]))
-        for item in dict.fromkeys(items)
+        item._replace(fault=_named_often(item.name, 2)) if by_name[item.name or ""] > 1 else item
+        for item in {(item.name, item.topic_id): item for item in found}.values()
     ]
 
 
-def _deletion(item: Any, name_of: Callable[[bytes], str | None], topics: Mapping[str, TopicFacts]) -> Deletion:
+def _deletion(item: Deletion, name_of: Callable[[bytes], str | None], topics: Mapping[str, TopicFacts]) -> Deletion:
+    """Both the name and the id of what a request names by one of them."""
     if item.name is not None and item.topic_id != _NO_ID:
-        fault = Result(InvalidRequest.code, "a topic is named by its name or by its id, not by both")
-        return Deletion(item.name, item.topic_id, fault)
+        return item._replace(
+            fault=Result(InvalidRequest.code, "a topic is named by its name or by its id, not by both")
+        )
     if item.name is not None:
         known = topics.get(item.name)
-        return Deletion(item.name, _NO_ID if known is None else known.topic_id)
+        return item if known is None else item._replace(topic_id=known.topic_id)
     if item.topic_id == _NO_ID:
-        return Deletion(None, _NO_ID, Result(InvalidRequest.code, "a topic needs a name or an id"))
+        return item._replace(fault=Result(InvalidRequest.code, "a topic needs a name or an id"))
     name = name_of(item.topic_id)
     if name is None:
-        fault = Result(UnknownTopicId.code, f"no topic has the id {item.topic_id.hex()}")
-        return Deletion(None, item.topic_id, fault)
-    return Deletion(name, item.topic_id)
+        return item._replace(fault=Result(UnknownTopicId.code, f"no topic has the id {item.topic_id.hex()}"))
+    return item._replace(name=name)
 
 
 def _named_often(name: str | None, often: int) -> Result:
-    return Result(InvalidRequest.code, f"topic {name or '':.80} is named {often} times in one request")
+    what = "a topic id" if name is None else f"topic {name:.80}"
+    return Result(InvalidRequest.code, f"{what} is named {often} times in one request")
 
 
 def deleted(asked: Sequence[Deletion], results: Sequence[Result]) -> Any:

@@ -78,10 +78,11 @@ def name_of(topic_id: bytes) -> str | None:
         ([("x", NO_ID)], [("x", NO_ID, 0)]),
         ([(None, b"b" * 16)], [("b", b"b" * 16, 0)]),
         ([(None, b"?" * 16)], [(None, b"?" * 16, UNKNOWN_ID)]),
-        ([(None, b"?" * 16)] * 2, [(None, b"?" * 16, UNKNOWN_ID)]),
+        ([(None, b"?" * 16)] * 2, [(None, b"?" * 16, INVALID_REQUEST)]),
+        ([(None, b"a" * 16)] * 2, [(None, b"a" * 16, INVALID_REQUEST)]),
         ([(None, NO_ID)], [(None, NO_ID, INVALID_REQUEST)]),
         ([("a", b"a" * 16)], [("a", b"a" * 16, INVALID_REQUEST)]),
-        ([("a", NO_ID), ("b", NO_ID), ("a", NO_ID)], [("a", b"a" * 16, INVALID_REQUEST), ("b", b"b" * 16, 0)]),
+        ([("a", NO_ID), ("b", NO_ID), ("a", NO_ID)], [("a", NO_ID, INVALID_REQUEST), ("b", b"b" * 16, 0)]),
         ([("a", NO_ID), (None, b"a" * 16)], [("a", b"a" * 16, INVALID_REQUEST)]),
     ],
 )
