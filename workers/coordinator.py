@@ -357,6 +357,7 @@ class Coordinator:
             self.is_committing = False
             if error is None:
                 self.catalog.apply(changes)
+                self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
                 if any(change.key.startswith(ALTERED) for change in changes):
                     self._reload(self.given)
                 self.members.broadcast(changes, done, timeout_ms)
@@ -384,9 +385,14 @@ class Coordinator:
                 log.error("leader epochs could not be recorded: %s", error)
 
         self._epochs.update(epochs)
+        self._topics_changed(name for name, _ in epochs)
         if epochs or removed:
             self.changes.append((decide, committed, 30_000))
             self._next_change()
+
+    def _topics_changed(self, names: Iterable[str]) -> None:
+        if self.kafka is not None:
+            self.kafka.topics_changed(names)
 
     def _result_of(self, name: str, decide: Decide) -> m.TopicResult:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
     configs,
     coordination,
+    delete_records,
     listings,
     log_dirs,
     metadata,
@@ -23,6 +24,7 @@ from kbroker.kafka import (
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
@@ -82,6 +84,7 @@ class KafkaCoordinator:
         self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
         self._topics = _Topics(coordinator.catalog, internal)
+        self._answers = MetadataAnswers()
         self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
         self.offsets.on_published = self._internal.serve(self.offsets.log).published
         records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
@@ -89,6 +92,7 @@ class KafkaCoordinator:
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
                 ApiKey.OFFSET_FETCH: self._offset_fetch,
@@ -139,16 +143,24 @@ class KafkaCoordinator:
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._cluster(call.host).topics)
+        missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host)))
+            self._answer_metadata(call, {})
             return
 
         def created(results: list[m.TopicResult]) -> None:
-            refused = {result.name: result.error for result in results if result.error}
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host), refused))
+            self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
         coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+
+    def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
+        cluster = self._cluster(call.host)
+        encoded = self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused)
+        call.answer_pieces((encoded,))
+
+    def topics_changed(self, names: Iterable[str]) -> None:
+        """Something else is known of these topics now: also leader epochs."""
+        self._answers.forget(names)
 
     def _find_coordinator(self, call: Call) -> None:
         call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
@@ -337,17 +349,22 @@ class KafkaCoordinator:
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [
-            self._refused(topic.name or self._internal.name_of(topic.topic_id), partition.index)
+            produce.failed(*self._refusal(topic.name or self._internal.name_of(topic.topic_id), partition.index))
             for topic in request.topic_data
             for partition in topic.partition_data
         ]
         call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
 
-    def _refused(self, topic: str | None, index: int) -> produce.Outcome:
+    def _delete_records(self, call: Call) -> None:
+        refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]
+        call.answer(delete_records.answer(call.request, [delete_records.Result(code) for code, _ in refusals]))
+
+    def _refusal(self, topic: str | None, index: int) -> tuple[int, str]:
+        """Why clients may not change that partition here: error code and reason."""
         try:
             if topic is None:
                 raise UnknownTopicId("no topic has that id")
             self._internal.get(topic, index)
         except RequestError as error:
-            return produce.failed(error.code, str(error))
-        return produce.failed(InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only")
+            return error.code, str(error)
+        return InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only"

@@ -24,9 +24,11 @@ from kbroker.kafka import (
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
 from kbroker.workers.kafka_listeners import kafka_sockets
@@ -49,11 +51,14 @@ class KafkaLeader:
         self._worker = worker
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
+        self._answers = MetadataAnswers()
+        worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
@@ -80,7 +85,7 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer(metadata.answer(call.request, call.version, cluster))
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster),))
 
     def _topic_partitions(self, call: Call) -> None:
         call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
@@ -183,6 +188,9 @@ class KafkaLeader:
                 raise UnknownTopicId(f"no topic has the id {item.topic_id.hex()}")
             name = known
         return self._worker.table.get(name, item.partition)
+
+    def _delete_records(self, call: Call) -> None:
+        DeletionInProgress(self._worker, call).start()
 
     def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)

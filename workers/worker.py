@@ -21,6 +21,7 @@ from kbroker.errors import (
     KbrokerError,
     MessageTooLarge,
     NotLeaderOrFollower,
+    PolicyViolation,
     RequestError,
     StorageError,
     UnknownTopicId,
@@ -259,6 +260,22 @@ class Worker:
         self._dirty[partition.name] = partition
         return result
 
+    def delete_records(
+        self, partition: Partition, before_offset: int, timeout_ms: int, done: Callable[[KbrokerError | None], None]
+    ) -> int:
+        """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
+
+        Returns the log start offset. Raises OffsetOutOfRange, PolicyViolation.
+        """
+        policy = partition.log.config.cleanup_policy
+        if "delete" not in policy:
+            raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
+        wanted = partition.log.high_watermark if before_offset == -1 else before_offset
+        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
+        self._dirty[partition.name] = partition  # the end of this turn flushes it
+        self._retain(partition)
+        return start
+
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:
             raise InvalidRequest("fetch.partitions must name at least one partition")
@@ -359,7 +376,7 @@ class Worker:
         if removed:
             partition.show()
             log.info(
-                "%s: %d segments are past their retention, the log starts at %d now",
+                "%s: %d segments are past their retention or deleted, the log starts at %d now",
                 partition.name,
                 len(removed),
                 partition.log.log_start_offset,

@@ -40,7 +40,8 @@ HOT_WINDOW_BYTES = 64 << 20
 class PartitionLog:
     """Open one with `PartitionLog.open`. Facts are plain attributes; only methods change them.
 
-    `synced_offset`: every record before it is on the disk. `failed`: why nothing is appended any more, or None.
+    `synced_offset`: every record before it is on the disk. `durable_log_start_offset`: a crash does not take the log's
+    start back behind it. `failed`: why nothing is appended any more, or None.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class PartitionLog:
         self.next_offset = recovered.next_offset
         self.log_start_offset = recovered.log_start_offset
         self.synced_offset = recovered.next_offset
+        self.durable_log_start_offset = recovered.log_start_offset
         self.failed: str | None = None
         self.size_bytes = sum(segment.size_bytes for segment in recovered.segments)
         self.deletions: deque[tuple[int, Path]] = deque((now_ms, path) for path in recovered.deleted)
@@ -443,6 +445,8 @@ class PartitionLog:
         assert flush is self._flush, "one flush at a time"
         self._flush = None
         if self.failed is None:
+            if flush.recovery_point is not None:
+                self.durable_log_start_offset = flush.recovery_point.log_start_offset
             self.synced_up_to(flush.end_offset)
 
     def synced_up_to(self, offset: int) -> None:
@@ -468,10 +472,24 @@ class PartitionLog:
     # Retention
 
     def retain(self, now_ms: int) -> list[SegmentInfo]:
-        """Take out the segments that retention.ms and retention.bytes no longer keep; the files stay for
-        file.delete.delay.ms. Returns them. Raises StorageError.
+        """Take out the segments that retention.ms and retention.bytes no longer keep, and those before the log start
+        offset; the files stay for file.delete.delay.ms. Returns them. Raises StorageError.
         """
         return retention.retain(self, now_ms)
+
+    def delete_records(self, before_offset: int) -> int:
+        """Begin the log at that offset, for every reader from now on; returns the log start offset.
+
+        Also after a crash, once `durable_log_start_offset` has reached it: the next flush carries it to the disk.
+        `retain` takes out the segments that lie before it. Raises OffsetOutOfRange past the high watermark.
+        """
+        if not 0 <= before_offset <= self.high_watermark:
+            raise self._out_of_range(before_offset)
+        if before_offset > self.log_start_offset:
+            self.log_start_offset = before_offset
+            self.epochs.cut_start(before_offset)
+            self._point_due = True
+        return self.log_start_offset
 
     def delete_due(self, now_ms: int) -> int:
         """Unlink the files whose delay is over. Returns how many. Raises StorageError."""

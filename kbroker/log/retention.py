@@ -62,8 +62,9 @@ def _removable(log: PartitionLog, now_ms: int) -> int:
     for segment, following in zip(log.segments, log.bases[1:], strict=False):
         if following > log.high_watermark:
             break
+        is_deleted = following <= log.log_start_offset
         too_much = 0 <= limit <= size_bytes - segment.size_bytes
-        if not too_much and not _expired(log, segment, now_ms):
+        if not is_deleted and not too_much and not _expired(log, segment, now_ms):
             break
         size_bytes -= segment.size_bytes
         count += 1

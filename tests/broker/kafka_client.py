@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,8 @@ class KafkaClient:
         self._socket.settimeout(PATIENCE_S)
         self._number = 0
         self._asked: list[tuple[int, int]] = []
+        # As all clients do: large requests are taken from known clients only.
+        self.ask(ApiKey.API_VERSIONS, 0, codec.request_types(ApiKey.API_VERSIONS).ApiVersionsRequest())
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +76,8 @@ class KafkaClient:
         """The topics as this node tells of them, by name."""
         types = codec.request_types(ApiKey.METADATA)
         asked = [types.MetadataRequestTopic(name=name) for name in topics] or None
-        answer = self.ask(ApiKey.METADATA, 12, types.MetadataRequest(topics=asked))
+        request = types.MetadataRequest(topics=asked, allow_auto_topic_creation=False)
+        answer = self.ask(ApiKey.METADATA, 12, request)
         return {topic.name: topic for topic in answer.topics}
 
     def create(self, topic: str, partitions: int = 1, **settings: str) -> bytes:
@@ -114,9 +118,11 @@ class KafkaClient:
         self.send(ApiKey.PRODUCE, version, request)
 
 
-def batch(*values: bytes, timestamp_ms: int = 1_700_000_000_000) -> bytes:
-    """A record batch without keys."""
+def batch(*values: bytes, timestamp_ms: int | None = None) -> bytes:
+    """A record batch without keys, of now if no time is given."""
     builder = BatchBuilder(batch_bytes=1 << 20)
+    if timestamp_ms is None:
+        timestamp_ms = time.time_ns() // 1_000_000
     for value in values:
         assert builder.append(timestamp_ms, None, value)
     return bytes(builder.build())
