@@ -98,6 +98,20 @@ def test_log_dirs(tools: Tools, topic: str, broker: Broker) -> None:
     assert sorted(partitions) == [f"{topic}-0", f"{topic}-1"]
 
 
+def test_delete_records(tools: Tools, topic: str, tmp_path: Path) -> None:
+    tools("kafka-topics", "--create", "--topic", topic)
+    tools("kafka-verifiable-producer", "--topic", topic, "--max-messages", "40")
+    wanted = tmp_path / "offsets.json"
+    wanted.write_text(json.dumps({"version": 1, "partitions": [{"topic": topic, "partition": 0, "offset": 7}]}))
+    said = tools("kafka-delete-records", "--offset-json-file", str(wanted))
+    assert re.search(r"partition: \S+-0\s+low_watermark: 7", said), said
+    assert f"{topic}:0:7" in tools("kafka-get-offsets", "--topic", topic, "--time", "earliest")
+
+
+def test_access_rules_are_said_to_be_off(tools: Tools) -> None:
+    assert "SecurityDisabledException" in tools.fails("kafka-acls", "--list")
+
+
 @pytest.fixture(scope="module")
 def files(java: JavaTools) -> Iterator[Path]:
     """The folder of a broker that has stopped, and that had: several segments, compressions, producers, commits."""
@@ -109,6 +123,11 @@ def files(java: JavaTools) -> Iterator[Path]:
                 "kafka-producer-perf-test", "--topic", "dumped", "--num-records", "5000", "--record-size", "100",
                 "--throughput", "-1", "--command-property", f"compression.type={codec}",
             )  # fmt: skip
+        tools("kafka-topics", "--create", "--topic", "packed", "--config", "compression.type=zstd")
+        tools(
+            "kafka-producer-perf-test", "--topic", "packed", "--num-records", "5000", "--record-size", "100",
+            "--throughput", "-1", "--command-property", "compression.type=gzip",
+        )  # fmt: skip
         consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "g"})
         consumer.commit(offsets=[confluent_kafka.TopicPartition("dumped", 0, 42)], asynchronous=False)
         consumer.close()
@@ -134,6 +153,12 @@ def test_dump_log(java: JavaTools, files: Path) -> None:
     assert [int(offset) for offset in re.findall(r"^\| offset: (\d+)", said, re.M)] == list(range(25_000))
     assert set(re.findall(r"compresscodec: (\w+)", said)) == {"none", "gzip", "snappy", "lz4", "zstd"}
     assert said.count("isvalid: true") == said.count("baseOffset:")
+
+
+def test_dump_log_of_what_the_broker_has_compressed(java: JavaTools, files: Path) -> None:
+    said = dump(java, sorted(files.glob("packed-0/*.log")), "--deep-iteration")
+    assert [int(offset) for offset in re.findall(r"^\| offset: (\d+)", said, re.M)] == list(range(5_000))
+    assert set(re.findall(r"compresscodec: (\w+)", said)) == {"zstd"}
 
 
 def test_dump_indexes(java: JavaTools, files: Path) -> None:
