@@ -71,6 +71,8 @@ def test_records(tools: Tools, topic: str) -> None:
         )  # fmt: skip
     read = re.findall(r"Partition:(\d)\tOffset:(\d+)\th:1,n:null\t(k\d+)\t(v\d+)\n", found)
     assert sorted(int(value[1:]) for *_, value in read) == list(range(50)), found
+    everything = tools("kafka-console-consumer", "--topic", topic, "--from-beginning", "--max-messages", "50")
+    assert sorted(int(value[1:]) for value in everything.split()) == list(range(50)), everything
     for partition, count in offsets.items():
         assert [int(offset) for where, offset, *_ in read if where == partition] == list(range(int(count)))
 
@@ -131,6 +133,11 @@ def files(java: JavaTools) -> Iterator[Path]:
         consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "g"})
         consumer.commit(offsets=[confluent_kafka.TopicPartition("dumped", 0, 42)], asynchronous=False)
         consumer.close()
+        for protocol in ("classic", "consumer"):
+            tools(
+                "kafka-console-consumer", "--topic", "packed", "--from-beginning", "--max-messages", "9",
+                "--group", protocol, "--command-property", f"group.protocol={protocol}",
+            )  # fmt: skip
         broker.stop()
         yield broker.data_dir
 
@@ -174,3 +181,6 @@ def test_dump_producers_and_commits(java: JavaTools, files: Path) -> None:
     assert len(set(re.findall(r"^producerId: (\d+) producerEpoch: 0", dump(java, [snapshot]), re.M))) == 5
     said = dump(java, sorted(files.glob("__consumer_offsets-*/*.log")), "--deep-iteration", "--offsets-decoder")
     assert re.search(r'"group":"g".*"topic":"dumped".*"partition":0.*"offset":42', said), said
+    for protocol in ("classic", "consumer"):
+        assert re.search(rf'"group":"{protocol}".*"topic":"packed".*"partition":0.*"offset":9', said), said
+    assert '"groupId":"consumer"' in said, said
