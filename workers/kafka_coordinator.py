@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kbroker.errors import InvalidRequest, KbrokerError, NotLeaderOrFollower, RequestError, code_of
+from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
     configs,
     coordination,
-    fetch,
-    list_offsets,
+    delete_records,
     listings,
     log_dirs,
     metadata,
-    offset_for_leader_epoch,
     offsets,
     produce,
     topic_partitions,
@@ -26,15 +24,18 @@ from kbroker.kafka import (
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
+from kbroker.workers.kafka_records import KafkaRecords
 from kbroker.workers.kafka_service import Call, KafkaService
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
@@ -45,29 +46,32 @@ if TYPE_CHECKING:
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
-_NOT_LEADER = NotLeaderOrFollower.code
 
 
 class _Topics(Mapping[str, m.TopicInfo]):
-    """The catalog's topics as clients are told of them, each made when it is looked at."""
+    """The catalog's topics and the internal ones as clients are told of them, each made when it is looked at."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, internal: Mapping[str, m.TopicInfo]) -> None:
         self._catalog = catalog
+        self._internal = internal
 
     def __getitem__(self, name: str) -> m.TopicInfo:
         if name not in self._catalog.topics:
-            raise KeyError(name)
+            return self._internal[name]
         return topic_info(self._catalog, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._catalog.topics))
+        return iter(sorted((*self._catalog.topics, *self._internal)))
 
     def __len__(self) -> int:
-        return len(self._catalog.topics)
+        return len(self._catalog.topics) + len(self._internal)
 
     def name_of(self, topic_id: bytes) -> str | None:
         """The topic with that id."""
-        return next((name for name, topic in self._catalog.topics.items() if topic.topic_id == topic_id), None)
+        for name, topic in self._internal.items():
+            if topic.topic_id == topic_id:
+                return name
+        return self._catalog.name_of(topic_id)
 
 
 class KafkaCoordinator:
@@ -75,12 +79,20 @@ class KafkaCoordinator:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
+        now_ms = time.time_ns() // 1_000_000
+        config = coordinator.config
+        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
+        internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
+        self._topics = _Topics(coordinator.catalog, internal)
+        self._answers = MetadataAnswers()
+        self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
+        self.offsets.on_published = self._internal.serve(self.offsets.log).published
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
         self._service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
-                ApiKey.FETCH: self._fetch,
-                ApiKey.LIST_OFFSETS: self._list_offsets,
-                ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+                **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
                 ApiKey.OFFSET_FETCH: self._offset_fetch,
@@ -99,9 +111,6 @@ class KafkaCoordinator:
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
             }
         )
-        now_ms = time.time_ns() // 1_000_000
-        config = coordinator.config
-        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
         self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, coordinator.config.kafka)
@@ -129,22 +138,29 @@ class KafkaCoordinator:
 
     def _cluster(self, host: str) -> Cluster:
         coordinator = self._coordinator
-        known = _Topics(coordinator.catalog)
         nodes = nodes_for(coordinator.child, host)
-        return Cluster(coordinator.child.cluster_id, nodes, known, known.name_of, coordinator.epoch_of)
+        return Cluster(coordinator.child.cluster_id, nodes, self._topics, self._topics.name_of, coordinator.epoch_of)
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._cluster(call.host).topics)
+        missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host)))
+            self._answer_metadata(call, {})
             return
 
         def created(results: list[m.TopicResult]) -> None:
-            refused = {result.name: result.error for result in results if result.error}
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host), refused))
+            self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
         coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+
+    def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
+        cluster = self._cluster(call.host)
+        encoded = self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused)
+        call.answer_pieces((encoded,))
+
+    def topics_changed(self, names: Iterable[str]) -> None:
+        """Something else is known of these topics now: also leader epochs."""
+        self._answers.forget(names)
 
     def _find_coordinator(self, call: Call) -> None:
         call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
@@ -206,7 +222,7 @@ class KafkaCoordinator:
 
     def _config_resources(self, call: Call) -> None:
         coordinator = self._coordinator
-        names, nodes = sorted(coordinator.catalog.topics), sorted(coordinator.child.kafka_ports)
+        names, nodes = list(self._topics), sorted(coordinator.child.kafka_ports)
         call.answer(listings.config_resources(call.request, call.version, names, nodes))
 
     def _topic_partitions(self, call: Call) -> None:
@@ -214,7 +230,8 @@ class KafkaCoordinator:
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._coordinator.config.data_dir
-        call.answer(log_dirs.answer(call.request, str(folder), {}, *disk_room(folder)))
+        sizes = {(name.topic, name.partition): led.log.size_bytes for name, led in self._internal.serving.items()}
+        call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
 
     # --- topics ---
 
@@ -232,9 +249,13 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics))
+            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+
+    def _settings_created(self, name: str) -> list[Any]:
+        own = self._coordinator.catalog.topic(name).settings
+        return configs.created_topic_configs(self._broker_settings(), own)
 
     def _delete_topics(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
@@ -262,12 +283,20 @@ class KafkaCoordinator:
 
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
-        nodes = self._coordinator.child.kafka_ports
-        call.answer(configs.described(call.request, self._coordinator.config, own, nodes))
+        own |= {name: topic.settings for name, topic in self._coordinator.members.internal_topics.items()}
+        call.answer(configs.described(call.request, self._broker_settings(), own, self._nodes))
+
+    def _broker_settings(self) -> configs.BrokerSettings:
+        return configs.BrokerSettings(self._coordinator.given, self._coordinator.catalog.altered)
+
+    @property
+    def _nodes(self) -> Collection[int]:
+        return self._coordinator.child.kafka_ports
 
     def _alter_configs(self, call: Call) -> None:
         request = call.request
-        asked = configs.alterations(request, incremental=call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS)
+        incremental = call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS
+        asked = configs.alterations(request, incremental=incremental, nodes=self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item if isinstance(item, Result) else partial(self._altered, item) for item in asked
         ]
@@ -278,12 +307,11 @@ class KafkaCoordinator:
 
         self._decide(names, decisions, 30_000, request.validate_only, done)
 
-    def _altered(self, item: configs.Alteration) -> list[Change]:
+    def _altered(self, asked: configs.Alteration) -> list[Change]:
         catalog = self._coordinator.catalog
-        removed = item.remove
-        if item.only:
-            removed = [name for name in catalog.topic(item.topic).settings if name not in item.set]
-        return catalog.alter(item.topic, item.set, removed)
+        if asked.resource_type == configs.BROKER:
+            return catalog.alter_broker(asked.name, *configs.outcome(asked, catalog.altered.get(asked.name, {})))
+        return catalog.alter(asked.name, *configs.outcome(asked, catalog.topic(asked.name).settings))
 
     def _decide(
         self,
@@ -314,32 +342,29 @@ class KafkaCoordinator:
             [names[number] for number, _ in open_ones], [decide for _, decide in open_ones], timeout_ms, changed
         )
 
-    # --- what a worker leads ---
+    # --- records: of the internal topics alone ---
 
     def _produce(self, call: Call) -> None:
         request = call.request
         if request.acks == 0:
-            raise InvalidRequest("acks=0 for a partition that a worker leads")
-        failed = produce.failed(_NOT_LEADER, "the coordinator leads no partition")
-        count = sum(len(topic.partition_data) for topic in request.topic_data)
-        call.answer(produce.answer(request, [failed] * count, lambda _number: None))
+            raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
+        outcomes = [
+            produce.failed(*self._refusal(topic.name or self._internal.name_of(topic.topic_id), partition.index))
+            for topic in request.topic_data
+            for partition in topic.partition_data
+        ]
+        call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
 
-    def _fetch(self, call: Call) -> None:
-        answered: list[list[fetch.FetchedPartition[fetch.Records]]] = []
-        by_id = call.version >= fetch.TOPIC_IDS
-        for topic in call.request.topics:
-            answered.append([])
-            for item in topic.partitions:
-                name, topic_id = ("", topic.topic_id) if by_id else (topic.topic, bytes(16))
-                found: fetch.FetchedPartition[fetch.Records] = fetch.FetchedPartition(name, topic_id, item.partition)
-                found.error_code = _NOT_LEADER
-                answered[-1].append(found)
-        pieces = fetch.encode(call.version, call.correlation_id, answered)
-        call.answer_pieces([piece for piece in pieces if isinstance(piece, bytes)])
+    def _delete_records(self, call: Call) -> None:
+        refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]
+        call.answer(delete_records.answer(call.request, [delete_records.Result(code) for code, _ in refusals]))
 
-    def _list_offsets(self, call: Call) -> None:
-        call.answer(list_offsets.answer(call.request, lambda *_: list_offsets.Found(_NOT_LEADER)))
-
-    def _offset_for_leader_epoch(self, call: Call) -> None:
-        found = offset_for_leader_epoch.Found(_NOT_LEADER)
-        call.answer(offset_for_leader_epoch.answer(call.request, lambda *_: found))
+    def _refusal(self, topic: str | None, index: int) -> tuple[int, str]:
+        """Why clients may not change that partition here: error code and reason."""
+        try:
+            if topic is None:
+                raise UnknownTopicId("no topic has that id")
+            self._internal.get(topic, index)
+        except RequestError as error:
+            return error.code, str(error)
+        return InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only"

@@ -17,12 +17,12 @@ from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
 from kbroker.records.codec import BatchBuilder, decode_list, iter_batches
-from kbroker.types import TopicPartition
+from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
 
 log = logging.getLogger(__name__)
 
-PARTITION = TopicPartition("__consumer_offsets", 0)
+PARTITION = TopicPartition(OFFSETS_TOPIC, 0)
 READ_BYTES = 1 << 20
 RETRY_OPEN_MS = 5_000
 
@@ -39,16 +39,17 @@ class OffsetsLog:
         # Not for users' settings: what retention took would be forgotten.
         config = dataclasses.replace(config, retention_ms=-1, retention_bytes=-1, flush_acks_all="fdatasync")
         self.offsets = CommittedOffsets()
+        self.on_published: Callable[[], None] = lambda: None
         self._io = io
         self._folder = folder
         self._waiting: deque[tuple[int, Commits, Done]] = deque()
-        self._log = PartitionLog.open(folder, PARTITION, topic_id, config, 0, now_ms)
+        self.log = PartitionLog.open(folder, PARTITION, topic_id, config, 0, now_ms)
         self._replay()
 
     def _replay(self) -> None:
-        offset = self._log.log_start_offset
-        while offset < self._log.next_offset:
-            piece = self._log.read(offset, READ_BYTES)
+        offset = self.log.log_start_offset
+        while offset < self.log.next_offset:
+            piece = self.log.read(offset, READ_BYTES)
             if not piece.size_bytes:
                 return
             for batch in iter_batches(piece.read()):
@@ -60,13 +61,13 @@ class OffsetsLog:
 
     def commit(self, commits: Commits, now_ms: int, done: Done) -> None:
         """Append; `done` follows when the disk has them, or with the error."""
-        builder = BatchBuilder(batch_bytes=self._log.config.message_max_bytes)
+        builder = BatchBuilder(batch_bytes=self.log.config.message_max_bytes)
         for place, committed in commits:
             if not builder.append(now_ms, encode_key(place), encode_value(committed)):
                 done(StorageError("more offsets than fit into one batch"))
                 return
         try:
-            result = self._log.append(builder.build(), now_ms, sync=True)
+            result = self.log.append(builder.build(), now_ms, sync=True)
         except KbrokerError as error:
             done(error)
             return
@@ -74,28 +75,29 @@ class OffsetsLog:
         self._flush()
 
     def _flush(self) -> None:
-        flush = self._log.begin_flush()
+        flush = self.log.begin_flush()
         if flush is not None:
             self._io.submit(flush.run, lambda _result, error: self._flushed(flush, error))
 
     def _flushed(self, flush: Flush, error: BaseException | None) -> None:
         if error is not None:
-            self._log.fail_flush(flush, error)
+            self.log.fail_flush(flush, error)
             log.critical("committed offsets: %s; this process ends, so that its successor recovers them", error)
             raise SystemExit(1)
-        self._log.finish_flush(flush, 0)
-        acknowledged = self._log.acknowledged_offset
+        self.log.finish_flush(flush, 0)
+        self.on_published()
+        acknowledged = self.log.acknowledged_offset
         while self._waiting and self._waiting[0][0] <= acknowledged:
             _, commits, done = self._waiting.popleft()
             for place, committed in commits:
                 self.offsets.put(place, committed)
             done(None)
-        if self._log.needs_sync:
+        if self.log.needs_sync:
             self._flush()
 
     def close(self, now_ms: int) -> None:
         """Close cleanly, after the I/O threads have ended."""
         try:
-            self._log.close(now_ms)
+            self.log.close(now_ms)
         except StorageError as error:
             log.error("the committed offsets could not be closed cleanly: %s", error)

@@ -30,6 +30,7 @@ from kbroker.records.batch import (
     patch_log_append_time,
     patch_sized,
 )
+from kbroker.records.policy import policy_of
 from kbroker.types import TopicPartition
 
 _LOADED_INDEXES_MAX = 8
@@ -39,7 +40,8 @@ HOT_WINDOW_BYTES = 64 << 20
 class PartitionLog:
     """Open one with `PartitionLog.open`. Facts are plain attributes; only methods change them.
 
-    `synced_offset`: every record before it is on the disk. `failed`: why nothing is appended any more, or None.
+    `synced_offset`: every record before it is on the disk. `durable_log_start_offset`: a crash does not take the log's
+    start back behind it. `failed`: why nothing is appended any more, or None.
     """
 
     def __init__(
@@ -57,12 +59,11 @@ class PartitionLog:
         self.partition = partition
         self.topic_id = topic_id
         self.config = config
+        self.policy = policy_of(config)
+        """What its topic asks of records besides sound batches. Whoever appends has applied it; None: there is none."""
         self.storage = storage
         self.lock: File | None = lock
         self.hot_window_bytes = HOT_WINDOW_BYTES
-        self._start(recovered, now_ms)
-
-    def _start(self, recovered: Recovered, now_ms: int) -> None:
         self.recovery: RecoveryReport = recovered.report
         self.segments = recovered.segments
         self.bases = [segment.base_offset for segment in recovered.segments]
@@ -72,6 +73,7 @@ class PartitionLog:
         self.next_offset = recovered.next_offset
         self.log_start_offset = recovered.log_start_offset
         self.synced_offset = recovered.next_offset
+        self.durable_log_start_offset = recovered.log_start_offset
         self.failed: str | None = None
         self.size_bytes = sum(segment.size_bytes for segment in recovered.segments)
         self.deletions: deque[tuple[int, Path]] = deque((now_ms, path) for path in recovered.deleted)
@@ -140,6 +142,21 @@ class PartitionLog:
         return self.synced_offset < self.next_offset or bool(self._unsynced) or self._folder_changed
 
     @property
+    def flush_due(self) -> bool:
+        """Whether so much was appended, since the last recovery point or at all, that a flush should not wait for the
+        clock."""
+        is_much = self._point_is_due() or self.next_offset - self.synced_offset >= self.config.flush_messages
+        return is_much and self._flush is None and self.failed is None
+
+    def _point_is_due(self) -> bool:
+        config = self.config
+        return (
+            self._point_due
+            or self._point_bytes >= config.recovery_point_bytes
+            or self._point_batches >= config.recovery_point_batches
+        )
+
+    @property
     def flushing(self) -> bool:
         """Whether a Flush is out."""
         return self._flush is not None
@@ -173,6 +190,7 @@ class PartitionLog:
                 view = view[start:]
                 found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
         stamp = -1
+        latest = now_ms + self.config.timestamp_after_max_ms
         if self.config.timestamp_type == "LogAppendTime":
             stamp = now_ms
             found = [patch_log_append_time(view, facts, now_ms) for facts in found]
@@ -181,6 +199,11 @@ class PartitionLog:
         for facts in found:
             if facts.attributes & LOG_APPEND_TIME and stamp < 0:
                 raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
+            if facts.max_timestamp > latest:
+                raise InvalidTimestamp(
+                    f"{self.partition}: timestamp {facts.max_timestamp} is after {latest}, the latest by "
+                    "message.timestamp.after.max.ms"
+                )
             patch_sized(view, facts, offset, epoch)
             offset += facts.record_count
         size_bytes = len(view)
@@ -380,13 +403,7 @@ class PartitionLog:
         """Take everything that is not synced into a Flush for an I/O thread. None: nothing to do, or one is out."""
         if self._flush is not None or self.failed is not None:
             return None
-        config = self.config
-        due = (
-            force_recovery_point
-            or self._point_due
-            or self._point_bytes >= config.recovery_point_bytes
-            or self._point_batches >= config.recovery_point_batches
-        )
+        due = force_recovery_point or self._point_is_due()
         if not due and not self.unsynced:
             return None
         active = self._active
@@ -428,6 +445,8 @@ class PartitionLog:
         assert flush is self._flush, "one flush at a time"
         self._flush = None
         if self.failed is None:
+            if flush.recovery_point is not None:
+                self.durable_log_start_offset = flush.recovery_point.log_start_offset
             self.synced_up_to(flush.end_offset)
 
     def synced_up_to(self, offset: int) -> None:
@@ -442,37 +461,35 @@ class PartitionLog:
         self.high_watermark_position = shown
 
     def fail_flush(self, flush: Flush, error: BaseException) -> None:
-        """On the loop, after `run` raised: nothing more is acknowledged until `repair` or a new owner has copied what
-        the page cache shows. A mark in the folder says so to the next owner, if the disk lets us.
+        """On the loop, after `run` raised: nothing more is acknowledged until the log was opened anew without trusting
+        the page cache. A mark in the folder says so to the next owner, if the disk lets us.
         """
         assert flush is self._flush, "one flush at a time"
         self._flush = None
-        self.failed = f"the disk failed to sync ({error}); records are refused until the log is repaired"
+        self.failed = f"the disk failed to sync ({error}); records are refused until the log is opened anew"
         opening.leave_failure_mark(self, str(error))
-
-    def repair(self, now_ms: int) -> int:
-        """After a failed flush: recover again, copying everything past the recovery point into new files, which are
-        synced and swapped in; readers keep the old files. Begins a new leader epoch. May block long.
-
-        Returns the number of records that were lost (none that acks=all had acknowledged). Raises StorageError when
-        the disk still fails: try again later.
-        """
-        if self.lock is None or self._flush is not None:
-            raise StorageError(f"{self.partition}: cannot repair now: {self.failed or 'a flush is out'}")
-        if self.failed is None:
-            return 0
-        ended = self.next_offset
-        recovered = opening.recover_again(self, now_ms)
-        self._start(recovered, now_ms)
-        return max(0, ended - self.next_offset)
 
     # Retention
 
     def retain(self, now_ms: int) -> list[SegmentInfo]:
-        """Take out the segments that retention.ms and retention.bytes no longer keep; the files stay for
-        file.delete.delay.ms. Returns them. Raises StorageError.
+        """Take out the segments that retention.ms and retention.bytes no longer keep, and those before the log start
+        offset; the files stay for file.delete.delay.ms. Returns them. Raises StorageError.
         """
         return retention.retain(self, now_ms)
+
+    def delete_records(self, before_offset: int) -> int:
+        """Begin the log at that offset, for every reader from now on; returns the log start offset.
+
+        Also after a crash, once `durable_log_start_offset` has reached it: the next flush carries it to the disk.
+        `retain` takes out the segments that lie before it. Raises OffsetOutOfRange past the high watermark.
+        """
+        if not 0 <= before_offset <= self.high_watermark:
+            raise self._out_of_range(before_offset)
+        if before_offset > self.log_start_offset:
+            self.log_start_offset = before_offset
+            self.epochs.cut_start(before_offset)
+            self._point_due = True
+        return self.log_start_offset
 
     def delete_due(self, now_ms: int) -> int:
         """Unlink the files whose delay is over. Returns how many. Raises StorageError."""
@@ -495,6 +512,7 @@ class PartitionLog:
     def configure(self, config: LogConfig) -> None:
         """Other settings, from now on."""
         self.config = config
+        self.policy = policy_of(config)
         for segment in self.segments:
             segment.index_interval_bytes = config.index_interval_bytes
 

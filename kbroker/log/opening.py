@@ -108,16 +108,6 @@ def close_clean(log: PartitionLog) -> None:
     log.finish_flush(flush, 0)
 
 
-def recover_again(log: PartitionLog, now_ms: int) -> Recovered:
-    """Recovery of a log that is open, trusting nothing in the page cache past the recovery point."""
-    try:
-        recovered = recover(log.storage, log.folder, log.config, log.leader_epoch, now_ms, True)
-        _begin_epoch(log.storage, log.folder, recovered, log.leader_epoch + 1)
-    except OSError as error:
-        raise StorageError(f"{log.partition}: the repair failed: {error}") from error
-    return recovered
-
-
 def leave_failure_mark(log: PartitionLog, reason: str) -> None:
     """Tell the next owner that the page cache lies, if the disk still takes a small file."""
     with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ Answers "was this batch appended before?" and "does it follow the last one?". Re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
@@ -75,6 +76,10 @@ class ProducerStates:
 
     def __len__(self) -> int:
         return len(self._producers)
+
+    def __iter__(self) -> Iterator[tuple[int, Producer]]:
+        """The producers with their ids."""
+        return iter(self._producers.items())
 
     def get(self, producer_id: int) -> Producer | None:
         return self._producers.get(producer_id)

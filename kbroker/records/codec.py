@@ -126,7 +126,22 @@ def compress_batch(batch: bytearray, codec: int) -> bytearray:
     packed = compress(codec, memoryview(batch)[HEADER_BYTES:])
     if len(packed) >= len(batch) - HEADER_BYTES:
         return batch
-    batch[HEADER_BYTES:] = packed
+    return _with_records(batch, packed, codec)
+
+
+def recompress(batch: bytearray, codec: int, level: int | None) -> bytearray:
+    """An uncompressed batch with its records compressed, smaller or not; `codec` 0 leaves them, and mends the CRC."""
+    records = memoryview(batch)[HEADER_BYTES:]
+    return _with_records(batch, compress(codec, records, level) if codec else bytes(records), codec)
+
+
+def uncompressed(batch: memoryview, max_bytes: int) -> bytearray:
+    """A compressed batch without compression; its CRC is left as it was. Raises as `decode`."""
+    return _unpacked(batch, read_header(batch), max_bytes)
+
+
+def _with_records(batch: bytearray, packed: bytes, codec: int) -> bytearray:
+    batch = batch[:HEADER_BYTES] + packed
     (attributes,) = _SHORT.unpack_from(batch, ATTRIBUTES_POSITION)
     _SHORT.pack_into(batch, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
     _INT.pack_into(batch, LENGTH_POSITION, len(batch) - LENGTH_END)

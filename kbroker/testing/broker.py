@@ -61,6 +61,7 @@ class Broker:
         self.tcp = tcp
         self.config = config
         self.process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("KBROKER_")}
         paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -103,6 +104,7 @@ class Broker:
                 env=self.environment,
                 start_new_session=True,
             )
+        self._guard = _guard(self.process.pid, self.folder)
         if not self._said_ready(timeout_s):
             self.kill_all()
             raise BrokerFailed(f"the broker did not start within {timeout_s} s:\n{self.log}")
@@ -154,6 +156,12 @@ class Broker:
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
         self.process = None
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            self._guard = None
 
     def restart(self) -> Self:
         """Stop in order and start again on the same data."""
@@ -242,6 +250,14 @@ class Broker:
             if time.monotonic() > deadline:
                 raise BrokerFailed(f"what the test waits for did not come within {timeout_s} s:\n{self.log}")
             time.sleep(0.01)  # between two looks at the status; no test relies on its length
+
+
+def _guard(session: int, folder: Path) -> subprocess.Popen[bytes]:
+    """A shell that ends the broker and removes its folder when this process dies: its input ends then."""
+    end = 'read -r _; kill -9 -"$1"; sleep 0.2; rm -rf "$2"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", end, "guard", str(session), str(folder)], stdin=subprocess.PIPE, start_new_session=True
+    )
 
 
 def _pidfds(session: int) -> list[int]:

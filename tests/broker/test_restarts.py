@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.testing import Broker
 from kbroker.wire import codec
 from kbroker.wire import messages as m
@@ -44,6 +45,24 @@ def test_a_worker_killed_under_load_loses_and_doubles_nothing(
             writer.take()
         writer.write(40)
         writer.check()
+
+
+def test_a_burst_does_not_wait_for_the_clock_to_reach_the_disk() -> None:
+    """What recovery must read and sync before it serves is bounded by bytes, not by how fast producers are."""
+    settings = {"log.flush.interval.ms": 3_600_000, "log.recovery.point.bytes": 1 << 20}
+    with Broker(settings) as broker, RawClient(broker.server) as client:
+        client.create("burst")
+        data = batch(1, size_bytes=400_000)
+        for _ in range(8):
+            client.ask(m.ProduceAnswer, m.Produce("burst", 0, acks=1), data)
+        path = broker.data_dir / "burst-0" / "recovery-point"
+
+        def point() -> RecoveryPoint:
+            found = RecoveryPoint.parse(path.read_bytes())
+            assert found is not None
+            return found
+
+        broker.wait_until(lambda: path.exists() and point().offset >= 6)
 
 
 def test_the_other_workers_partitions_never_stop(broker: Broker, client: RawClient, topic: str) -> None:

@@ -1,4 +1,4 @@
-"""A broker for real clients."""
+"""A broker with Kafka listeners, for real clients; Apache Kafka's own tools where they can be had."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kbroker.testing import Broker
+from tests.compat.java_tools import JavaTools, ToolsMissing, find_tools
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +21,12 @@ def broker() -> Iterator[Broker]:
 def topic(request: pytest.FixtureRequest) -> str:
     """A topic's name that no other test uses."""
     return "".join(c if c.isalnum() else "." for c in request.node.name).strip(".")
+
+
+@pytest.fixture(scope="session")
+def java() -> JavaTools:
+    """Apache Kafka's own tools. The test is skipped, with the reason, where they cannot run."""
+    try:
+        return find_tools()
+    except ToolsMissing as missing:
+        pytest.skip(str(missing))

@@ -20,7 +20,7 @@ from kbroker.config import LogConfig
 from kbroker.errors import StorageError
 from kbroker.log import PartitionLog
 
-from ..log.batches import PARTITION, TOPIC_ID, batch, flush, records
+from ..log.batches import PARTITION, TOPIC_ID, batch, flush, opened_anew, records
 
 pytestmark = pytest.mark.slow
 
@@ -130,8 +130,7 @@ def test_a_dead_disk_acknowledges_nothing(disk: Disk) -> None:
     with pytest.raises(StorageError):
         log.append(batch(1), 9_000, sync=False)
     with pytest.raises(StorageError):
-        log.repair(9_000)
-    log.abandon()
+        opened_anew(log, 9_000)
     del log, work
     gc.collect()
     disk.unmount()

@@ -21,6 +21,7 @@ from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import TopicPartition
 from kbroker.workers.loop import READ, Loop
+from tests.log.batches import opened_anew
 from tests.shm.batches import make_batch
 
 SEGMENT_BYTES = 1 << 20
@@ -117,7 +118,7 @@ class SmallWorker:
             path = shared.log.segments[-1].path
             data = path.read_bytes()
             path.write_bytes(data[:keep_bytes] + bytes(len(data) - keep_bytes))
-        shared.log.repair(0)
+        shared.log = opened_anew(shared.log, 0)
         shared.control_page.files_replaced()
         shared.publish()
         return shared.log.next_offset
