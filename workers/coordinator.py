@@ -46,12 +46,15 @@ from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import LAST_WORDS_MS, Asked
+from kbroker.workers.doors import Asked
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_coordinator import GroupCoordinator
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
+from kbroker.workers.native_groups import NativeGroups
+from kbroker.workers.stream_connection import Streams
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +88,9 @@ class Coordinator:
         self.changes: deque[tuple[Decide, Done, int]] = deque()
         self.is_committing = False
         self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
-        self.front = FrontDialler(self.context, child, self.loop, self._serve)
+        self.streams = Streams(self.loop)
+        self.front = FrontDialler(child, self.streams, self._serve)
+        self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
@@ -95,6 +100,7 @@ class Coordinator:
             m.DescribeSettings: self._describe_settings,
             m.AlterSettings: self._alter_settings,
             m.InitProducerId: self._init_producer_id,
+            **NativeGroups(self.groups).requests,
         }
 
     # --- start and end ---
@@ -141,6 +147,7 @@ class Coordinator:
         self.child.on_drain = self.loop.stop
         self.child.on_reload = self._reload
         self.members.listen()
+        self.loop.at_turn_end(self.streams.flush)
         self._follow_peers()
         if self.kafka is not None:
             self.kafka.door.listen()
@@ -149,11 +156,10 @@ class Coordinator:
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
-        if self.kafka is not None:
-            self.kafka.offsets.close(time.time_ns() // 1_000_000)
+        self.groups.close()
         self.store.close()
         self.members.close()
-        self.front.close(LAST_WORDS_MS)
+        self.front.close()
         self.context.term()
 
     def _reload(self, config: Config) -> None:
@@ -360,6 +366,7 @@ class Coordinator:
                 self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
                 if any(change.key.startswith(ALTERED) for change in changes):
                     self._reload(self.given)
+                self.groups.catalog_changed(changes)
                 self.members.broadcast(changes, done, timeout_ms)
             else:
                 log.error("a change of the catalog failed: %s", error)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
-from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
     configs,
     coordination,
@@ -16,7 +14,6 @@ from kbroker.kafka import (
     listings,
     log_dirs,
     metadata,
-    offsets,
     produce,
     topic_partitions,
     topics,
@@ -33,6 +30,7 @@ from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
+from kbroker.workers.kafka_groups import KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
@@ -79,24 +77,19 @@ class KafkaCoordinator:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        now_ms = time.time_ns() // 1_000_000
-        config = coordinator.config
-        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
         self._topics = _Topics(coordinator.catalog, internal)
         self._answers = MetadataAnswers()
         self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
-        self.offsets.on_published = self._internal.serve(self.offsets.log).published
-        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
+        coordinator.groups.follow_log(self._lead)
+        kafka = coordinator.config.kafka
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
         self._service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
-                ApiKey.OFFSET_COMMIT: self._offset_commit,
-                ApiKey.OFFSET_FETCH: self._offset_fetch,
-                ApiKey.LIST_GROUPS: self._list_groups,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
@@ -109,12 +102,18 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
+                **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
             }
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
-        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, coordinator.config.kafka)
+        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, kafka)
         coordinator.members.on_forward = self._serve_forwarded
+
+    def _lead(self, offsets: OffsetsLog) -> None:
+        """The log of an internal topic is open: clients may see it, on every node."""
+        offsets.on_published = self._internal.serve(offsets.log).published
+        self._coordinator.members.announce_internal(offsets.log.partition.topic)
 
     def _serve_forwarded(self, name: str, message: KafkaForward) -> None:
         """A request that a worker's client sent; the worker passes the answer on as it is."""
@@ -180,43 +179,6 @@ class KafkaCoordinator:
                 call.answer(coordination.producer_id_refused(coordination.COORDINATOR_NOT_AVAILABLE))
 
         self._coordinator.take_producer_id(done)
-
-    # --- committed offsets ---
-
-    def _offset_commit(self, call: Call) -> None:
-        request = call.request
-        now_ms = time.time_ns() // 1_000_000
-        accepted, refused = offsets.commits(request, self._exists)
-
-        def done(error: KbrokerError | None) -> None:
-            code = 0 if error is None else coordination.COORDINATOR_NOT_AVAILABLE
-            call.answer(offsets.committed(request, refused, code))
-
-        if not accepted:
-            done(None)
-            return
-        commits = [
-            (
-                Place(request.group_id, item.topic, item.partition),
-                Committed(item.offset, item.leader_epoch, item.metadata, now_ms),
-            )
-            for item in accepted
-        ]
-        self.offsets.commit(commits, now_ms, done)
-
-    def _exists(self, topic: str, index: int) -> bool:
-        known = self._coordinator.catalog.topics.get(topic)
-        return known is not None and 0 <= index < len(known.partitions)
-
-    def _offset_fetch(self, call: Call) -> None:
-        call.answer(offsets.fetched(call.request, call.version, self._committed))
-
-    def _committed(self, group: str) -> dict[tuple[str, int], offsets.Known]:
-        found = self.offsets.offsets.of_group(group)
-        return {place: offsets.Known(item.offset, item.leader_epoch, item.metadata) for place, item in found.items()}
-
-    def _list_groups(self, call: Call) -> None:
-        call.answer(listings.groups(call.request, self.offsets.offsets.groups()))
 
     # --- listings ---
 

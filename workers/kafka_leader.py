@@ -16,7 +16,6 @@ from kbroker.errors import (
 )
 from kbroker.kafka import (
     coordination,
-    listings,
     log_dirs,
     metadata,
     produce,
@@ -31,6 +30,7 @@ from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
@@ -64,7 +64,7 @@ class KafkaLeader:
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
                 ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.LIST_GROUPS: self._list_groups,
+                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
         )
@@ -100,10 +100,6 @@ class KafkaLeader:
         folder = self._worker.config.data_dir
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
         call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
-
-    def _list_groups(self, call: Call) -> None:
-        # Clients ask every node and merge: the coordinator lists them all.
-        call.answer(listings.groups(call.request, ()))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child

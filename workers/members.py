@@ -131,6 +131,13 @@ class Members:
         waiting.timer = self._loop.call_later(max(0, timeout_ms), lambda: self._time_out(version))
         self._settle(version)
 
+    def announce_internal(self, name: str) -> None:
+        """Tell everybody of an internal topic that is led now, or led anew."""
+        self._version += 1
+        for member in self._members.values():
+            topics = [self.internal_topics[name]]
+            self._send(member, self._update(member.join.node, self._version, False, topics, []))
+
     # --- what the members send ---
 
     def _receive(self, frames: list[bytes]) -> None:

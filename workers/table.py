@@ -82,6 +82,11 @@ class PartitionTable:
         """The topic with that id, wherever its partitions are led."""
         return self._names.get(topic_id)
 
+    def id_of(self, name: str) -> bytes | None:
+        """A topic's id, 16 bytes."""
+        known = self.topics.get(name)
+        return None if known is None else known.topic_id
+
     def counts(self) -> dict[str, int]:
         """How many partitions are served, being opened, out of service."""
         return {"partitions": len(self.serving), "opening": len(self._opening), "failed": len(self._failed)}

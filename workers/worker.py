@@ -35,15 +35,17 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor
+from kbroker.workers.doors import Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
+from kbroker.workers.local_door import LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.rewriting import Rewriting
+from kbroker.workers.stream_connection import Streams
 from kbroker.workers.table import PartitionTable
 
 log = logging.getLogger(__name__)
@@ -75,9 +77,9 @@ class Worker:
         self._next_retention_ms = 0
 
         runtime = self.config.runtime_dir
-        self.door = ClientDoor(self.context, self._serve, self.config.native)
-        child.bind(self.door.socket, endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)))
-        self.front = FrontDialler(self.context, child, self.loop, self._serve)
+        self.streams = Streams(self.loop)
+        self.door = LocalDoor(self.streams, child.listeners["door"], self._serve, self.config.native)
+        self.front = FrontDialler(child, self.streams, self._serve)
         shm_path = ""
         self.descriptors: DescriptorServer | None = None
         if self.config.shm.enabled and "shm" in child.listeners:
@@ -91,7 +93,7 @@ class Worker:
                 child.incarnation,
                 child.name,
                 self.node,
-                endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)),
+                endpoints.unix(runtime / endpoints.worker_door(child.worker_index)),
                 shm_path,
             ),
             self._update_catalog,
@@ -117,15 +119,16 @@ class Worker:
         self.child.on_peers = self._follow_peers
         self.child.on_drain = self._drain
         self.child.on_reload = self._reload
-        self.loop.add_port(self.door)
+        self.door.listen()
         self.loop.at_turn_end(self._end_turn)
+        self.loop.at_turn_end(self.streams.flush)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
         self._follow_peers()
         self.loop.run()
         if self.kafka is not None:
             self.kafka.door.close()
-        self.door.close(LAST_WORDS_MS)
-        self.front.close(LAST_WORDS_MS)
+        self.door.close()
+        self.front.close()
         self.control.close()
         self.context.term()
 
@@ -203,7 +206,7 @@ class Worker:
         most = self.config.native.frame_bytes_max
         if not one and sum(map(len, asked.payload)) > most:
             raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
-        batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
+        batches = asked.payload[0] if one else bytearray().join(asked.payload)
         asked = asked._replace(payload=[])
         if not self.rewriting.is_asked_by(partition):
             self._append(partition, batches, request, asked)

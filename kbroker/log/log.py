@@ -499,15 +499,26 @@ class PartitionLog:
         """Forget the oldest `count` segments (never all); the log start offset moves up."""
         dropped = self.segments[:count]
         del self.segments[:count], self.bases[:count]
-        gone = set(map(id, dropped))
-        self.recent = {at: found for at, found in self.recent.items() if id(found[0]) not in gone}
-        self._loaded = deque(segment for segment in self._loaded if id(segment) not in gone)
-        self._unsynced = [segment for segment in self._unsynced if id(segment) not in gone]
+        self._forget(dropped)
         self.size_bytes -= sum(segment.size_bytes for segment in dropped)
         self.log_start_offset = max(self.log_start_offset, self.bases[0])
         self.epochs.cut_start(self.log_start_offset)
-        self._folder_changed = True
         return dropped
+
+    def put_in_place_of(self, gone: list[Segment], made: Segment) -> None:
+        """A compacted segment has taken the names of these, which follow one another and are closed."""
+        at = self.segments.index(gone[0])
+        end = at + len(gone)
+        self.segments[at:end], self.bases[at:end] = [made], [made.base_offset]
+        self._forget(gone)
+        self.size_bytes += made.size_bytes - sum(segment.size_bytes for segment in gone)
+
+    def _forget(self, segments: list[Segment]) -> None:
+        gone = set(map(id, segments))
+        self.recent = {at: found for at, found in self.recent.items() if id(found[0]) not in gone}
+        self._loaded = deque(segment for segment in self._loaded if id(segment) not in gone)
+        self._unsynced = [segment for segment in self._unsynced if id(segment) not in gone]
+        self._folder_changed = True
 
     def configure(self, config: LogConfig) -> None:
         """Other settings, from now on."""
@@ -515,6 +526,19 @@ class PartitionLog:
         self.policy = policy_of(config)
         for segment in self.segments:
             segment.index_interval_bytes = config.index_interval_bytes
+
+    @property
+    def compactable(self) -> list[Segment]:
+        """The closed segments that are on the disk with their indexes: oldest first."""
+        if self._flush is not None:
+            return []
+        unsynced = set(map(id, self._unsynced))
+        synced = min(self.high_watermark, self.synced_offset)
+        return [
+            segment
+            for segment, end in zip(self.segments, self.bases[1:], strict=False)
+            if end <= synced and id(segment) not in unsynced
+        ]
 
     # End
 

@@ -84,6 +84,10 @@ class ProducerStates:
     def get(self, producer_id: int) -> Producer | None:
         return self._producers.get(producer_id)
 
+    def last_batches(self) -> frozenset[int]:
+        """Base offsets of the last batch of each."""
+        return frozenset(producer.batches[-1].base_offset for producer in self._producers.values() if producer.batches)
+
     def check(self, batch: BatchFacts, pending: dict[int, tuple[int, int]]) -> Kept | None:
         """What is known of `batch` already: the batch it repeats, or None when it may be appended.
 

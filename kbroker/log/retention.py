@@ -35,7 +35,7 @@ def retain(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
         ]
         due_ms = now_ms + log.config.delete_delay_ms
         for segment in log.segments[:count]:
-            _take_out(log, segment, due_ms)
+            take_out(log, segment, due_ms)
         log.drop_oldest(count)
         log.storage.replace_file(log.folder / names.LEADER_EPOCHS, log.epochs.encode())
     except OSError as error:
@@ -71,7 +71,8 @@ def _removable(log: PartitionLog, now_ms: int) -> int:
     return count
 
 
-def _take_out(log: PartitionLog, segment: Segment, due_ms: int) -> None:
+def take_out(log: PartitionLog, segment: Segment, due_ms: int) -> None:
+    """Rename the files of a segment; they are unlinked when that is due. Raises OSError."""
     for suffix in (names.LOG, *names.INDEXES):
         path = names.numbered(log.folder, segment.base_offset, suffix)
         if log.storage.exists(path):

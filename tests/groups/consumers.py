@@ -44,6 +44,8 @@ class Consumer:
     owned: frozenset[TopicPartition] = frozenset()
     asked: JoinGroup | SyncGroup | Heartbeat | None = None
     """The event that waits for its answer."""
+    joined_with: tuple[str, ...] = ()
+    """The topics that its last JoinGroup said."""
     stable: bool = False
     fenced: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Consumer:
             self.asked = heartbeat
             return heartbeat
         self.owned = frozenset()  # eager: nothing is read during a rebalance
+        self.joined_with = self.topics
         joining = JoinGroup(
             self.group_id,
             token,
@@ -94,7 +97,7 @@ class Consumer:
         if isinstance(answer, SyncGroupResult):
             partitions = protocol.decode_assignment(answer.assignment).partitions
             self.owned = frozenset((topic, number) for topic, numbers in partitions.items() for number in numbers)
-            self.stable = True
+            self.stable = self.joined_with == self.topics  # else it joins again at once
         if not isinstance(answer, JoinGroupResult):
             return None
         self.member_id, self.generation_id = answer.member_id, answer.generation_id

@@ -7,6 +7,7 @@ import itertools
 from collections import defaultdict
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,6 +27,8 @@ from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
 from tests.groups.consumers import Consumer, TopicPartition
 from tests.groups.coordinator import START_MS, FakeTopics
+
+pytestmark = pytest.mark.slow
 
 GROUPS = ("g", "h")
 PLACES = [("a", 0), ("a", 1), ("b", 0)]
@@ -55,10 +58,20 @@ class GroupsMachine(RuleBasedStateMachine):
         """What may be stored: the commit that was acknowledged last, and those asked for since then."""
         self.commit_of: dict[int, tuple[str, TopicPartition, int]] = {}
 
-    @initialize(delay_ms=st.sampled_from([0, 3_000]))
-    def begin(self, delay_ms: int) -> None:
+    @initialize(
+        delay_ms=st.sampled_from([0, 3_000]),
+        instances=st.lists(
+            st.sampled_from([None, None, "i", "j"]), max_size=4, unique_by=lambda name: name or object()
+        ),
+        settled=st.booleans(),
+    )
+    def begin(self, delay_ms: int, instances: list[str | None], settled: bool) -> None:
         self.group_settings = GroupSettings(initial_rebalance_delay_ms=delay_ms)
         self.groups = Groups(self.group_settings, self.topics)
+        for instance in instances:
+            self.a_consumer_comes("g", ("a", "b"), instance, True, True)
+        if settled:
+            self.a_while_passes(16)
 
     # --- the driver ---
 
@@ -155,6 +168,14 @@ class GroupsMachine(RuleBasedStateMachine):
     def all_act(self) -> None:
         for consumer in list(self.consumers.values()):
             self._act(consumer)
+
+    @rule(rounds=st.integers(1, 16))
+    def a_while_passes(self, rounds: int) -> None:
+        """Nothing special happens."""
+        for _ in range(rounds):
+            self._store_all()
+            self.tick_until(self.now_ms + 500)
+            self.all_act()
 
     @precondition(lambda self: self.consumers)
     @rule(data=st.data(), politely=st.booleans())
@@ -255,10 +276,7 @@ class GroupsMachine(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """With nothing in the way, every group is stable soon, and its partitions are all read."""
-        for _ in range(120):
-            self._store_all()
-            self.tick_until(self.now_ms + 1_000)
-            self.all_act()
+        self.a_while_passes(200)
         self._store_all()
         for group_id in GROUPS:
             consumers = [each for each in self.consumers.values() if each.group_id == group_id and not each.fenced]
@@ -329,8 +347,5 @@ class GroupsMachine(RuleBasedStateMachine):
 
 TestGroups = GroupsMachine.TestCase
 TestGroups.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
