@@ -254,7 +254,13 @@ class GroupCoordinator:
         self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
         for follower in self._log_followers:
             follower(self._offsets)
-        self._perform_all(groups.loaded(self.now_ms()))
+        now_ms = self.now_ms()
+        self._perform_all(groups.loaded(now_ms))
+        # A crash may have come between a topic's end and the end of its offsets: they are not for its successor.
+        named = {topic for group in groups.listed() for topic, _ in groups.offsets_of(group.group_id)}
+        gone = frozenset(name for name in named if self.topics.partition_count(name) is None)
+        if gone:
+            self._perform_all(groups.topics_changed(TopicsChanged(deleted=gone), now_ms))
 
     def _storing_failed(self, opened: PartitionLog, error: KbrokerError) -> None:
         self._groups = self._offsets = None
