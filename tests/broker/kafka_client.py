@@ -22,11 +22,11 @@ def port_of(broker: Broker, node: int) -> int:
 
 
 class KafkaClient:
-    """One connection to one node."""
+    """One connection to one node, which may be another broker's, at that port."""
 
-    def __init__(self, broker: Broker, node: int) -> None:
+    def __init__(self, broker: Broker | None, node: int, port: int = 0) -> None:
         self.node = node
-        self._socket = socket.create_connection(("127.0.0.1", port_of(broker, node)))
+        self._socket = socket.create_connection(("127.0.0.1", port if broker is None else port_of(broker, node)))
         self._socket.settimeout(PATIENCE_S)
         self._number = 0
         self._asked: list[tuple[int, int]] = []
