@@ -108,9 +108,8 @@ class Groups:
             effects = group.topics_changed(event.deleted, event.changed, now_ms)
             if event.deleted:
                 effects.records += self._offsets.delete_topics(group_id, event.deleted)
-            effects = self._finished(group_id, effects, now_ms)
             if effects != Effects():
-                found.append((group_id, effects))
+                found.append((group_id, self._finished(group_id, effects, now_ms)))
         return found
 
     # --- start and repair ---
