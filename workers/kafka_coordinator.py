@@ -22,6 +22,7 @@ from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
 from kbroker.kafka.metadata_answers import MetadataAnswers
+from kbroker.kafka.schema import NO_UUID
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
@@ -199,7 +200,7 @@ class KafkaCoordinator:
 
     def _create_topics(self, call: Call) -> None:
         request, coordinator = call.request, self._coordinator
-        asked = topics.creations(request)
+        asked = topics.creations(request, self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item
             if isinstance(item, Result)
@@ -211,19 +212,24 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
+            call.answer(topics.created(request, asked, results, self._made))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
-    def _settings_created(self, name: str) -> list[Any]:
-        own = self._coordinator.catalog.topic(name).settings
-        return configs.created_topic_configs(self._broker_settings(), own)
+    def _made(self, asked: topics.NewTopic) -> topics.Made:
+        known = self._coordinator.catalog.topics.get(asked.name)
+        if known is None:  # it was only to be looked whether it could be made
+            default = self._coordinator.config.server.num_partitions
+            count = default if asked.partitions == -1 else asked.partitions
+            return topics.Made(NO_UUID, count, configs.created_topic_configs(self._broker_settings(), asked.settings))
+        own = configs.created_topic_configs(self._broker_settings(), known.settings)
+        return topics.Made(known.topic_id, len(known.partitions), own)
 
     def _delete_topics(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
         names = {topic.topic_id: name for name, topic in catalog.topics.items()}
         asked = topics.deletions(request, call.version, names)
-        known = list(dict.fromkeys(item.name for item in asked if item.name is not None))
+        known = [item.name for item in asked if item.name is not None and item.refusal is None]
         decisions: list[Callable[[], list[Change]] | Result] = [partial(catalog.delete, name) for name in known]
 
         def done(results: list[Result]) -> None:
@@ -232,16 +238,22 @@ class KafkaCoordinator:
         self._decide(known, decisions, request.timeout_ms, False, done)
 
     def _create_partitions(self, call: Call) -> None:
-        request, catalog = call.request, self._coordinator.catalog
+        request = call.request
         names = [topic.name for topic in request.topics]
         decisions: list[Callable[[], list[Change]] | Result] = [
-            partial(catalog.grow, topic.name, topic.count) for topic in request.topics
+            partial(self._growth, topic) for topic in request.topics
         ]
 
         def done(results: list[Result]) -> None:
             call.answer(topics.grown(request, results))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+
+    def _growth(self, asked: Any) -> list[Change]:
+        catalog = self._coordinator.catalog
+        changes = catalog.grow(asked.name, asked.count)
+        topics.check_new_partitions(asked, len(catalog.topic(asked.name).partitions), self._nodes)
+        return changes
 
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
