@@ -168,10 +168,27 @@ class ClassicGroup:
 
     def abandoned(self) -> Effects:
         """Whoever waits is to look for the coordinator again."""
+        return self.end_waiting(CoordinatorNotAvailable.code)
+
+    # --- moving between the kinds of group (migration.py) ---
+
+    @property
+    def members(self) -> list[ClassicMember]:
+        """All of them."""
+        return list(self._members)
+
+    def end_waiting(self, error_code: int) -> Effects:
+        """Answer every request that waits, as this state is given up."""
         turn = _Turn(0)
         for member in self._members:
-            self._end_join(member, CoordinatorNotAvailable.code, turn)
-            self._end_sync(member, CoordinatorNotAvailable.code, turn)
+            self._end_join(member, error_code, turn)
+            self._end_sync(member, error_code, turn)
+        return turn.effects
+
+    def rebalance(self, why: str, now_ms: int) -> Effects:
+        """Everybody has to join."""
+        turn = _Turn(now_ms)
+        self._prepare(why, turn)
         return turn.effects
 
     # --- joining ---
