@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
+    codec,
     configs,
     coordination,
     listings,
@@ -29,7 +30,7 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
-from kbroker.workers.kafka_connection import Part
+from kbroker.workers.kafka_connection import Asked, Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
@@ -87,7 +88,6 @@ class KafkaCoordinator:
         records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
         self._service = KafkaService(
             {
-                ApiKey.PRODUCE: self._produce,
                 **records.serves,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.OFFSET_COMMIT: self._offset_commit,
@@ -105,7 +105,8 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
-            }
+            },
+            by_hand={ApiKey.PRODUCE: self._produce},
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
@@ -322,16 +323,17 @@ class KafkaCoordinator:
 
     # --- records: of the internal topics alone ---
 
-    def _produce(self, call: Call) -> None:
-        request = call.request
+    def _produce(self, asked: Asked) -> None:
+        head = asked.request
+        request = produce.read(head.version, head.body)
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [
-            self._refused(topic.name or self._internal.name_of(topic.topic_id), partition.index)
-            for topic in request.topic_data
-            for partition in topic.partition_data
+            self._refused(item.topic or self._internal.name_of(item.topic_id), item.partition)
+            for item in request.wanted
         ]
-        call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
+        message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+        asked.answer(codec.write_response(ApiKey.PRODUCE, head.version, head.correlation_id, message))
 
     def _refused(self, topic: str | None, index: int) -> produce.Outcome:
         try:

@@ -16,6 +16,7 @@ from kbroker.errors import (
     code_of,
 )
 from kbroker.kafka import (
+    codec,
     coordination,
     listings,
     log_dirs,
@@ -28,6 +29,7 @@ from kbroker.kafka.cluster import Cluster
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
 from kbroker.workers.kafka_listeners import kafka_sockets
@@ -39,7 +41,6 @@ from kbroker.workers.partition import AckWaiter, Partition
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
 
-_NOTHING = memoryview(b"")
 AckDone = Callable[[KbrokerError | None], None]
 
 
@@ -53,7 +54,6 @@ class KafkaLeader:
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
-                ApiKey.PRODUCE: self._produce,
                 **records.serves,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
@@ -63,6 +63,7 @@ class KafkaLeader:
                 ApiKey.LIST_GROUPS: self._list_groups,
             },
             self._forward,
+            by_hand={ApiKey.PRODUCE: self._produce},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)
@@ -112,34 +113,37 @@ class KafkaLeader:
 
     # --- produce ---
 
-    def _produce(self, call: Call) -> None:
-        request = call.request
+    def _produce(self, asked: Asked) -> None:
+        head = asked.request
+        request = produce.read(head.version, head.body)
         acks = request.acks
-        cluster = partial(self._cluster, call.host)
+        progress = _ProduceInProgress(asked, request, self._cluster)
         try:
-            items = produce.wanted(request)
+            request.check()
         except InvalidRequest as error:
             if acks == 0:
                 raise
-            failed = produce.failed(error.code, str(error))
-            count = sum(len(topic.partition_data) for topic in request.topic_data)
-            call.answer(produce.answer(request, [failed] * count, cluster))
+            progress.outcomes = [produce.failed(error.code, str(error))] * len(request.wanted)
+            progress.finish()
             return
-        progress = _ProduceInProgress(call, len(items), cluster)
-        for number, item in enumerate(items):
+        for number, item in enumerate(request.wanted):
             try:
                 partition = self._find(item)
                 produce.check_not_empty(item.batches)
                 result = self._worker.append(partition, item.batches, acks)
             except (RequestError, StorageError) as error:
-                progress.settle(number, produce.failed(code_of(error), str(error)))
+                progress.outcomes.append(produce.failed(code_of(error), str(error)))
                 continue
-            outcome = _appended(result)
+            progress.outcomes.append(
+                produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
+            )
             if result.sync_needed:
-                self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
-            else:
-                progress.settle(number, outcome)
-        progress.strip(items)
+                progress.waiting += 1
+                self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number))
+        if progress.waiting:
+            request.strip()
+        else:
+            progress.finish()
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -158,56 +162,37 @@ class KafkaLeader:
 
 
 class _ProduceInProgress:
-    """A Produce request whose partitions are settled one by one; answered after the last."""
+    """A Produce request, answered when no partition's batches wait for the disk any longer."""
 
-    __slots__ = ("_call", "_cluster", "_left", "_outcomes")
+    __slots__ = ("_asked", "_cluster", "_request", "outcomes", "waiting")
 
-    def __init__(self, call: Call, count: int, cluster: Callable[[], Cluster]) -> None:
-        self._call = call
+    def __init__(self, asked: Asked, request: produce.ProduceRequest, cluster: Callable[[str], Cluster]) -> None:
+        self._asked = asked
+        self._request = request
         self._cluster = cluster
-        self._left = count
-        self._outcomes = [produce.failed(-1, "")] * count
-        if not count:
-            self._finish()
+        self.outcomes: list[produce.Outcome] = []
+        self.waiting = 0
 
-    def settle(self, number: int, outcome: produce.Outcome) -> None:
-        """That is what became of one partition's batches."""
-        self._outcomes[number] = outcome
-        self._left -= 1
-        if not self._left:
-            self._finish()
-
-    def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
-        """The disk has them, or does not."""
+    def synced(self, number: int, error: KbrokerError | None) -> None:
+        """The disk has one partition's batches, or does not."""
         if error is not None:
-            outcome = produce.failed(code_of(error), str(error))
-        self.settle(number, outcome)
+            self.outcomes[number] = produce.failed(code_of(error), str(error))
+        self.waiting -= 1
+        if not self.waiting:
+            self.finish()
 
-    def strip(self, items: list[produce.Wanted]) -> None:
-        """What waits keeps no record: they lie in a frame that is used again."""
-        if not self._left:
-            return
-        items[:] = [item._replace(batches=_NOTHING) for item in items]
-        for topic in self._call.request.topic_data:
-            for partition in topic.partition_data:
-                partition.records = None
-
-    def _finish(self) -> None:
-        call, request = self._call, self._call.request
-        if request.acks != 0:
-            if any(outcome.error_code for outcome in self._outcomes):
-                call.answer(produce.answer(request, self._outcomes, self._cluster))
-            else:
-                call.answer_pieces(
-                    (produce.encode_success(call.version, call.correlation_id, request, self._outcomes),)
-                )
-            return
-        failed = next((outcome for outcome in self._outcomes if outcome.error_code), None)
-        if failed is not None:
-            # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-            raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
-        call.answer_pieces(())
-
-
-def _appended(result: AppendResult) -> produce.Outcome:
-    return produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
+    def finish(self) -> None:
+        """Answer."""
+        asked, request, outcomes = self._asked, self._request, self.outcomes
+        version, correlation_id = asked.request.version, asked.request.correlation_id
+        failed = next((outcome for outcome in outcomes if outcome.error_code), None)
+        if request.acks == 0:
+            if failed is not None:
+                # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
+                raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
+            asked.answer(())
+        elif failed is None:
+            asked.answer((produce.encode_success(version, correlation_id, request, outcomes),))
+        else:
+            message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+            asked.answer(codec.write_response(ApiKey.PRODUCE, version, correlation_id, message))
