@@ -58,6 +58,8 @@ class Worker:
         self.config: Config = child.config
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
+        # Before the Kafka door's own: who waits for what a turn publishes is answered in that turn.
+        self.loop.at_turn_end(self._end_turn)
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
@@ -112,7 +114,6 @@ class Worker:
         self.child.on_drain = self._drain
         self.child.on_reload = self._reload
         self.loop.add_port(self.door)
-        self.loop.at_turn_end(self._end_turn)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
         self._flush_later()
         self._follow_peers()

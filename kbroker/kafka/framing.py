@@ -15,6 +15,7 @@ buffer of a frame that comes in pieces grows with what has come, not with what w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -91,11 +92,15 @@ class RequestFramer:
     Set `trusted` when the peer has authenticated, or where that is not asked for, when its ApiVersions was answered
     or its first request accepted (False keeps every frame within `limits.stranger_bytes`).
 
+    `allocate` makes the buffer of a frame that comes in pieces: at least so many bytes, of any content.
     After an error the stream cannot be read on: each further call raises it again, and the connection is to be closed.
     """
 
-    def __init__(self, limits: FrameLimits, *, trusted: bool = False) -> None:
+    def __init__(
+        self, limits: FrameLimits, *, trusted: bool = False, allocate: Callable[[int], bytearray] = bytearray
+    ) -> None:
         self.limits = limits
+        self._allocate = allocate
         self.trusted = trusted
         self._data = _NOTHING
         self._position = 0
@@ -151,7 +156,7 @@ class RequestFramer:
         if self._own is None or not self._wanted_bytes:
             return None
         self._reserve(self._filled + 1)
-        return memoryview(self._own)[self._filled :]
+        return memoryview(self._own)[self._filled : self._wanted_bytes]
 
     def filled(self, received_bytes: int) -> None:
         """So many bytes were put at the beginning of `room()`."""
@@ -168,7 +173,7 @@ class RequestFramer:
             rest = self._data[start:]
             self._wanted_bytes = 0 if size is None else _SIZE_BYTES + size
             least = max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)
-            self._own = bytearray(min(self._wanted_bytes, least) if size is not None else _PEEK.size)
+            self._own = self._allocate(min(self._wanted_bytes, least) if size is not None else _PEEK.size)
             self._own[: len(rest)] = rest
             self._filled = len(rest)
         return None
@@ -205,7 +210,7 @@ class RequestFramer:
         assert self._own is not None
         if used <= len(self._own):
             return
-        grown = bytearray(min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
+        grown = self._allocate(min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
         grown[: self._filled] = memoryview(self._own)[: self._filled]
         self._own = grown
 
