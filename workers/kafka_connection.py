@@ -223,14 +223,17 @@ class Connection:
             pending.popleft()
 
     def _resume(self) -> None:
-        """Serve on when there is room for answers again."""
-        if self._is_paused and not self.is_closed and not self.blocked_ms and self._has_room():
-            self._is_paused = False
-            self._poll_for()
+        """Serve on soon when there is room for answers again."""
+        if self._can_resume():
             self._door.loop.call_soon(self._serve_on)
 
+    def _can_resume(self) -> bool:
+        return self._is_paused and not self.is_closed and not self.blocked_ms and self._has_room()
+
     def _serve_on(self) -> None:
-        if not self.is_closed and not self._is_paused:
+        if self._can_resume():
+            self._is_paused = False
+            self._poll_for()
             self._serve_all()
 
     def _has_room(self) -> bool:

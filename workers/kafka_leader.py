@@ -185,7 +185,11 @@ class _ProduceInProgress:
         """Answer."""
         asked, request, outcomes = self._asked, self._request, self.outcomes
         version, correlation_id = asked.request.version, asked.request.correlation_id
-        failed = next((outcome for outcome in outcomes if outcome.error_code), None)
+        failed = None
+        for outcome in outcomes:
+            if outcome.error_code:
+                failed = outcome
+                break
         if request.acks == 0:
             if failed is not None:
                 # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.

@@ -65,8 +65,8 @@ class Worker:
         self.has_catalog = False
         self.is_draining = False
         self.table = PartitionTable(self)
-        self._dirty: dict[TopicPartition, Partition] = {}
-        self._unflushed: dict[TopicPartition, Partition] = {}
+        self._dirty: set[Partition] = set()
+        self._unflushed: set[Partition] = set()
         self._answers: list[tuple[Asked, bytes]] = []
         self._next_retention_ms = 0
 
@@ -219,17 +219,16 @@ class Worker:
 
         Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
-        wants_sync = acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
         try:
-            result = partition.append(batches, self.now_ms(), sync=wants_sync)
+            result = partition.append(batches, self.now_ms(), sync=acks == -1)
         except StorageError as error:
             partition.tell_once(str(error))
             if partition.log.failed:
                 self.table.reopen(partition, partition.log.failed)
             raise
         partition.told = ""
-        self._dirty[partition.name] = partition
-        self._unflushed[partition.name] = partition
+        self._dirty.add(partition)
+        self._unflushed.add(partition)
         return result
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
@@ -264,8 +263,8 @@ class Worker:
     def _end_turn(self) -> None:
         if not self._dirty:
             return
-        dirty, self._dirty = self._dirty, {}
-        for partition in dirty.values():
+        dirty, self._dirty = self._dirty, set()
+        for partition in dirty:
             self._publish(partition)
             if partition.has_waiters or partition.log.flush_due:
                 partition.flush(self.io, self.now_ms, self._flushed)
@@ -296,11 +295,11 @@ class Worker:
         self.loop.call_later(interval_ms, self._flush_all)
 
     def _flush_all(self) -> None:
-        unflushed, self._unflushed = self._unflushed, {}
-        for name, partition in unflushed.items():
-            if self.table.serving.get(name) is partition:
+        unflushed, self._unflushed = self._unflushed, set()
+        for partition in unflushed:
+            if self.table.serving.get(partition.name) is partition:
                 if partition.is_flushing:
-                    self._unflushed[name] = partition
+                    self._unflushed.add(partition)
                 partition.flush(self.io, self.now_ms, self._flushed)
         self._flush_later()
 

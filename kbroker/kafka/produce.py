@@ -27,7 +27,11 @@ _SHORT_VARINT: Final = 127
 _COUNT_MAX: Final = 1000
 _NOTHING: Final = memoryview(b"")
 
-_ACKS = Struct(">hi").unpack_from  # acks, timeout
+_new = tuple.__new__  # makes a NamedTuple in half the time
+
+_FLEXIBLE_HEAD = Struct(">BhiB").unpack_from  # length of the transactional id, acks, timeout, number of topics
+_FLEXIBLE_HEAD_BYTES: Final = 8
+_FLEXIBLE_PARTITION = Struct(">iB").unpack_from  # index, first byte of the records' size
 _INDEX = Struct(">i").unpack_from
 _OLD_HEAD = Struct(">hhii").unpack_from  # length of the transactional id, acks, timeout, number of topics
 _OLD_HEAD_BYTES: Final = 12
@@ -148,40 +152,38 @@ class _Unusual(Exception):
 def _read_flexible(version: int, body: memoryview) -> ProduceRequest:
     """Every position is reached by steps forward, and the last one is looked at: so none lay past the end."""
     end = len(body)
-    acks, timeout_ms = _ACKS(body, 1)
-    topic_count = body[7] - 1
-    if body[0] or not 0 <= topic_count < _SHORT_VARINT:
+    transactional_bytes, acks, timeout_ms, topic_count = _FLEXIBLE_HEAD(body, 0)  # lengths and counts are one more
+    if transactional_bytes or not 0 < topic_count <= _SHORT_VARINT:
         raise _Unusual
-    position = 8
+    position = _FLEXIBLE_HEAD_BYTES
     topics = []
     wanted = []
-    for _ in range(topic_count):
+    for _ in range(topic_count - 1):
         if version >= TOPIC_IDS:
-            wire_name = bytes(body[position : position + 16])
-            topic, topic_id = "", wire_name
-            position += 16
+            size = 16
+            wire_name = topic_id = bytes(body[position : position + size])
+            topic = ""
         else:
             size = body[position]  # with this byte
             if not 0 < size <= _SHORT_VARINT:
                 raise _Unusual
             wire_name = bytes(body[position : position + size])
             topic, topic_id = wire_name[1:].decode(), NO_UUID
-            position += size
-        count = body[position] - 1
-        if not 0 <= count < _SHORT_VARINT:
+        position += size
+        count = body[position]
+        if not 0 < count <= _SHORT_VARINT:
             raise _Unusual
-        topics.append(WantedTopic(wire_name, topic, topic_id, count))
+        topics.append(_new(WantedTopic, (wire_name, topic, topic_id, count - 1)))
         position += 1
-        for _ in range(count):
-            (index,) = _INDEX(body, position)
-            size = body[position + 4]
+        for _ in range(count - 1):
+            index, size = _FLEXIBLE_PARTITION(body, position)
             start = position + 5
             if size > _SHORT_VARINT:
                 size, start = read_varint(body, start, size)
             position = start + size - 1
             if not start <= position < end or body[position]:  # null, too long, or with tagged fields
                 raise _Unusual
-            wanted.append(Wanted(topic, topic_id, index, body[start:position]))
+            wanted.append(_new(Wanted, (topic, topic_id, index, body[start:position])))
             position += 1
         if body[position]:
             raise _Unusual
