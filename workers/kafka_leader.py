@@ -117,14 +117,14 @@ class KafkaLeader:
         head = asked.request
         request = produce.read(head.version, head.body)
         acks = request.acks
-        progress = _ProduceInProgress(asked, request, self._cluster)
+        outcomes: list[produce.Outcome] = []
+        waiting = None
         try:
             request.check()
         except InvalidRequest as error:
             if acks == 0:
                 raise
-            progress.outcomes = [produce.failed(error.code, str(error))] * len(request.wanted)
-            progress.finish()
+            self._answer_produce(asked, request, [produce.failed(error.code, str(error))] * len(request.wanted))
             return
         for number, item in enumerate(request.wanted):
             try:
@@ -132,18 +132,37 @@ class KafkaLeader:
                 produce.check_not_empty(item.batches)
                 result = self._worker.append(partition, item.batches, acks)
             except (RequestError, StorageError) as error:
-                progress.outcomes.append(produce.failed(code_of(error), str(error)))
+                outcomes.append(produce.failed(code_of(error), str(error)))
                 continue
-            progress.outcomes.append(
+            outcomes.append(
                 produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
             )
             if result.sync_needed:
-                progress.waiting += 1
-                self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number))
-        if progress.waiting:
+                waiting = waiting or _ProduceInProgress(outcomes, partial(self._answer_produce, asked, request))
+                waiting.count += 1
+                self._when_synced(partition, result, request.timeout_ms, partial(waiting.synced, number))
+        if waiting is not None:
             request.strip()
         else:
-            progress.finish()
+            self._answer_produce(asked, request, outcomes)
+
+    def _answer_produce(self, asked: Asked, request: produce.ProduceRequest, outcomes: list[produce.Outcome]) -> None:
+        version, correlation_id = asked.request.version, asked.request.correlation_id
+        failed = None
+        for outcome in outcomes:
+            if outcome.error_code:
+                failed = outcome
+                break
+        if request.acks == 0:
+            if failed is not None:
+                # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
+                raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
+            asked.answer(())
+        elif failed is None:
+            asked.answer((produce.encode_success(version, correlation_id, request, outcomes),))
+        else:
+            message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+            asked.answer(codec.write_response(ApiKey.PRODUCE, version, correlation_id, message))
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -162,41 +181,19 @@ class KafkaLeader:
 
 
 class _ProduceInProgress:
-    """A Produce request, answered when no partition's batches wait for the disk any longer."""
+    """A Produce request that waits for the disk: for `count` of its partitions."""
 
-    __slots__ = ("_asked", "_cluster", "_request", "outcomes", "waiting")
+    __slots__ = ("_answer", "_outcomes", "count")
 
-    def __init__(self, asked: Asked, request: produce.ProduceRequest, cluster: Callable[[str], Cluster]) -> None:
-        self._asked = asked
-        self._request = request
-        self._cluster = cluster
-        self.outcomes: list[produce.Outcome] = []
-        self.waiting = 0
+    def __init__(self, outcomes: list[produce.Outcome], answer: Callable[[list[produce.Outcome]], None]) -> None:
+        self._outcomes = outcomes
+        self._answer = answer
+        self.count = 0
 
     def synced(self, number: int, error: KbrokerError | None) -> None:
         """The disk has one partition's batches, or does not."""
         if error is not None:
-            self.outcomes[number] = produce.failed(code_of(error), str(error))
-        self.waiting -= 1
-        if not self.waiting:
-            self.finish()
-
-    def finish(self) -> None:
-        """Answer."""
-        asked, request, outcomes = self._asked, self._request, self.outcomes
-        version, correlation_id = asked.request.version, asked.request.correlation_id
-        failed = None
-        for outcome in outcomes:
-            if outcome.error_code:
-                failed = outcome
-                break
-        if request.acks == 0:
-            if failed is not None:
-                # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-                raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
-            asked.answer(())
-        elif failed is None:
-            asked.answer((produce.encode_success(version, correlation_id, request, outcomes),))
-        else:
-            message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
-            asked.answer(codec.write_response(ApiKey.PRODUCE, version, correlation_id, message))
+            self._outcomes[number] = produce.failed(code_of(error), str(error))
+        self.count -= 1
+        if not self.count:
+            self._answer(self._outcomes)

@@ -67,24 +67,14 @@ class WantedTopic(NamedTuple):
     partition_count: int
 
 
-class ProduceRequest:
+class ProduceRequest(NamedTuple):
     """What a request asks: `wanted` has every partition in its order, `topics` how they are grouped."""
 
-    __slots__ = ("acks", "timeout_ms", "topics", "transactional_id", "wanted")
-
-    def __init__(
-        self,
-        transactional_id: str | None,
-        acks: int,
-        timeout_ms: int,
-        topics: list[WantedTopic],
-        wanted: list[Wanted],
-    ) -> None:
-        self.transactional_id = transactional_id
-        self.acks = acks
-        self.timeout_ms = timeout_ms
-        self.topics = topics
-        self.wanted = wanted
+    transactional_id: str | None
+    acks: int
+    timeout_ms: int
+    topics: list[WantedTopic]
+    wanted: list[Wanted]
 
     def check(self) -> None:
         """Raises InvalidRequest (acks, a transaction)."""
@@ -95,7 +85,7 @@ class ProduceRequest:
 
     def strip(self) -> None:
         """Keep no record: they lie in a frame that is used again."""
-        self.wanted = [item._replace(batches=_NOTHING) for item in self.wanted]
+        self.wanted[:] = [item._replace(batches=_NOTHING) for item in self.wanted]
 
 
 class Outcome(NamedTuple):
@@ -190,7 +180,7 @@ def _read_flexible(version: int, body: memoryview) -> ProduceRequest:
         position += 1
     if body[position]:
         raise _Unusual
-    return ProduceRequest(None, acks, timeout_ms, topics, wanted)
+    return _new(ProduceRequest, (None, acks, timeout_ms, topics, wanted))
 
 
 def _read_old(body: memoryview) -> ProduceRequest:
@@ -218,7 +208,7 @@ def _read_old(body: memoryview) -> ProduceRequest:
             if not start <= position <= end:
                 raise _Unusual
             wanted.append(Wanted(topic, NO_UUID, index, body[start:position]))
-    return ProduceRequest(None, acks, timeout_ms, topics, wanted)
+    return _new(ProduceRequest, (None, acks, timeout_ms, topics, wanted))
 
 
 def failed(error_code: int, message: str) -> Outcome:

@@ -296,7 +296,8 @@ class PartitionLog:
         if waited > config.segment_ms:
             return True
         index_max = config.index_size_max_bytes
-        return segment.offset_index.size_bytes >= index_max - 8 or segment.time_index.size_bytes >= index_max - 12
+        offsets, times = segment.offset_index.offsets, segment.time_index.offsets
+        return 8 * len(offsets) >= index_max - 8 or 12 * len(times) >= index_max - 12
 
     # Segments
 
