@@ -1,24 +1,28 @@
-"""Admin: topics and their settings."""
+"""Admin: topics, their settings, and consumer groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from kbroker.clients.cluster import Cluster, ClusterSettings
+from kbroker.clients.group_membership import by_topic
+from kbroker.clients.groups import GroupDescription, GroupListing, MemberDescription
 from kbroker.clients.producer_options import whole_number
-from kbroker.clients.records import ConfigEntry, NewTopic, PartitionDescription, TopicDescription
+from kbroker.clients.records import ConfigEntry, NewTopic, OffsetAndMetadata, PartitionDescription, TopicDescription
 from kbroker.config import value_text
 from kbroker.errors import ClientClosed, ConfigError, KbrokerError, error_for
-from kbroker.wire import messages
+from kbroker.types import TopicPartition
+from kbroker.wire import group_messages, messages
 
 
 class Admin:
-    """Creates, describes, changes and deletes topics. Not for use by several threads at once; a context manager.
+    """Creates, describes, changes and deletes topics; shows, moves and deletes consumer groups.
 
-    `server` as for Producer. Each call waits at most `api_timeout_ms` (10000), through restarts of the broker's
-    processes, and raises BrokerUnavailable after that; what the broker refuses raises that error's own class.
+    Not for use by several threads at once; a context manager. `server` as for Producer. Each call waits at most
+    `api_timeout_ms` (10000), through restarts of the broker's processes, and raises BrokerUnavailable after that; what
+    the broker refuses raises that error's own class.
     """
 
     def __init__(
@@ -105,6 +109,77 @@ class Admin:
             request = messages.CreatePartitions(name, total, self._broker_timeout_ms)
             self._raise_first(self._call(request, messages.TopicResults, repeatable=False))
 
+    # --- consumer groups ---
+
+    def list_consumer_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
+        """All groups by name, or those in these states ("Stable") and of these types ("consumer", "classic")."""
+        request = group_messages.ListGroups(list(states), list(types))
+        answer: group_messages.GroupListings = self._call(request, group_messages.GroupListings)
+        return [GroupListing(one.group, one.type, one.state, one.protocol_type) for one in answer.groups]
+
+    def describe_consumer_groups(self, groups: Sequence[str]) -> list[GroupDescription]:
+        """These groups with their members, in that order. Raises GroupIdNotFound."""
+        request = group_messages.DescribeGroups(list(groups))
+        answer: group_messages.GroupInfos = self._call(request, group_messages.GroupInfos)
+        for one in answer.groups:
+            if one.error:
+                raise error_for(one.error, one.message)
+        return [
+            GroupDescription(one.group, one.type, one.state, one.epoch, one.assignor, [*map(_member, one.members)])
+            for one in answer.groups
+        ]
+
+    def list_consumer_group_offsets(
+        self, group: str, partitions: Iterable[TopicPartition] | None = None
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """What the group has committed for these partitions (None: for all); those without a commit are left out."""
+        wanted = None if partitions is None else by_topic(partitions)
+        request = group_messages.FetchOffsets(group, wanted)
+        answer: group_messages.CommittedOffsets = self._call(request, group_messages.CommittedOffsets)
+        return {
+            TopicPartition(one.topic, one.partition): OffsetAndMetadata(one.offset, one.metadata, one.leader_epoch)
+            for one in answer.offsets
+            if one.offset >= 0 and not one.error
+        }
+
+    def alter_consumer_group_offsets(
+        self, group: str, offsets: Mapping[TopicPartition, int | OffsetAndMetadata]
+    ) -> None:
+        """Commit these offsets for a group that has no members; one that is not there is made.
+
+        Raises UnknownMemberId when it has members, UnknownTopicOrPartition.
+        """
+        places = {tp: at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at) for tp, at in offsets.items()}
+        for partition, place in places.items():
+            whole_number(f"offsets[{partition}]", place.offset, 0, 2**63 - 1)
+        request = group_messages.CommitOffsets(
+            group,
+            [
+                group_messages.OffsetCommit(tp.topic, tp.partition, at.offset, at.leader_epoch, at.metadata)
+                for tp, at in places.items()
+            ],
+        )
+        self._raise_first_offset(self._call(request, group_messages.OffsetResults))
+
+    def delete_consumer_group_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> None:
+        """Forget what the group has committed there. Raises GroupSubscribedToTopic, GroupIdNotFound."""
+        request = group_messages.DeleteOffsets(group, by_topic(partitions))
+        self._raise_first_offset(self._call(request, group_messages.OffsetResults))
+
+    def delete_consumer_groups(self, groups: Sequence[str]) -> None:
+        """Forget groups that have no members, with their offsets. Raises NonEmptyGroup, GroupIdNotFound."""
+        request = group_messages.DeleteGroups(list(groups))
+        answer: group_messages.GroupResults = self._call(request, group_messages.GroupResults, repeatable=False)
+        for result in answer.groups:
+            if result.error:
+                raise error_for(result.error, result.message)
+
+    @staticmethod
+    def _raise_first_offset(results: group_messages.OffsetResults) -> None:
+        for result in results.offsets:
+            if result.error:
+                raise error_for(result.error, result.message)
+
     def close(self) -> None:
         """Free everything. A second call does nothing."""
         self._closed = True
@@ -136,3 +211,22 @@ class Admin:
             if result.error:
                 error: KbrokerError = error_for(result.error, result.message)
                 raise error
+
+
+def _member(info: group_messages.MemberInfo) -> MemberDescription:
+    return MemberDescription(
+        info.member_id,
+        info.instance_id,
+        info.client_id,
+        info.host,
+        info.epoch,
+        info.is_classic,
+        info.topics,
+        info.pattern,
+        _partitions(info.assignment),
+        _partitions(info.target),
+    )
+
+
+def _partitions(topics: list[group_messages.TopicPartitions]) -> list[TopicPartition]:
+    return [TopicPartition(entry.topic, number) for entry in topics for number in entry.partitions]

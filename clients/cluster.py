@@ -8,6 +8,7 @@ threads holds its lock around everything but `wait`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -23,9 +24,10 @@ from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster_view import ClusterView
 from kbroker.clients.fork_guard import ForkGuard
 from kbroker.clients.link import Link, LinkState, NotSent, Payload, Reply
+from kbroker.clients.transport import Transport
 from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
-from kbroker.wire.endpoints import resolve_server
+from kbroker.wire.endpoints import UNIX, resolve_server
 from kbroker.wire.messages import Metadata, MetadataAnswer, NodeInfo
 
 log = logging.getLogger(__name__)
@@ -393,9 +395,9 @@ class Cluster:
         """Whether the node's own endpoint can be used from here."""
         if not self.settings.direct or not self._boot_id or self.view.boot_id != self._boot_id:
             return False
-        if self._no_direct.get(info.node) == info.incarnation or not info.endpoint.startswith("ipc://"):
+        if self._no_direct.get(info.node) == info.incarnation or not info.endpoint.startswith(UNIX):
             return False
-        return os.access(info.endpoint[len("ipc://") :], os.R_OK | os.W_OK)
+        return os.access(info.endpoint[len(UNIX) :], os.R_OK | os.W_OK)
 
     def _new_direct(self, info: NodeInfo) -> Link | None:
         old = self._direct.pop(info.node, None)
@@ -411,8 +413,9 @@ class Cluster:
         link = Link(self._context, endpoint, self.settings.client_id, now_ms=now, greeting_timeout_ms=greeting_ms)
         if link.alive:
             self._links.append(link)
-            for fd in link.fds:
+            for fd in link.transport.fds:
                 self._epoll.register(fd, select.EPOLLIN)
+            link.transport.on_blocked = functools.partial(self._watch_room, link.transport)
         if info is None:
             link.on_state = self._front_changed
         else:
@@ -453,5 +456,10 @@ class Cluster:
     def _forget(self, link: Link) -> None:
         if link in self._links:
             self._links.remove(link)
-            for fd in link.fds:
+            for fd in link.transport.fds:
                 self._epoll.unregister(fd)
+
+    def _watch_room(self, transport: Transport) -> None:
+        """Wait for room to write, too, while a connection takes no more."""
+        events = select.EPOLLIN | (select.EPOLLOUT if transport.is_blocked else 0)
+        self._epoll.modify(transport.fds[0], events)

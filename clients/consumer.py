@@ -1,8 +1,12 @@
-"""Consumer: records out of partitions, through shared memory or ZeroMQ, read by the caller's own thread."""
+"""Consumer: records out of partitions, through shared memory or ZeroMQ, read by the caller's own thread.
+
+In a group, a thread of its own sends the heartbeats (`heartbeats.py`); all else is done here too (`group_session.py`).
+"""
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -10,11 +14,15 @@ from typing import Any
 from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
 from kbroker.clients.consumer_core import RESET_TIMESTAMPS, ConsumerCore, Cursor
 from kbroker.clients.consumer_options import ConsumerOptions, Deserializer
+from kbroker.clients.group_membership import Membership
+from kbroker.clients.group_session import GroupOptions, GroupSession, OnCommit
+from kbroker.clients.heartbeats import Heartbeats
 from kbroker.clients.offset_lookup import find_offsets
 from kbroker.clients.producer_options import whole_number
 from kbroker.clients.reader import Reader
+from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.clients.record_batch import RecordBatch
-from kbroker.clients.records import ConsumerRecord, OffsetAndTimestamp
+from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
 from kbroker.errors import BrokerUnavailable, ClientClosed, ConfigError, OffsetOutOfRange, UnknownTopicOrPartition
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
@@ -24,11 +32,13 @@ _FOREVER_MS = 1 << 40
 
 
 class Consumer:
-    """Reads partitions, without a group. Not for use by several threads at once; a context manager.
+    """Reads partitions, alone or in a group. Not for use by several threads at once; a context manager.
 
-    `Consumer('topic')` reads all partitions of the topics named, from the end (as it is when the constructor returns)
-    unless `auto_offset_reset` says 'earliest'; partitions that a topic gets later, and topics that appear later, are
-    read from their start. Without topics, `assign` says what to read.
+    `Consumer('topic', group='name')` shares the topic's partitions with all other members of that group, Kafka's
+    clients included, and goes on at the offsets that the group has committed. Without a group, `Consumer('topic')`
+    reads all partitions of the topics named, from the end (as it is when the constructor returns) unless
+    `auto_offset_reset` says 'earliest'; partitions that a topic gets later, and topics that appear later, are read from
+    their start. Without topics, `assign` says what to read.
 
     `server` as for Producer. Raises BrokerUnavailable when nobody answers within `api_timeout_ms` (10000), ConfigError
     naming a wrong argument.
@@ -48,6 +58,15 @@ class Consumer:
     - `direct` (True): through ZeroMQ, on the broker's host, talk to the process that owns a partition; False: through
       the front only. Shared memory is another matter: see `transport`.
     - `metadata_max_age_ms` (300000): how often new partitions are looked for.
+
+    In a group (KIP-848: the broker assigns, and only partitions that move are interrupted):
+
+    - `group` (or `group_id`); `group_instance_id` makes the member static: it may be away for a session timeout and
+      keeps its partitions. `partition_assignor`: 'uniform' or 'range' (None: what the group has).
+    - `enable_auto_commit` (True): where the caller stands is committed every `auto_commit_interval_ms` (5000), when
+      partitions are given up, and at close; a record counts as done when the next `poll`, or step of the iteration,
+      begins. `auto_offset_reset` says where to begin without a commit.
+    - `max_poll_interval_ms` (300000): a caller who takes longer between two polls loses the partitions, with a warning.
     """
 
     def __init__(
@@ -74,38 +93,47 @@ class Consumer:
         retry_backoff_ms: int = 20,
         api_timeout_ms: int = 10_000,
         direct: bool = True,
+        group_instance_id: str | None = None,
+        partition_assignor: str | None = None,
+        enable_auto_commit: bool = True,
+        auto_commit_interval_ms: int = 5_000,
+        max_poll_interval_ms: int = 300_000,
     ) -> None:
-        if group is not None or group_id is not None:
-            raise ConfigError(
-                "group and group_id: consumer groups come with the next release; leave it out and read all partitions, "
-                "or share them out with assign()"
-            )
+        if group is not None and group_id is not None and group != group_id:
+            raise ConfigError(f"group={group!r} and group_id={group_id!r}: they mean the same, give one of them")
         if not all(isinstance(topic, str) and topic for topic in topics):
             raise ConfigError(f"topics={topics!r} is not valid: each must be a topic's name")
         self.options = ConsumerOptions(
             client_id, auto_offset_reset, fetch_max_bytes, max_partition_fetch_bytes, fetch_min_bytes,
             fetch_max_wait_ms, max_poll_records, key_deserializer, value_deserializer, consumer_timeout_ms, transport,
             isolation_level, check_crcs, metadata_max_age_ms, request_timeout_ms, retry_backoff_ms, api_timeout_ms,
+            group_id if group is None else group, group_instance_id, partition_assignor, enable_auto_commit,
+            auto_commit_interval_ms, max_poll_interval_ms,
         )  # fmt: skip
         self.options.check()
-        self._topics = frozenset(topics)
+        self._topics = frozenset() if self.options.group is not None else frozenset(topics)
         self._closed = False
         self._warned = False
-        self._cluster = Cluster(
-            server,
-            ClusterSettings(
-                client_id=client_id,
-                request_timeout_ms=request_timeout_ms,
-                retry_backoff_ms=retry_backoff_ms,
-                metadata_max_age_ms=metadata_max_age_ms,
-                direct=direct,
-            ),
+        self._server = server
+        self._settings = ClusterSettings(
+            client_id=client_id,
+            request_timeout_ms=request_timeout_ms,
+            retry_backoff_ms=retry_backoff_ms,
+            metadata_max_age_ms=metadata_max_age_ms,
+            direct=direct,
         )
+        self._cluster = Cluster(server, self._settings)
         self._core = ConsumerCore()
+        self._group: GroupSession | None = None
+        self._subscribed: frozenset[str] = frozenset()
         try:
-            self._cluster.add_topics(set(topics))
+            self._cluster.add_topics(set(self._topics))
             self._cluster.connect(api_timeout_ms)
             self._reader = Reader(self._cluster, self._core, self.options)
+            if self.options.group is not None:
+                self._group = self._make_group(self.options.group)
+                if topics:
+                    self.subscribe(topics)
             self._follow_metadata(first=True)
             self._cluster.on_metadata = self._follow_metadata
             self._await_positions(self._core.cursors.values(), api_timeout_ms)
@@ -121,8 +149,7 @@ class Consumer:
         At most `max_records` (default: max_poll_records). While the broker is away it is looked for until the time is
         up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptMessage, ClientClosed.
         """
-        self._check()
-        self._core.settle()
+        self._begin()
         count = self.options.max_poll_records if max_records is None else whole_number("max_records", max_records, 1)
         found: dict[TopicPartition, list[ConsumerRecord]] = {}
         deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, _FOREVER_MS)
@@ -140,10 +167,11 @@ class Consumer:
 
         Nothing is decoded until a batch is iterated over. Positions move past the batches that are returned.
         """
-        self._check()
-        self._core.settle()
+        self._begin()
         deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, _FOREVER_MS)
         while True:
+            if self._group is not None and self._group.attention:
+                self._group.follow()
             found: list[RecordBatch] = []
             while (cursor := self._core.next_ready()) is not None:
                 found += cursor.take_batches()
@@ -164,8 +192,7 @@ class Consumer:
         """
         wait_ms = self.options.consumer_timeout_ms
         while True:
-            self._check()
-            self._core.settle()
+            self._begin()
             cursor = self._next(now_ms() + (_FOREVER_MS if wait_ms is None else wait_ms))
             if cursor is None:
                 return
@@ -180,6 +207,8 @@ class Consumer:
     def _next(self, deadline: int | None) -> Cursor | None:
         """A partition with decoded records; None: there was none before the deadline (None: do not wait)."""
         while True:
+            if deadline is not None and self._group is not None and self._group.attention:
+                self._group.follow()
             cursor = self._core.next_ready()
             now = now_ms()
             if cursor is not None:
@@ -198,8 +227,23 @@ class Consumer:
     def _decode(self, batch: RecordBatch) -> list[ConsumerRecord]:
         return batch.records(self.options.key_deserializer, self.options.value_deserializer)
 
+    def _begin(self) -> None:
+        """The caller asks for records: those that it had are done with."""
+        self._check()
+        self._core.settle()
+        if self._group is not None:
+            self._group.polls += 1
+
     def _sleep(self, left_ms: int) -> None:
-        self._reader.sleep(min(left_ms, 60_000))
+        group = self._group
+        if group is None:
+            self._reader.sleep(min(left_ms, 60_000))
+        elif not group.attention:
+            group.waiting = True
+            try:
+                self._reader.sleep(min(left_ms, 60_000))
+            finally:
+                group.waiting = False
 
     # --- what to read ---
 
@@ -207,29 +251,63 @@ class Consumer:
         """Read these partitions from now on; those that are read already keep their position, others take theirs from
         `auto_offset_reset` at the next poll unless `seek` tells one.
 
-        Raises UnknownTopicOrPartition, BrokerUnavailable; ConfigError for a consumer that was given topics.
+        Raises UnknownTopicOrPartition, BrokerUnavailable; ConfigError for a consumer that was given topics. In a group,
+        it begins at committed offsets and may commit, but is no member.
         """
         self._check()
-        if self._topics:
+        if self._topics or (self._group is not None and self._group.subscribed):
             raise ConfigError("partitions cannot be assigned: this consumer reads the topics that it was given")
         wanted = [_checked_partition(partition) for partition in partitions]
         self._core.settle()
         self._know({partition.topic for partition in wanted})
         for partition in wanted:
             self._check_partition(partition)
-        for cursor in self._core.assign(wanted):
-            self._start(cursor, RESET_TIMESTAMPS.get(self.options.auto_offset_reset))
-        self._cluster.topics = {partition.topic for partition in wanted}
-        self._reader.forget()
-        self._reader.follow_topics()
+        new = self._core.assign(wanted)
+        committed = self._group.committed(c.topic_partition for c in new) if self._group is not None and new else {}
+        for cursor in new:
+            self._start_at(cursor, committed.get(cursor.topic_partition))
+        self._follow_assignment()
 
     def assignment(self) -> set[TopicPartition]:
         """The partitions that are read."""
         return set(self._core.cursors)
 
+    def subscribe(
+        self,
+        topics: Iterable[str] = (),
+        *,
+        pattern: str = "",
+        listener: ConsumerRebalanceListener | None = None,
+    ) -> None:
+        """Read these topics, or all whose whole name matches `pattern` (RE2), as a member of the group.
+
+        What the group gives comes with the polls that follow. Raises ConfigError without a group.
+        """
+        self._check()
+        if self._group is None:
+            raise ConfigError("subscribe() needs a group: Consumer(group=…); without one name the topics at the start")
+        names = [topics] if isinstance(topics, str) else list(topics)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"topics={names!r} is not valid: each must be a topic's name")
+        if not isinstance(pattern, str) or bool(names) == bool(pattern):
+            raise ConfigError("subscribe() takes topics or a pattern, one of the two")
+        if self._core.cursors and not self._group.subscribed:
+            raise ConfigError("subscribe() after assign(): unsubscribe() first")
+        self._subscribed = frozenset(names)
+        self._group.subscribe(names, pattern, listener)
+
+    def unsubscribe(self) -> None:
+        """Read nothing any more: leave the group, after a last commit where commits are automatic."""
+        self._check()
+        if self._group is not None:
+            self._group.unsubscribe()
+        self._topics = self._subscribed = frozenset()
+        self._core.assign(())
+        self._follow_assignment()
+
     def subscription(self) -> set[str]:
         """The topics that this consumer was given."""
-        return set(self._topics)
+        return set(self._topics | self._subscribed)
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Give out nothing from these until `resume`; they stay assigned, in their place. Raises ConfigError."""
@@ -246,6 +324,34 @@ class Consumer:
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
         return {partition for partition, cursor in self._core.cursors.items() if cursor.paused}
+
+    # --- what the group has committed ---
+
+    def commit(self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None = None) -> None:
+        """Commit these offsets (of the next record to read), or where the caller stands in all partitions.
+
+        Returns when they are durable. Raises ConfigError without a group, StaleMemberEpoch or UnknownMemberId when the
+        partitions are another member's by now, BrokerUnavailable.
+        """
+        group = self._in_group()
+        group.commit(self._to_commit(offsets), self.options.api_timeout_ms)
+
+    def commit_async(
+        self,
+        offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None = None,
+        callback: OnCommit | None = None,
+    ) -> None:
+        """As `commit`, without waiting: `callback(offsets, error or None)` is called from a later `poll`."""
+        self._in_group().commit_async(self._to_commit(offsets), callback)
+
+    def committed(self, partition: TopicPartition) -> OffsetAndMetadata | None:
+        """What the group has committed there; None: nothing. Raises ConfigError, BrokerUnavailable."""
+        return self._in_group().committed([_checked_partition(partition)])[partition]
+
+    @property
+    def member_id(self) -> str:
+        """This consumer's name in its group; empty without one."""
+        return self._group.member_id if self._group is not None else ""
 
     # --- where to read ---
 
@@ -347,8 +453,12 @@ class Consumer:
             return
         self._closed = True
         self._core.settle()
-        self._reader.close()
-        self._cluster.close()
+        try:
+            if self._group is not None:
+                self._group.close()
+        finally:
+            self._reader.close()
+            self._cluster.close()
 
     def __enter__(self) -> Consumer:
         return self
@@ -378,6 +488,71 @@ class Consumer:
             cursor.fault = OffsetOutOfRange(
                 f"{cursor.topic_partition} has no position, and auto_offset_reset='none': seek first"
             )
+
+    def _start_at(self, cursor: Cursor, committed: OffsetAndMetadata | None) -> None:
+        """At the group's committed offset, or as `auto_offset_reset` says."""
+        if committed is None:
+            self._start(cursor, RESET_TIMESTAMPS.get(self.options.auto_offset_reset))
+        else:
+            cursor.move(committed.offset)
+            cursor.last_epoch = cursor.fetch_epoch = committed.leader_epoch
+
+    def _follow_assignment(self) -> None:
+        """The assignment has changed: nothing is read that is not in it, metadata is asked for what is."""
+        self._cluster.topics = {partition.topic for partition in self._core.cursors}
+        self._cluster.want_metadata()
+        self._reader.forget()
+        self._reader.follow_topics()
+
+    def _make_group(self, name: str) -> GroupSession:
+        options = self.options
+        interval_ms = options.auto_commit_interval_ms if options.enable_auto_commit else None
+
+        def heart(membership: Membership) -> Heartbeats:
+            return Heartbeats(
+                Cluster(self._server, self._settings),
+                membership,
+                group.progress,
+                max_poll_interval_ms=options.max_poll_interval_ms,
+                auto_commit_interval_ms=interval_ms,
+            )
+
+        group = GroupSession(
+            GroupOptions(
+                name,
+                options.group_instance_id,
+                options.partition_assignor,
+                options.max_poll_interval_ms,
+                interval_ms,
+                options.api_timeout_ms,
+                options.client_id,
+            ),
+            self._cluster,
+            self._core,
+            str(uuid.uuid4()),
+            heart,
+            self._start_at,
+            self._follow_assignment,
+        )
+        return group
+
+    def _in_group(self) -> GroupSession:
+        self._check()
+        if self._group is None:
+            raise ConfigError("offsets are committed for a group: Consumer(group=…)")
+        return self._group
+
+    def _to_commit(
+        self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        if offsets is None:
+            return self._in_group().positions()
+        checked = {}
+        for partition, at in offsets.items():
+            place = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
+            whole_number(f"offsets[{partition}]", place.offset, 0, 2**63 - 1)
+            checked[_checked_partition(partition)] = place
+        return checked
 
     def _follow_metadata(self, first: bool = False) -> None:
         """New partitions of our topics come in, at their start unless this is the beginning."""

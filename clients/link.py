@@ -1,15 +1,14 @@
-"""One ZeroMQ connection to one process of the broker: requests out, answers matched, death noticed at once.
+"""One connection to one process of the broker: requests out, answers matched, death noticed at once.
 
 A link lives once. When its peer goes away (or does not greet, or does not answer in time) everything in flight fails
-with NetworkError, the socket is closed with what it still held, and whoever wants to go on makes a new link: nothing
-that was meant for a dead process reaches its successor, after the caller was told to try again.
+with NetworkError, the connection is closed with what it still held, and whoever wants to go on makes a new link:
+nothing that was meant for a dead process reaches its successor, after the caller was told to try again.
 
 Never blocks and reads no clock: `serve(now_ms)` does what can be done.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,32 +17,13 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from kbroker.clients.transport import transport_to
 from kbroker.errors import InvalidRequest, NetworkError, RequestError
 from kbroker.wire.codec import decode_answer, encode_request
-from kbroker.wire.frames import receivable, receive, send
 from kbroker.wire.messages import Hello, HelloAnswer
 
 _REQUEST_ID = Struct(">Q")
-_MONITOR_EVENT = Struct("=HI")
-
-_MONITORED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
-HEARTBEAT_MS = 5_000
-HEARTBEAT_TIMEOUT_MS = 15_000
-MESSAGES_MAX = 2048
-"""High water mark of each direction; requests in flight are bounded far below by what the broker says."""
 ANSWERS_PER_TURN = 256
-SHARE_FROM_BYTES = 262_144
-"""Smaller frames are copied. Sharing them costs more: pyzmq frees each from a thread of its own, which fights for the
-interpreter with the caller's (measured at 64 KiB: a quarter more CPU in all)."""
-
 Payload = Sequence[bytes | bytearray | memoryview]
 
 
@@ -82,7 +62,7 @@ class LinkState(enum.Enum):
 
 
 class Link:
-    """A DEALER socket to `endpoint`. Requests submitted before the greeting is over wait for it."""
+    """A connection to `endpoint`. Requests submitted before the greeting is over wait for it."""
 
     def __init__(
         self, context: zmq.Context[Any], endpoint: str, client_id: str, *, now_ms: int, greeting_timeout_ms: int
@@ -101,25 +81,9 @@ class Link:
         self._in_flight_max = 1
         self._due_ms: int | None = None
 
-        socket = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.IMMEDIATE, 1)
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        socket.setsockopt(zmq.SNDHWM, MESSAGES_MAX)
-        socket.setsockopt(zmq.RCVHWM, MESSAGES_MAX)
-        if endpoint.startswith("tcp:"):
-            socket.setsockopt(zmq.CONNECT_TIMEOUT, greeting_timeout_ms)
-            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-            socket.setsockopt(zmq.IPV6, 1)
-        self.socket = socket
-        self.monitor = socket.get_monitor_socket(_MONITORED)
-        self.monitor.setsockopt(zmq.LINGER, 0)
-        self.fds = (int(socket.getsockopt(zmq.FD)), int(self.monitor.getsockopt(zmq.FD)))
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.die(NetworkError(f"{endpoint}: {error}"))
+        self.transport = transport_to(context, endpoint, greeting_timeout_ms)
+        if self.transport.ended:
+            self.die(NetworkError(f"{endpoint}: {self.transport.ended}"))
 
     @property
     def alive(self) -> bool:
@@ -149,7 +113,7 @@ class Link:
 
     def has_input(self) -> bool:
         """Whether something waits to be served. Ask after every use of the socket: its descriptor tells only once."""
-        return self.alive and (receivable(self.socket) or receivable(self.monitor))
+        return self.alive and self.transport.has_input()
 
     def serve(self, now_ms: int) -> bool:
         """Take what has arrived, send what may be sent, give up what is overdue. Whether anything happened."""
@@ -157,7 +121,7 @@ class Link:
         if self.alive:
             happened = self._take_answers()
         if self.alive:
-            happened = self._follow_monitor() or happened
+            happened = self._follow_transport() or happened
         if self.alive and self._backlog:
             self._send_backlog()
         if self.alive:
@@ -178,10 +142,7 @@ class Link:
         self.error = error
         if self.on_state is not None:
             self.on_state(self)
-        with contextlib.suppress(zmq.ZMQError):
-            self.socket.disable_monitor()
-        self.monitor.close(linger=0)
-        self.socket.close(linger=0)
+        self.transport.close()
         unanswered, unsent = list(self._asked.values()), list(self._backlog)
         self._asked.clear()
         self._backlog.clear()
@@ -200,9 +161,8 @@ class Link:
         self._next_id += 1
         request_id = _REQUEST_ID.pack(self._next_id)
         try:
-            send(self.socket, (request_id, asked.header, *asked.payload), SHARE_FROM_BYTES)
-        except zmq.Again:
-            return False
+            if not self.transport.send((request_id, asked.header, *asked.payload)):
+                return False
         except BaseException:
             # Ctrl-C between two frames: the next message must not become the rest of this one.
             self.die(NetworkError(f"a request to {self.endpoint} was interrupted"))
@@ -220,35 +180,39 @@ class Link:
 
     def _take_answers(self) -> bool:
         for count in range(ANSWERS_PER_TURN):
-            if not self.alive or not receivable(self.socket):
+            frames = self.transport.receive() if self.alive else None
+            if frames is None:
                 return count > 0
-            frames = receive(self.socket)
             if len(frames) < 2:
                 self.die(NetworkError(f"{self.endpoint} sent an answer of {len(frames)} frames: it is no kbroker"))
                 return True
-            asked = self._asked.pop(frames[0].bytes, None)
+            asked = self._asked.pop(bytes(frames[0]), None)
             if asked is None:
+                if not len(frames[0]):
+                    self._hung_up_on(frames[1])
                 continue
             try:
-                answer: Any = decode_answer(asked.answer_class, frames[1].buffer)
+                answer: Any = decode_answer(asked.answer_class, frames[1])
             except RequestError as error:
                 asked.on_reply(Reply(None, [], error))
             else:
-                asked.on_reply(Reply(answer, [memoryview(frame.buffer) for frame in frames[2:]], None))
+                asked.on_reply(Reply(answer, list(frames[2:]), None))
         return True
 
-    def _follow_monitor(self) -> bool:
-        happened = False
-        while self.alive and receivable(self.monitor):
-            happened = True
-            event, _ = _MONITOR_EVENT.unpack(receive(self.monitor)[0].bytes)
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._greet()
-            elif event in (zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED) and self.state is LinkState.CONNECTING:
-                self.die(NetworkError(f"{self.endpoint} does not accept connections: is the broker running there?"))
-            else:
-                self._take_answers()  # those that arrived before the end
-                self.die(NetworkError(f"{self.endpoint} has hung up"))
+    def _hung_up_on(self, header: memoryview) -> None:
+        """An answer to no request: the peer hangs up, and says why."""
+        try:
+            decode_answer(HelloAnswer, header)
+        except RequestError as error:
+            self.die(NetworkError(f"{self.endpoint} has hung up: {error}"))
+
+    def _follow_transport(self) -> bool:
+        happened = self.transport.advance()
+        if self.transport.ended:
+            self._take_answers()  # those that arrived before the end
+            self.die(NetworkError(f"{self.endpoint} {self.transport.ended}"))
+        elif self.transport.is_connected and self.state is LinkState.CONNECTING:
+            self._greet()
         return happened
 
     def _greet(self) -> None:

@@ -19,6 +19,7 @@ class from what came over the wire.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -136,6 +137,14 @@ class RecordListTooLarge(RequestError):
     code = 18
 
 
+class RecordsRefused(RequestError):
+    """Single records of a batch are at fault: `records` says of each, by its number in the batch, why."""
+
+    def __init__(self, message: str, records: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.records = records or {}
+
+
 class IllegalGeneration(RequestError):
     """The group has gone on to another generation: join again."""
 
@@ -172,7 +181,7 @@ class InvalidCommitOffsetSize(RequestError):
     code = 28
 
 
-class InvalidTimestamp(RequestError):
+class InvalidTimestamp(RecordsRefused):
     code = 32
 
 
@@ -277,7 +286,7 @@ class GroupSubscribedToTopic(RequestError):
     code = 86
 
 
-class InvalidRecord(RequestError):
+class InvalidRecord(RecordsRefused):
     code = 87
 
 

@@ -1,17 +1,18 @@
-"""ZeroMQ sockets as the loop sees them: requests come in at a door, answers go out by the same door.
+"""Where native clients' requests come in, as the loop sees it: requests in at a door, answers out by the same door.
 
-A front and every worker has a ClientDoor (a ROUTER that clients dial). Workers and the coordinator also dial in to the
-front with a FrontLink, through which it hands them its clients' requests. On both, a request is
-`[client][request id][header][payload …]`, so what serves it does not care which way it came.
+The front has a ClientDoor, a ZeroMQ ROUTER. A worker has a LocalDoor for clients on this host, and worker and
+coordinator a FrontLink through which the front hands over its clients' requests: both unix streams. On all of them a
+request is `[request id][header][payload …]` from a client, so what serves it does not care which way it came.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import zmq
 
@@ -25,9 +26,6 @@ log = logging.getLogger(__name__)
 CLIENTS_REMEMBERED = 65_536
 """Of so many clients it is known how much they were sent; the one that was silent longest is forgotten."""
 
-LINK_IS_UP = b"up"
-"""The first message on a FrontLink: the front serves when it has had one from everybody."""
-
 LAST_WORDS_MS = 500
 """How long a process that ends in good order lets ZeroMQ send its last answers."""
 
@@ -40,19 +38,19 @@ ZERO_COPY_BYTES = 65_536
 RECEIVE_QUEUE = 16
 """Messages of one client that wait in ZeroMQ before its connection is no longer read from."""
 
-Payload = Sequence[bytes | memoryview | zmq.Frame]
+Frames = Sequence[bytes | memoryview]
 
 
 class Asked(NamedTuple):
-    """A request as it came in, its header not yet looked at."""
+    """A request as it came in, its header not looked at. Its payload is valid until the call that serves it returns."""
 
     door: Door
     client: bytes
     request_id: bytes
     header: bytes
-    payload: list[zmq.Frame]
+    payload: list[memoryview]
 
-    def answer(self, header: bytes, payload: Payload = ()) -> None:
+    def answer(self, header: bytes, payload: Frames = ()) -> None:
         """Send the answer. A client that is gone, or lets its answers pile up, does not get it."""
         self.door.send(self.client, [self.request_id, header, *payload])
 
@@ -64,80 +62,50 @@ class Asked(NamedTuple):
 Serve = Callable[[Asked], None]
 
 
-class Door(Protocol):
-    """Where a request came from. `sent_bytes`: payload that each of its clients was sent in all."""
+class Door(ABC):
+    """What all ways in share: the limits on a request, and how much each client was sent."""
 
-    sent_bytes: dict[bytes, int]
-
-    def send(self, client: bytes, frames: Payload) -> None: ...
-
-
-def send_frames(socket: zmq.Socket[bytes], frames: Payload) -> bool:
-    """Send a message without waiting. False when the peer is gone or its queue is full."""
-    try:
-        send(socket, frames, ZERO_COPY_BYTES)
-    except zmq.ZMQError as error:
-        if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-            return False
-        raise
-    return True
-
-
-class _Socket:
-    """What both kinds of door share: receiving, checking the number of frames, sending."""
-
-    def __init__(self, socket: zmq.Socket[bytes], serve: Serve, frames_max: int, header_bytes_max: int) -> None:
-        self.socket = socket
+    def __init__(self, serve: Serve, limits: NativeConfig) -> None:
         self._serve = serve
-        self._frames_max = frames_max
-        self._header_bytes_max = header_bytes_max
+        self._limits = limits
         # Here, not in one table of the worker: a client's name is unique at its own door only.
         self.sent_bytes: dict[bytes, int] = {}
+        """Payload that each client was sent in all."""
 
-    def drain(self) -> None:
-        """Serve the requests that wait, at most TURN_MESSAGES of them."""
-        for _ in range(TURN_MESSAGES):
-            try:
-                frames = receive(self.socket)
-            except zmq.Again:
-                return
-            asked = self._checked(frames)
-            if asked is not None:
-                self._serve(asked)
-            if not receivable(self.socket):
-                return
+    @abstractmethod
+    def _transmit(self, client: bytes, frames: Frames) -> bool:
+        """Send to a client without waiting. False: it is gone, or does not take it."""
 
-    def _checked(self, frames: list[zmq.Frame]) -> Asked | None:
-        client = frames[0].bytes
-        request_id = frames[1].bytes if len(frames) > 1 and len(frames[1]) <= codec.REQUEST_ID_BYTES_MAX else b""
+    @abstractmethod
+    def _admit(self, client: bytes) -> KbrokerError | None:
+        """Count a request that will be answered; the error says why it will not be taken."""
+
+    def take(self, client: bytes, frames: list[memoryview]) -> None:
+        """Serve `[request id][header][payload …]`, or refuse it."""
+        limits = self._limits
+        count = len(frames)
+        request_id = bytes(frames[0]) if count and len(frames[0]) <= codec.REQUEST_ID_BYTES_MAX else b""
         fault: KbrokerError | None = None
-        if len(frames) < 3:
-            fault = InvalidRequest(f"a request has at least 2 frames (request id, header), not {len(frames) - 1}")
-        elif not 0 < len(frames[1]) <= codec.REQUEST_ID_BYTES_MAX:
-            fault = InvalidRequest(f"a request id has 1 to {codec.REQUEST_ID_BYTES_MAX} bytes, not {len(frames[1])}")
-        elif len(frames) - 3 > self._frames_max:
+        if count < 2:
+            fault = InvalidRequest(f"a request has at least 2 frames (request id, header), not {count}")
+        elif not request_id:
+            fault = InvalidRequest(f"a request id has 1 to {codec.REQUEST_ID_BYTES_MAX} bytes, not {len(frames[0])}")
+        elif count - 2 > limits.frames_max:
+            fault = MessageTooLarge(f"{count - 2} payload frames are more than native.frames.max={limits.frames_max}")
+        elif len(frames[1]) > limits.header_bytes_max:
             fault = MessageTooLarge(
-                f"{len(frames) - 3} payload frames are more than native.frames.max={self._frames_max}"
-            )
-        elif len(frames[2]) > self._header_bytes_max:
-            fault = MessageTooLarge(
-                f"a header of {len(frames[2])} bytes is larger than native.header.bytes.max={self._header_bytes_max}"
+                f"a header of {len(frames[1])} bytes is larger than native.header.bytes.max={limits.header_bytes_max}"
             )
         else:
             fault = self._admit(client)
-        if fault is not None:
-            send_frames(self.socket, [client, request_id, codec.encode_error(fault)])
-            return None
-        return Asked(self, client, request_id, frames[2].bytes, frames[3:])
+        if fault is None:
+            self._serve(Asked(self, client, request_id, bytes(frames[1]), frames[2:]))
+        else:
+            self._transmit(client, [request_id, codec.encode_error(fault)])
 
-    def _admit(self, client: bytes) -> KbrokerError | None:
-        """Count a request that will be answered; the error says why it will not be taken."""
-        del client
-        return None
-
-    def send(self, client: bytes, frames: Payload) -> None:
-        """Send an answer; it is dropped when the socket was closed or the peer does not take it."""
-        if self.socket.closed or not send_frames(self.socket, [client, *frames]):
+    def send(self, client: bytes, frames: Frames) -> None:
+        """Send an answer; it is dropped when the client is gone or does not take it."""
+        if not self._transmit(client, frames):
             self.sent_bytes.pop(client, None)
             return
         if len(frames) > 2:
@@ -147,15 +115,12 @@ class _Socket:
             if len(self.sent_bytes) > CLIENTS_REMEMBERED:
                 del self.sent_bytes[next(iter(self.sent_bytes))]
 
-    def close(self, linger_ms: int = 0) -> None:
-        """Close the socket; what is not sent within `linger_ms` is dropped."""
-        self.socket.close(linger=linger_ms)
 
-
-class ClientDoor(_Socket):
+class ClientDoor(Door):
     """A ROUTER that native clients dial, with all limits that ZeroMQ can hold set before it is bound."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], serve: Serve, limits: NativeConfig) -> None:
+        super().__init__(serve, limits)
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -166,17 +131,28 @@ class ClientDoor(_Socket):
         # A tcp client whose host vanished is noticed, and its queue freed, without traffic of its own.
         socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-        super().__init__(socket, serve, limits.frames_max, limits.header_bytes_max)
-        self._limits = limits
+        self.socket = socket
         self._unanswered: Counter[bytes] = Counter()
+
+    def drain(self) -> None:
+        """Serve the requests that wait, at most TURN_MESSAGES of them."""
+        for _ in range(TURN_MESSAGES):
+            try:
+                client, *frames = receive(self.socket)
+            except zmq.Again:
+                return
+            self.take(client.bytes, [frame.buffer for frame in frames])
+            if not receivable(self.socket):
+                return
+
+    def _transmit(self, client: bytes, frames: Frames) -> bool:
+        return not self.socket.closed and send_frames(self.socket, [client, *frames])
 
     def _admit(self, client: bytes) -> KbrokerError | None:
         limits = self._limits
         unanswered = self._unanswered[client]
         if unanswered >= limits.requests_in_flight_max:
-            return ThrottlingQuotaExceeded(
-                f"{unanswered} requests without an answer are native.requests.in.flight.max: wait for answers"
-            )
+            return too_many_unanswered(unanswered)
         if not unanswered and len(self._unanswered) > limits.clients_max:
             del self._unanswered[client]
             return ThrottlingQuotaExceeded(
@@ -185,7 +161,7 @@ class ClientDoor(_Socket):
         self._unanswered[client] = unanswered + 1
         return None
 
-    def send(self, client: bytes, frames: Payload) -> None:
+    def send(self, client: bytes, frames: Frames) -> None:
         """Answer one request of a client; the answer is dropped when the client is gone or does not take it."""
         unanswered = self._unanswered[client] - 1
         if unanswered > 0:
@@ -194,32 +170,27 @@ class ClientDoor(_Socket):
             del self._unanswered[client]
         super().send(client, frames)
 
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what is not sent within `linger_ms` is dropped."""
+        self.socket.close(linger=linger_ms)
 
-class FrontLink(_Socket):
-    """A DEALER through which the front hands over its clients' requests, for one incarnation of front and process.
 
-    When the front's incarnation changes a new link is made and the old one closed: answers for clients of the dead
-    front must not reach its successor.
-    """
+def too_many_unanswered(count: int) -> ThrottlingQuotaExceeded:
+    """Why a request is not taken from a client that has so many on their way."""
+    return ThrottlingQuotaExceeded(
+        f"{count} requests without an answer are native.requests.in.flight.max: wait for answers"
+    )
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        serve: Serve,
-        identity: bytes,
-        endpoint: str,
-        limits: NativeConfig,
-    ) -> None:
-        socket = context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.IDENTITY, identity)
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-        socket.connect(endpoint)
-        super().__init__(socket, serve, limits.frames_max, limits.header_bytes_max)
-        socket.send(LINK_IS_UP)
+
+def send_frames(socket: zmq.Socket[bytes], frames: Frames) -> bool:
+    """Send a message without waiting. False when the peer is gone or its queue is full."""
+    try:
+        send(socket, frames, ZERO_COPY_BYTES)
+    except zmq.ZMQError as error:
+        if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            return False
+        raise
+    return True
 
 
 class PeerSocket:

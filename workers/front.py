@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,12 +25,13 @@ from kbroker.errors import (
 )
 from kbroker.wire import codec, endpoints
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity
-from kbroker.wire.frames import receivable, receive
 from kbroker.wire.messages import Hello, HelloAnswer
+from kbroker.wire.stream import ANSWER_LIMITS
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import COORDINATOR, ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, TURN_MESSAGES, Asked, ClientDoor, send_frames
-from kbroker.workers.loop import Loop
+from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor
+from kbroker.workers.loop import READ, Loop
+from kbroker.workers.stream_connection import StreamConnection, Streams
 
 log = logging.getLogger(__name__)
 
@@ -37,32 +39,71 @@ BYTES_ON_THE_WAY_MAX = 128 << 20
 """Payload that may be under way to one process; above it clients are told to come again."""
 
 
+class Backend:
+    """The unix streams that workers and coordinator dial; on each, answers come back to be passed on unopened.
+
+    `links`: by identity (see wire/control.py), which the first message on a stream tells.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        listener: socket.socket,
+        pass_on: Callable[[bytes, list[memoryview]], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.links: dict[bytes, StreamConnection] = {}
+        self._streams = streams
+        self._listener = listener
+        self._pass_on = pass_on
+        self._changed = changed
+
+    def listen(self) -> None:
+        """Begin to accept."""
+        self._streams.loop.add(self._listener.fileno(), READ, self._accept)
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        for link in list(self.links.values()):
+            link.close()
+
+    def _accept(self, _events: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # gone again
+            return
+        sock.setblocking(False)
+        name = b""
+
+        def received(link: StreamConnection, frames: list[memoryview]) -> None:
+            nonlocal name
+            if name:
+                self._pass_on(name, frames)
+                return
+            name = bytes(frames[0]) if frames else b""
+            if name in self.links or not name:
+                name = b""
+                link.close("it does not say who it is")
+                return
+            self.links[name] = link
+            self._changed()
+
+        def ended(_link: StreamConnection, why: str) -> None:
+            if why:
+                log.error("hung up on %s at the backend: %s", name.decode(errors="replace") or "a stranger", why)
+            if self.links.pop(name, None) is not None:
+                self._changed()
+
+        StreamConnection(self._streams, sock, ANSWER_LIMITS, received, ended, is_peer=True)
+
+
 class OnTheWay(NamedTuple):
-    """A request that was handed over and not answered yet."""
+    """A request that was handed over and not answered yet; `link` is the identity of whom it went to."""
 
     asked: Asked
     target: str
-    incarnation: int
+    link: bytes
     size_bytes: int
-
-
-class Backend:
-    """The ROUTER that the other processes dial; their answers pass through as frames, unopened."""
-
-    def __init__(self, socket: zmq.Socket[bytes], pass_on: Callable[[list[zmq.Frame]], None]) -> None:
-        self.socket = socket
-        self._pass_on = pass_on
-
-    def drain(self) -> None:
-        """Pass on the answers that wait, at most a turn's worth."""
-        for _ in range(TURN_MESSAGES):
-            try:
-                frames = receive(self.socket)
-            except zmq.Again:
-                return
-            self._pass_on(frames)
-            if not receivable(self.socket):
-                return
 
 
 class Front:
@@ -78,7 +119,6 @@ class Front:
         self.on_the_way: dict[tuple[bytes, bytes], OnTheWay] = {}
         self.bytes_to: Counter[str] = Counter()
         self.has_catalog = False
-        self.linked: set[bytes] = set()
         self.is_ready = False
 
         limits = self.config.native
@@ -89,20 +129,11 @@ class Front:
             host, port = listener.getsockname()[:2]
             child.bind(self.door.socket, f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}", "native")
         self.is_draining = False
-        self.backend = Backend(self._bind_backend(), self._pass_on)
+        self.streams = Streams(self.loop)
+        self.backend = Backend(self.streams, child.listeners["backend"], self._pass_on, self._links_changed)
         self.control = ControlLink(
             self.context, child, self.loop, Join(child.incarnation, child.name), self._update_catalog
         )
-
-    def _bind_backend(self) -> zmq.Socket[bytes]:
-        socket = self.context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # Bounded here by BYTES_ON_THE_WAY_MAX and the requests in flight of each client, so not by ZeroMQ as well.
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        self.child.bind(socket, endpoints.ipc(self.config.runtime_dir, endpoints.BACKEND))
-        return socket
 
     def run(self) -> None:
         """Serve until told to end."""
@@ -110,11 +141,12 @@ class Front:
         self.child.on_peers = self._follow_peers
         self.child.on_drain = self._drain
         self.loop.add_port(self.door)
-        self.loop.add_port(self.backend)
+        self.backend.listen()
+        self.loop.at_turn_end(self.streams.flush)
         self._follow_peers()
         self.loop.run()
         self.door.close(LAST_WORDS_MS)
-        self.backend.socket.close(linger=0)
+        self.backend.close()
         self.control.close()
         self.context.term()
 
@@ -162,13 +194,13 @@ class Front:
         size = len(asked.header) + sum(len(frame) for frame in asked.payload)
         if self.bytes_to[target] and self.bytes_to[target] + size > BYTES_ON_THE_WAY_MAX:
             raise ThrottlingQuotaExceeded(f"{target} has {self.bytes_to[target]} bytes waiting; try again")
-        frames: list[bytes | memoryview | zmq.Frame] = [
-            self._identity_of(target, peer.incarnation), asked.client, asked.request_id, asked.header, *asked.payload,
-        ]  # fmt: skip
-        if not send_frames(self.backend.socket, frames):
+        name = self._identity_of(target, peer.incarnation)
+        link = self.backend.links.get(name)
+        if link is None:
             raise LeaderNotAvailable(f"{target} is starting; try again")
-        # The payload is ZeroMQ's now; keeping its frames here would keep the memory.
-        self.on_the_way[key] = OnTheWay(asked._replace(payload=[]), target, peer.incarnation, size)
+        link.send([asked.client, asked.request_id, asked.header, *asked.payload])
+        # The payload is the link's now; keeping it here would keep the memory.
+        self.on_the_way[key] = OnTheWay(asked._replace(payload=[]), target, name, size)
         self.bytes_to[target] += size
 
     def _identity_of(self, name: str, incarnation: int) -> bytes:
@@ -182,27 +214,26 @@ class Front:
 
     # --- answers ---
 
-    def _pass_on(self, frames: list[zmq.Frame]) -> None:
-        if len(frames) < 4:
-            self.linked.add(frames[0].bytes)
-            self._tell_ready()
-            return
-        sender, client, request_id = frames[0].bytes, frames[1].bytes, frames[2].bytes
+    def _pass_on(self, link: bytes, frames: list[memoryview]) -> None:
+        client, request_id = bytes(frames[0]), bytes(frames[1])
         passing = self.on_the_way.get((client, request_id))
-        if passing is None or sender != self._identity_of(passing.target, passing.incarnation):
+        if passing is None or passing.link != link:
             return
         self._forget((client, request_id))
-        passing.asked.door.send(client, frames[2:])
+        passing.asked.door.send(client, [self.streams.lasting(frame) for frame in frames[1:]])
 
     # --- what the others tell ---
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
-        self.linked &= {self._identity_of(peer.name, peer.incarnation) for peer in self.child.peers.values()}
+        self._links_changed()
+
+    def _links_changed(self) -> None:
+        """Somebody has dialled in, or died: what was on the way to the dead is refused at once."""
         self._tell_ready()
+        links = self.backend.links
         for key, passing in list(self.on_the_way.items()):
-            peer = self.child.peers.get(passing.target)
-            if peer is None or peer.incarnation != passing.incarnation:
+            if passing.link not in links:
                 self._forget(key)
                 passing.asked.refuse(NotLeaderOrFollower(f"{passing.target} was restarted; try again"))
 
@@ -226,7 +257,7 @@ class Front:
         others = {
             self._identity_of(p.name, p.incarnation) for p in self.child.peers.values() if p.name != self.child.name
         }
-        if self.has_catalog and not self.is_ready and self.linked >= others:
+        if self.has_catalog and not self.is_ready and self.backend.links.keys() >= others:
             self.is_ready = True
             self.child.ready("serving")
 

@@ -2,47 +2,104 @@
 
 from __future__ import annotations
 
-import zmq
+import socket
+from collections.abc import Callable
 
+from kbroker.config import NativeConfig
+from kbroker.errors import KbrokerError
 from kbroker.wire import endpoints
 from kbroker.wire.control import identity
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import FrontLink, Serve
-from kbroker.workers.loop import Loop
+from kbroker.workers.doors import Door, Frames, Serve
+from kbroker.workers.local_door import request_limits
+from kbroker.workers.stream_connection import StreamConnection, Streams, dial
 
 FRONT = "front"
+REDIAL_MS = 20
+
+
+class FrontLink(Door):
+    """A unix stream through which one incarnation of the front hands over its clients' requests.
+
+    Each message has the client's name before the request. Who dials says who it is first.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        sock: socket.socket,
+        name: bytes,
+        serve: Serve,
+        limits: NativeConfig,
+        gone: Callable[[FrontLink], None],
+    ) -> None:
+        super().__init__(serve, limits)
+        self._gone = gone
+        self.connection = StreamConnection(
+            streams, sock, request_limits(limits, extra_frames=1), self._received, self._ended, is_peer=True
+        )
+        self.connection.send([name])
+        self.connection.flush()
+
+    def _received(self, _connection: StreamConnection, frames: list[memoryview]) -> None:
+        self.take(bytes(frames[0]), frames[1:])
+
+    def _ended(self, _connection: StreamConnection, _why: str) -> None:
+        self._gone(self)
+
+    def _transmit(self, client: bytes, frames: Frames) -> bool:
+        self.connection.send([client, *frames])
+        return not self.connection.is_closed
+
+    def _admit(self, client: bytes) -> KbrokerError | None:
+        """The front has counted it already."""
+        del client
+        return None
 
 
 class FrontDialler:
     """Keeps one FrontLink to the front that runs now; a new incarnation gets a new link."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], child: ChildContext, loop: Loop, serve: Serve) -> None:
-        self._context = context
+    def __init__(self, child: ChildContext, streams: Streams, serve: Serve) -> None:
         self._child = child
-        self._loop = loop
+        self._streams = streams
         self._serve = serve
         self._link: FrontLink | None = None
         self._front_incarnation = 0
+        self._is_closed = False
 
     def follow_peers(self) -> None:
         """The supervisor's table of processes has changed: dial a new front if there is one."""
         peer = self._child.peers.get(FRONT)
         if peer is None or peer.incarnation == self._front_incarnation:
             return
-        if self._link is not None:
-            self._loop.remove_port(self._link)
-            self._link.close()
         self._front_incarnation = peer.incarnation
-        self._link = FrontLink(
-            self._context,
-            self._serve,
-            identity(self._child.name, self._child.incarnation, peer.incarnation),
-            endpoints.ipc(self._child.config.runtime_dir, endpoints.BACKEND),
-            self._child.config.native,
-        )
-        self._loop.add_port(self._link)
+        link, self._link = self._link, None
+        if link is not None:
+            link.connection.close()  # what it holds is for clients of the dead front
+        self._dial()
 
-    def close(self, linger_ms: int) -> None:
-        """Hang up; what is not sent within `linger_ms` is dropped."""
+    def _link_ended(self, link: FrontLink) -> None:
+        """A link has ended. Mostly the front has died and its successor is told of soon."""
+        if link is self._link:
+            self._link = None
+            self._streams.loop.call_later(REDIAL_MS, self._dial)
+
+    def close(self) -> None:
+        """Send what the front takes at once, hang up."""
+        self._is_closed = True
         if self._link is not None:
-            self._link.close(linger_ms)
+            self._link.connection.flush()
+            self._link.connection.close()
+
+    def _dial(self) -> None:
+        if self._is_closed or self._link is not None:
+            return
+        child = self._child
+        try:
+            sock = dial(str(child.config.runtime_dir / endpoints.BACKEND))
+        except OSError:  # its backlog is full
+            self._streams.loop.call_later(REDIAL_MS, self._dial)
+            return
+        name = identity(child.name, child.incarnation, self._front_incarnation)
+        self._link = FrontLink(self._streams, sock, name, self._serve, child.config.native, self._link_ended)

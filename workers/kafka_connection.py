@@ -78,7 +78,7 @@ class Connection:
 
     __slots__ = (
         "_buffered", "_door", "_framer", "_is_paused", "_out", "_pending", "_socket",
-        "active_ms", "address", "blocked_ms", "client_id", "host", "is_closed", "is_ready", "partial_ms",
+        "active_ms", "address", "blocked_ms", "client_host", "client_id", "host", "is_closed", "is_ready", "partial_ms",
     )  # fmt: skip
 
     def __init__(self, door: KafkaDoor, sock: socket.socket, address: str, frame_limits: FrameLimits) -> None:
@@ -90,6 +90,7 @@ class Connection:
         self._out: deque[Part] = deque()
         self._is_paused = False
         self.address = address
+        self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
         self.client_id = ""
         self.is_closed = False

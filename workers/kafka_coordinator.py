@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
-from kbroker.groups.committed import Committed, Place
 from kbroker.kafka import (
     codec,
     configs,
     coordination,
+    delete_records,
     listings,
     log_dirs,
     metadata,
-    offsets,
     produce,
     topic_partitions,
     topics,
@@ -24,6 +22,7 @@ from kbroker.kafka import (
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
@@ -32,6 +31,7 @@ from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_connection import Asked, Part
 from kbroker.workers.kafka_door import KafkaDoor
+from kbroker.workers.kafka_groups import KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
@@ -78,21 +78,18 @@ class KafkaCoordinator:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        now_ms = time.time_ns() // 1_000_000
-        config = coordinator.config
-        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
         self._topics = _Topics(coordinator.catalog, internal)
+        self._answers = MetadataAnswers()
         self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
-        self.offsets.on_published = self._internal.serve(self.offsets.log).published
-        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, config.kafka)
+        coordinator.groups.follow_log(self._lead)
+        kafka = coordinator.config.kafka
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
         self._service = KafkaService(
             {
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
-                ApiKey.OFFSET_COMMIT: self._offset_commit,
-                ApiKey.OFFSET_FETCH: self._offset_fetch,
-                ApiKey.LIST_GROUPS: self._list_groups,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
@@ -105,13 +102,19 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
+                **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
             },
             by_hand={ApiKey.PRODUCE: self._produce},
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
-        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, coordinator.config.kafka)
+        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, kafka)
         coordinator.members.on_forward = self._serve_forwarded
+
+    def _lead(self, offsets: OffsetsLog) -> None:
+        """The log of an internal topic is open: clients may see it, on every node."""
+        offsets.on_published = self._internal.serve(offsets.log).published
+        self._coordinator.members.announce_internal(offsets.log.partition.topic)
 
     def _serve_forwarded(self, name: str, message: KafkaForward) -> None:
         """A request that a worker's client sent; the worker passes the answer on as it is."""
@@ -140,16 +143,24 @@ class KafkaCoordinator:
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._cluster(call.host).topics)
+        missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host)))
+            self._answer_metadata(call, {})
             return
 
         def created(results: list[m.TopicResult]) -> None:
-            refused = {result.name: result.error for result in results if result.error}
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host), refused))
+            self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
         coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+
+    def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
+        cluster = self._cluster(call.host)
+        encoded = self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused)
+        call.answer_pieces((encoded,))
+
+    def topics_changed(self, names: Iterable[str]) -> None:
+        """Something else is known of these topics now: also leader epochs."""
+        self._answers.forget(names)
 
     def _find_coordinator(self, call: Call) -> None:
         call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
@@ -169,43 +180,6 @@ class KafkaCoordinator:
                 call.answer(coordination.producer_id_refused(coordination.COORDINATOR_NOT_AVAILABLE))
 
         self._coordinator.take_producer_id(done)
-
-    # --- committed offsets ---
-
-    def _offset_commit(self, call: Call) -> None:
-        request = call.request
-        now_ms = time.time_ns() // 1_000_000
-        accepted, refused = offsets.commits(request, self._exists)
-
-        def done(error: KbrokerError | None) -> None:
-            code = 0 if error is None else coordination.COORDINATOR_NOT_AVAILABLE
-            call.answer(offsets.committed(request, refused, code))
-
-        if not accepted:
-            done(None)
-            return
-        commits = [
-            (
-                Place(request.group_id, item.topic, item.partition),
-                Committed(item.offset, item.leader_epoch, item.metadata, now_ms),
-            )
-            for item in accepted
-        ]
-        self.offsets.commit(commits, now_ms, done)
-
-    def _exists(self, topic: str, index: int) -> bool:
-        known = self._coordinator.catalog.topics.get(topic)
-        return known is not None and 0 <= index < len(known.partitions)
-
-    def _offset_fetch(self, call: Call) -> None:
-        call.answer(offsets.fetched(call.request, call.version, self._committed))
-
-    def _committed(self, group: str) -> dict[tuple[str, int], offsets.Known]:
-        found = self.offsets.offsets.of_group(group)
-        return {place: offsets.Known(item.offset, item.leader_epoch, item.metadata) for place, item in found.items()}
-
-    def _list_groups(self, call: Call) -> None:
-        call.answer(listings.groups(call.request, self.offsets.offsets.groups()))
 
     # --- listings ---
 
@@ -238,9 +212,13 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics))
+            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+
+    def _settings_created(self, name: str) -> list[Any]:
+        own = self._coordinator.catalog.topic(name).settings
+        return configs.created_topic_configs(self._broker_settings(), own)
 
     def _delete_topics(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
@@ -269,12 +247,19 @@ class KafkaCoordinator:
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
         own |= {name: topic.settings for name, topic in self._coordinator.members.internal_topics.items()}
-        nodes = self._coordinator.child.kafka_ports
-        call.answer(configs.described(call.request, self._coordinator.config, own, nodes))
+        call.answer(configs.described(call.request, self._broker_settings(), own, self._nodes))
+
+    def _broker_settings(self) -> configs.BrokerSettings:
+        return configs.BrokerSettings(self._coordinator.given, self._coordinator.catalog.altered)
+
+    @property
+    def _nodes(self) -> Collection[int]:
+        return self._coordinator.child.kafka_ports
 
     def _alter_configs(self, call: Call) -> None:
         request = call.request
-        asked = configs.alterations(request, incremental=call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS)
+        incremental = call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS
+        asked = configs.alterations(request, incremental=incremental, nodes=self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item if isinstance(item, Result) else partial(self._altered, item) for item in asked
         ]
@@ -285,12 +270,11 @@ class KafkaCoordinator:
 
         self._decide(names, decisions, 30_000, request.validate_only, done)
 
-    def _altered(self, item: configs.Alteration) -> list[Change]:
+    def _altered(self, asked: configs.Alteration) -> list[Change]:
         catalog = self._coordinator.catalog
-        removed = item.remove
-        if item.only:
-            removed = [name for name in catalog.topic(item.topic).settings if name not in item.set]
-        return catalog.alter(item.topic, item.set, removed)
+        if asked.resource_type == configs.BROKER:
+            return catalog.alter_broker(asked.name, *configs.outcome(asked, catalog.altered.get(asked.name, {})))
+        return catalog.alter(asked.name, *configs.outcome(asked, catalog.topic(asked.name).settings))
 
     def _decide(
         self,
@@ -329,17 +313,22 @@ class KafkaCoordinator:
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [
-            self._refused(item.topic or self._internal.name_of(item.topic_id), item.partition)
+            produce.failed(*self._refusal(item.topic or self._internal.name_of(item.topic_id), item.partition))
             for item in request.wanted
         ]
         message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
         asked.answer(codec.write_response(ApiKey.PRODUCE, head.version, head.correlation_id, message))
 
-    def _refused(self, topic: str | None, index: int) -> produce.Outcome:
+    def _delete_records(self, call: Call) -> None:
+        refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]
+        call.answer(delete_records.answer(call.request, [delete_records.Result(code) for code, _ in refusals]))
+
+    def _refusal(self, topic: str | None, index: int) -> tuple[int, str]:
+        """Why clients may not change that partition here: error code and reason."""
         try:
             if topic is None:
                 raise UnknownTopicId("no topic has that id")
             self._internal.get(topic, index)
         except RequestError as error:
-            return produce.failed(error.code, str(error))
-        return produce.failed(InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only")
+            return error.code, str(error)
+        return InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only"

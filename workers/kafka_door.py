@@ -145,7 +145,7 @@ class KafkaDoor:
         self.connections.discard(connection)
         self._stalled.discard(connection)
         self._told_full = False
-        host = connection.address.rpartition(":")[0].strip("[]")
+        host = connection.client_host
         self._by_address[host] -= 1
         if self._by_address[host] <= 0:
             del self._by_address[host]

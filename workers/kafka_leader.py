@@ -13,12 +13,10 @@ from kbroker.errors import (
     RequestError,
     StorageError,
     UnknownTopicId,
-    code_of,
 )
 from kbroker.kafka import (
     codec,
     coordination,
-    listings,
     log_dirs,
     metadata,
     produce,
@@ -26,12 +24,15 @@ from kbroker.kafka import (
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_connection import Asked
+from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
 
 AckDone = Callable[[KbrokerError | None], None]
+_UNKNOWN = produce.failed(-1, "")
 
 
 class KafkaLeader:
@@ -51,16 +53,19 @@ class KafkaLeader:
         self._worker = worker
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
+        self._answers = MetadataAnswers()
+        worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
                 **records.serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.FIND_COORDINATOR: self._find_coordinator,
                 ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.LIST_GROUPS: self._list_groups,
+                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
             by_hand={ApiKey.PRODUCE: self._produce},
@@ -82,7 +87,7 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer(metadata.answer(call.request, call.version, cluster))
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster),))
 
     def _topic_partitions(self, call: Call) -> None:
         call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
@@ -98,10 +103,6 @@ class KafkaLeader:
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
         call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
 
-    def _list_groups(self, call: Call) -> None:
-        # Clients ask every node and merge: the coordinator lists them all.
-        call.answer(listings.groups(call.request, ()))
-
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child
         return Cluster(child.cluster_id, nodes_for(child, host), table.topics, table.name_of, self._epoch_of)
@@ -116,53 +117,53 @@ class KafkaLeader:
     def _produce(self, asked: Asked) -> None:
         head = asked.request
         request = produce.read(head.version, head.body)
-        acks = request.acks
-        outcomes: list[produce.Outcome] = []
-        waiting = None
+        progress = _ProduceInProgress(asked, request, self._cluster)
         try:
             request.check()
         except InvalidRequest as error:
-            if acks == 0:
+            if request.acks == 0:
                 raise
-            self._answer_produce(asked, request, [produce.failed(error.code, str(error))] * len(request.wanted))
+            progress.refuse_all(error)
             return
+        rewriting = self._worker.rewriting
         for number, item in enumerate(request.wanted):
             try:
                 partition = self._find(item)
-                produce.check_not_empty(item.batches)
-                result = self._worker.append(partition, item.batches, acks)
+                produce.check_payload(item.batches, head.version)
+                if rewriting.is_asked_by(partition):
+                    rewriting.rewrite(partition, item.batches, partial(self._rewritten, partition, progress, number))
+                    continue
+                self._append(partition, item.batches, progress, number)
             except (RequestError, StorageError) as error:
-                outcomes.append(produce.failed(code_of(error), str(error)))
-                continue
-            outcomes.append(
-                produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
-            )
-            if result.sync_needed:
-                waiting = waiting or _ProduceInProgress(outcomes, partial(self._answer_produce, asked, request))
-                waiting.count += 1
-                self._when_synced(partition, result, request.timeout_ms, partial(waiting.synced, number))
-        if waiting is not None:
-            request.strip()
-        else:
-            self._answer_produce(asked, request, outcomes)
+                progress.settle(number, produce.refused(error))
+        progress.strip()
 
-    def _answer_produce(self, asked: Asked, request: produce.ProduceRequest, outcomes: list[produce.Outcome]) -> None:
-        version, correlation_id = asked.request.version, asked.request.correlation_id
-        failed = None
-        for outcome in outcomes:
-            if outcome.error_code:
-                failed = outcome
-                break
-        if request.acks == 0:
-            if failed is not None:
-                # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-                raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
-            asked.answer(())
-        elif failed is None:
-            asked.answer((produce.encode_success(version, correlation_id, request, outcomes),))
+    def _append(
+        self, partition: Partition, batches: bytes | bytearray | memoryview, progress: _ProduceInProgress, number: int
+    ) -> None:
+        request = progress.request
+        result = self._worker.append(partition, batches, request.acks)
+        outcome = produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
+        if result.sync_needed:
+            self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
         else:
-            message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
-            asked.answer(codec.write_response(ApiKey.PRODUCE, version, correlation_id, message))
+            progress.settle(number, outcome)
+
+    def _rewritten(
+        self,
+        partition: Partition,
+        progress: _ProduceInProgress,
+        number: int,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        """The batches are as their topic wants them, or it does not want them."""
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, progress, number)
+        except (RequestError, StorageError) as refusal:
+            progress.settle(number, produce.refused(refusal))
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -175,25 +176,64 @@ class KafkaLeader:
             name = known
         return self._worker.table.get(name, item.partition)
 
+    def _delete_records(self, call: Call) -> None:
+        DeletionInProgress(self._worker, call).start()
+
     def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)
         partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
 
 
 class _ProduceInProgress:
-    """A Produce request that waits for the disk: for `count` of its partitions."""
+    """A Produce request whose partitions are settled one by one; answered after the last."""
 
-    __slots__ = ("_answer", "_outcomes", "count")
+    __slots__ = ("_asked", "_cluster", "_has_failed", "_left", "_outcomes", "request")
 
-    def __init__(self, outcomes: list[produce.Outcome], answer: Callable[[list[produce.Outcome]], None]) -> None:
-        self._outcomes = outcomes
-        self._answer = answer
-        self.count = 0
+    def __init__(self, asked: Asked, request: produce.ProduceRequest, cluster: Callable[[str], Cluster]) -> None:
+        self._asked = asked
+        self._cluster = cluster
+        self._has_failed = False
+        self.request = request
+        self._left = count = len(request.wanted)
+        self._outcomes: list[produce.Outcome] = [_UNKNOWN] * count
+        if not count:
+            self._finish()
 
-    def synced(self, number: int, error: KbrokerError | None) -> None:
-        """The disk has one partition's batches, or does not."""
-        if error is not None:
-            self._outcomes[number] = produce.failed(code_of(error), str(error))
-        self.count -= 1
-        if not self.count:
-            self._answer(self._outcomes)
+    def settle(self, number: int, outcome: produce.Outcome) -> None:
+        """That is what became of one partition's batches."""
+        self._outcomes[number] = outcome
+        if outcome.error_code:
+            self._has_failed = True
+        self._left -= 1
+        if not self._left:
+            self._finish()
+
+    def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
+        """The disk has them, or does not."""
+        self.settle(number, outcome if error is None else produce.refused(error))
+
+    def refuse_all(self, error: KbrokerError) -> None:
+        """Nothing of it is done, for one reason."""
+        for number in range(self._left):
+            self.settle(number, produce.refused(error))
+
+    def strip(self) -> None:
+        """What waits keeps no record: they lie in a frame that is used again."""
+        if self._left:
+            self.request.strip()
+
+    def _finish(self) -> None:
+        asked, request, outcomes = self._asked, self.request, self._outcomes
+        version, correlation_id = asked.request.version, asked.request.correlation_id
+        if request.acks == 0:
+            if self._has_failed:
+                # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
+                failed = next(outcome for outcome in outcomes if outcome.error_code)
+                asked.connection.close(f"acks=0 and error {failed.error_code}: {failed.message}")
+            else:
+                asked.answer(())
+        elif self._has_failed:
+            message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+            asked.answer(codec.write_response(ApiKey.PRODUCE, version, correlation_id, message))
+        else:
+            asked.answer((produce.encode_success(version, correlation_id, request, outcomes),))

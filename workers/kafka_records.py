@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kbroker.config import KafkaConfig
 from kbroker.errors import RequestError, StorageError, code_of
-from kbroker.kafka import list_offsets, offset_for_leader_epoch
+from kbroker.kafka import describe_producers, list_offsets, offset_for_leader_epoch
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.fetch_sessions import FetchSessions
@@ -23,7 +23,7 @@ def _session_id() -> int:
 
 
 class KafkaRecords:
-    """Fetch, ListOffsets and OffsetForLeaderEpoch."""
+    """Fetch, ListOffsets, OffsetForLeaderEpoch and DescribeProducers."""
 
     def __init__(
         self, loop: Loop, io: IoThreads, leads: Leads, cluster: Callable[[str], Cluster], config: KafkaConfig
@@ -35,6 +35,7 @@ class KafkaRecords:
             ApiKey.FETCH: self._fetch,
             ApiKey.LIST_OFFSETS: self._list_offsets,
             ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+            ApiKey.DESCRIBE_PRODUCERS: self._describe_producers,
         }
 
     def _fetch(self, call: Call) -> None:
@@ -75,3 +76,18 @@ class KafkaRecords:
         except (RequestError, StorageError) as error:
             return offset_for_leader_epoch.Found(code_of(error))
         return offset_for_leader_epoch.Found(0, *log.epoch_end_offset(epoch))
+
+    def _describe_producers(self, call: Call) -> None:
+        call.answer(describe_producers.answer(call.request, self._producers_of))
+
+    def _producers_of(self, topic: str, index: int) -> describe_producers.Known:
+        try:
+            log = self._leads.get(topic, index).log
+        except RequestError as error:
+            return describe_producers.Known(error_code=error.code, message=str(error))
+        found = []
+        for producer_id, producer in log.producers:
+            last = producer.batches[-1] if producer.batches else None
+            sequence, timestamp_ms = (last.last_sequence, last.timestamp) if last else (-1, -1)
+            found.append(describe_producers.ActiveProducer(producer_id, producer.epoch, sequence, timestamp_ms))
+        return describe_producers.Known(found)

@@ -20,9 +20,19 @@ SERVED = frozenset(
         ApiKey.OFFSET_COMMIT,
         ApiKey.OFFSET_FETCH,
         ApiKey.FIND_COORDINATOR,
+        ApiKey.JOIN_GROUP,
+        ApiKey.HEARTBEAT,
+        ApiKey.LEAVE_GROUP,
+        ApiKey.SYNC_GROUP,
+        ApiKey.DESCRIBE_GROUPS,
+        ApiKey.DELETE_GROUPS,
+        ApiKey.OFFSET_DELETE,
+        ApiKey.CONSUMER_GROUP_HEARTBEAT,
+        ApiKey.CONSUMER_GROUP_DESCRIBE,
         ApiKey.API_VERSIONS,
         ApiKey.CREATE_TOPICS,
         ApiKey.DELETE_TOPICS,
+        ApiKey.DELETE_RECORDS,
         ApiKey.INIT_PRODUCER_ID,
         ApiKey.OFFSET_FOR_LEADER_EPOCH,
         ApiKey.DESCRIBE_CONFIGS,
@@ -34,13 +44,14 @@ SERVED = frozenset(
         ApiKey.CREATE_ACLS,
         ApiKey.DELETE_ACLS,
         ApiKey.LIST_GROUPS,
+        ApiKey.DESCRIBE_PRODUCERS,
         ApiKey.LIST_TRANSACTIONS,
         ApiKey.LIST_CONFIG_RESOURCES,
         ApiKey.DESCRIBE_LOG_DIRS,
         ApiKey.DESCRIBE_TOPIC_PARTITIONS,
     }
 )
-"""What every node answers, by itself or through the coordinator."""
+"""What every node answers, by itself or through the coordinator. Requests about groups are refused by workers."""
 
 
 Send = Callable[[Sequence[Part]], None]
@@ -49,17 +60,22 @@ GiveUp = Callable[[str], None]
 
 
 class Call:
-    """A decoded request. `host`: the address at which its client reached us. `request` lives as long as the frame
-    does, which is until the call that serves it returns; text and numbers in it stay."""
+    """A decoded request. `host`: the address at which its client reached us; `client_host`: the client's own, "" when
+    another node has passed the request on. `request` lives as long as the frame does, which is until the call that
+    serves it returns; text and numbers in it stay."""
 
-    __slots__ = ("_send", "api_key", "client_id", "correlation_id", "give_up", "head", "host", "request", "version")
+    __slots__ = (
+        "_send", "api_key", "client_host", "client_id", "correlation_id", "give_up", "head", "host", "request",
+        "version",
+    )  # fmt: skip
 
-    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp) -> None:
+    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp, client_host: str = "") -> None:
         self.api_key = head.api_key
         self.version = head.version
         self.correlation_id = head.correlation_id
         self.client_id = head.client_id or ""
         self.host = host
+        self.client_host = client_host
         self.head = head
         self.request: Any = None
         self._send = send
@@ -100,8 +116,8 @@ class KafkaService:
         by_hand = self._by_hand.get(request.api_key)
         if by_hand is not None:
             by_hand(asked)
-        else:
-            self.serve_call(Call(request, connection.host, asked.answer, connection.close))
+            return
+        self.serve_call(Call(request, connection.host, asked.answer, connection.close, connection.client_host))
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""

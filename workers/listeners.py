@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kbroker.config import Config
 from kbroker.errors import ConfigError, StartError
-from kbroker.wire.endpoints import BACKEND, CONTROL, FRONT, SUPERVISOR, worker_ipc, worker_shm
+from kbroker.wire.endpoints import BACKEND, CONTROL, FRONT, SUPERVISOR, worker_door, worker_shm
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def planned(config: Config) -> list[Listener]:
     if config.native.tcp_listen:
         listeners.append(Listener("front", "native", parse_address(config.native.tcp_listen, "native.listen")))
     for i in range(config.worker_count):
-        listeners.append(unix(f"worker-{i}", "door", worker_ipc(i)))
+        listeners.append(unix(f"worker-{i}", "door", worker_door(i)))
         if config.shm.enabled:
             listeners.append(unix(f"worker-{i}", "shm", worker_shm(i), socket.SOCK_SEQPACKET))
     return listeners
@@ -216,7 +216,7 @@ def bind_unix(path: Path, kind: int) -> socket.socket:
 
 def _is_workers(name: str) -> bool:
     index = name.removeprefix("worker-").partition(".")[0]
-    return index.isdigit() and name in (worker_ipc(int(index)), worker_shm(int(index)))
+    return index.isdigit() and name in (worker_door(int(index)), worker_shm(int(index)))
 
 
 def _tcp_sockets(

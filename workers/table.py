@@ -52,6 +52,8 @@ class PartitionTable:
         self._worker = worker
         self.serving: dict[TopicPartition, Partition] = {}
         self.topics: dict[str, TopicInfo] = {}
+        self.on_change: Callable[[str], None] = lambda _topic: None
+        """Called with the name of a topic of which something else is known now: also a leader epoch."""
         self._names: dict[bytes, str] = {}
         self._opening: dict[TopicPartition, _Opening] = {}
         self._failed: dict[TopicPartition, str] = {}
@@ -81,6 +83,11 @@ class PartitionTable:
         """The topic with that id, wherever its partitions are led."""
         return self._names.get(topic_id)
 
+    def id_of(self, name: str) -> bytes | None:
+        """A topic's id, 16 bytes."""
+        known = self.topics.get(name)
+        return None if known is None else known.topic_id
+
     def counts(self) -> dict[str, int]:
         """How many partitions are served, being opened, out of service."""
         return {"partitions": len(self.serving), "opening": len(self._opening), "failed": len(self._failed)}
@@ -108,6 +115,7 @@ class PartitionTable:
             self._forget(topic.name)
         self.topics[topic.name] = topic
         self._names[topic.topic_id] = topic.name
+        self.on_change(topic.name)
         config = self._config_of(topic)
         for info in topic.partitions:
             name = TopicPartition(topic.name, info.partition)
@@ -186,6 +194,7 @@ class PartitionTable:
         opened.configure(self._config_of(self.topics[name.topic]))
         partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
         self.serving[name] = partition
+        self.on_change(name.topic)
         partition.publish()
         for tasks in opening.waiting:
             tasks.owned.append(_owned(partition))
@@ -232,6 +241,7 @@ class PartitionTable:
             self._turns.give_back(partition.name)
 
         del self.serving[partition.name]
+        self.on_change(partition.name.topic)
         self._worker.descriptors_forget(partition.name)
         partition.leave(deleted, error, left)
 
@@ -250,6 +260,7 @@ class PartitionTable:
         """Stop serving a topic that is no longer in the catalog; its folders are deleted by `_remove`."""
         topic = self.topics.pop(topic_name)
         self._names.pop(topic.topic_id, None)
+        self.on_change(topic_name)
         error = UnknownTopicOrPartition(f"topic {topic_name} was deleted")
         for info in topic.partitions:
             name = TopicPartition(topic_name, info.partition)

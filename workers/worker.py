@@ -15,12 +15,13 @@ from typing import Any
 
 import zmq
 
-from kbroker.config import Config
+from kbroker.config import Config, make_config
 from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
     MessageTooLarge,
     NotLeaderOrFollower,
+    PolicyViolation,
     RequestError,
     StorageError,
     UnknownTopicId,
@@ -34,14 +35,17 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor
+from kbroker.workers.doors import Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
+from kbroker.workers.local_door import LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.partition import AckWaiter, Partition
+from kbroker.workers.rewriting import Rewriting
+from kbroker.workers.stream_connection import Streams
 from kbroker.workers.table import PartitionTable
 
 log = logging.getLogger(__name__)
@@ -56,9 +60,11 @@ class Worker:
         assert child.worker_index is not None
         self.child = child
         self.config: Config = child.config
+        self._given = child.config  # as the file and the flags have it, before what was altered
+        self._altered: dict[str, str] = {}
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
-        # Before the Kafka door's own: who waits for what a turn publishes is answered in that turn.
+        # Before the doors' own: who waits for what a turn publishes is answered in that turn.
         self.loop.at_turn_end(self._end_turn)
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -66,14 +72,16 @@ class Worker:
         self.is_draining = False
         self.table = PartitionTable(self)
         self._dirty: set[Partition] = set()
-        self._unflushed: set[Partition] = set()
+        self._unflushed: dict[int, set[Partition]] = {}
+        """Partitions that were appended to, by the time (ms) within which they are to be on the disk."""
         self._answers: list[tuple[Asked, bytes]] = []
+        self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
         self._next_retention_ms = 0
 
         runtime = self.config.runtime_dir
-        self.door = ClientDoor(self.context, self._serve, self.config.native)
-        child.bind(self.door.socket, endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)))
-        self.front = FrontDialler(self.context, child, self.loop, self._serve)
+        self.streams = Streams(self.loop)
+        self.door = LocalDoor(self.streams, child.listeners["door"], self._serve, self.config.native)
+        self.front = FrontDialler(child, self.streams, self._serve)
         shm_path = ""
         self.descriptors: DescriptorServer | None = None
         if self.config.shm.enabled and "shm" in child.listeners:
@@ -87,7 +95,7 @@ class Worker:
                 child.incarnation,
                 child.name,
                 self.node,
-                endpoints.ipc(runtime, endpoints.worker_ipc(child.worker_index)),
+                endpoints.unix(runtime / endpoints.worker_door(child.worker_index)),
                 shm_path,
             ),
             self._update_catalog,
@@ -113,15 +121,15 @@ class Worker:
         self.child.on_peers = self._follow_peers
         self.child.on_drain = self._drain
         self.child.on_reload = self._reload
-        self.loop.add_port(self.door)
+        self.door.listen()
+        self.loop.at_turn_end(self.streams.flush)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
-        self._flush_later()
         self._follow_peers()
         self.loop.run()
         if self.kafka is not None:
             self.kafka.door.close()
-        self.door.close(LAST_WORDS_MS)
-        self.front.close(LAST_WORDS_MS)
+        self.door.close()
+        self.front.close()
         self.control.close()
         self.context.term()
 
@@ -134,6 +142,9 @@ class Worker:
     def _update_catalog(self, update: CatalogUpdate) -> None:
         if update.full:
             self.has_catalog = True
+        if update.altered != self._altered:
+            self._altered = update.altered
+            self._reload(self._given)
         self.table.update(update)
 
     def catalog_done(self) -> None:
@@ -143,7 +154,8 @@ class Worker:
         self.child.ready(f"{len(self.table.serving)} partitions")
 
     def _reload(self, config: Config) -> None:
-        self.config = config
+        self._given = config
+        self.config = make_config(self._altered, config)
         self.table.configure()
 
     def _drain(self) -> None:
@@ -161,7 +173,7 @@ class Worker:
         self._when_answered(partial(self.table.close_all, closed))
 
     def _when_answered(self, then: Callable[[], None]) -> None:
-        if any(partition.has_waiters for partition in self.table.serving.values()):
+        if not self.rewriting.is_idle or any(partition.has_waiters for partition in self.table.serving.values()):
             self.loop.call_later(5, partial(self._when_answered, then))
         else:
             then()
@@ -195,13 +207,32 @@ class Worker:
         most = self.config.native.frame_bytes_max
         if not one and sum(map(len, asked.payload)) > most:
             raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
-        batches = asked.payload[0].buffer if one else bytearray().join(frame.buffer for frame in asked.payload)
+        batches = asked.payload[0] if one else bytearray().join(asked.payload)
+        asked = asked._replace(payload=[])
+        if not self.rewriting.is_asked_by(partition):
+            self._append(partition, batches, request, asked)
+            return
+
+        def rewritten(batches: bytes | bytearray | memoryview, error: KbrokerError | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                self._append(partition, batches, request, asked)
+            except KbrokerError as refusal:
+                asked.refuse(refusal)
+
+        self.rewriting.rewrite(partition, batches, rewritten)
+
+    def _append(
+        self, partition: Partition, batches: bytes | bytearray | memoryview, request: m.Produce, asked: Asked
+    ) -> None:
+        """Append what a native client sent, and answer it when it may be answered."""
         result = self.append(partition, batches, request.acks)
         header = codec.encode_answer(
             m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
         )
         if not result.sync_needed:
-            self._answers.append((asked._replace(payload=[]), header))
+            self._answers.append((asked, header))
             return
 
         def done(error: KbrokerError | None) -> None:
@@ -210,9 +241,11 @@ class Worker:
             else:
                 asked.refuse(error)
 
-        asked = asked._replace(payload=[])
         deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
         partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+
+    def _is_served(self, partition: Partition) -> bool:
+        return self.table.serving.get(partition.name) is partition
 
     def append(self, partition: Partition, batches: bytes | bytearray | memoryview, acks: int) -> AppendResult:
         """Append what a client of either protocol sent; it is published at the end of this turn.
@@ -228,8 +261,23 @@ class Worker:
             raise
         partition.told = ""
         self._dirty.add(partition)
-        self._unflushed.add(partition)
         return result
+
+    def delete_records(
+        self, partition: Partition, before_offset: int, timeout_ms: int, done: Callable[[KbrokerError | None], None]
+    ) -> int:
+        """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
+
+        Returns the log start offset. Raises OffsetOutOfRange, PolicyViolation.
+        """
+        policy = partition.log.config.cleanup_policy
+        if "delete" not in policy:
+            raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
+        wanted = partition.log.high_watermark if before_offset == -1 else before_offset
+        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
+        self._dirty.add(partition)  # the end of this turn flushes it
+        self._retain(partition)
+        return start
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:
@@ -268,6 +316,7 @@ class Worker:
             self._publish(partition)
             if partition.has_waiters or partition.log.flush_due:
                 partition.flush(self.io, self.now_ms, self._flushed)
+            self._flush_later(partition)
         # Readers first: who waits for a record waits longer than who has sent it.
         answers, self._answers = self._answers, []
         for asked, header in answers:
@@ -290,18 +339,20 @@ class Worker:
 
     # --- in the background ---
 
-    def _flush_later(self) -> None:
-        interval_ms = min(self.config.log.flush_interval_ms, 3_600_000)
-        self.loop.call_later(interval_ms, self._flush_all)
+    def _flush_later(self, partition: Partition) -> None:
+        interval_ms = partition.log.config.flush_interval_ms
+        unflushed = self._unflushed.get(interval_ms)
+        if unflushed is None:
+            unflushed = self._unflushed[interval_ms] = set()
+            self.loop.call_later(interval_ms, partial(self._flush_all, interval_ms))
+        unflushed.add(partition)
 
-    def _flush_all(self) -> None:
-        unflushed, self._unflushed = self._unflushed, set()
-        for partition in unflushed:
-            if self.table.serving.get(partition.name) is partition:
+    def _flush_all(self, interval_ms: int) -> None:
+        for partition in self._unflushed.pop(interval_ms):
+            if self._is_served(partition):
                 if partition.is_flushing:
-                    self._unflushed.add(partition)
+                    self._flush_later(partition)
                 partition.flush(self.io, self.now_ms, self._flushed)
-        self._flush_later()
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()
@@ -328,7 +379,7 @@ class Worker:
         if removed:
             partition.show()
             log.info(
-                "%s: %d segments are past their retention, the log starts at %d now",
+                "%s: %d segments are past their retention or deleted, the log starts at %d now",
                 partition.name,
                 len(removed),
                 partition.log.log_start_offset,

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgpack
 
 from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
 from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
-from kbroker.config import check_topic_setting_name, check_topic_settings
+from kbroker.config import check_alterable, check_setting_name, check_topic_setting_name, check_topic_settings
 from kbroker.errors import (
     ConfigError,
     InvalidConfig,
     InvalidPartitions,
+    InvalidRequest,
     InvalidTopic,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
@@ -31,6 +32,8 @@ REMOVED = "removed/"
 NODES = "nodes"
 """The nodes over which the partitions were last spread."""
 PRODUCER_IDS = "producer-ids"
+ALTERED = "altered/"
+"""Before a node's id, or nothing for all nodes: broker settings that were altered while it ran."""
 NOBODY = -1
 """The leader of a deleted partition whose folder is gone."""
 
@@ -64,6 +67,8 @@ class Catalog:
         self.partitions_max = partitions_max
         self.topics: dict[str, TopicRecord] = {}
         self.removed: dict[bytes, RemovedTopic] = {}
+        self.altered: dict[str, dict[str, str]] = {}
+        """Broker settings altered while it ran, by the node's id as text; "" for all nodes."""
         self._spread_over: list[int] = []
         self._versions: dict[str, int] = {}
         self._names: dict[bytes, str] = {}
@@ -104,6 +109,12 @@ class Catalog:
                 self.removed.pop(topic_id, None)
             else:
                 self.removed[topic_id] = RemovedTopic(**msgpack.unpackb(value))
+        elif key.startswith(ALTERED):
+            node = key.removeprefix(ALTERED)
+            if value is None:
+                self.altered.pop(node, None)
+            else:
+                self.altered[node] = msgpack.unpackb(value)
         elif key == NODES and value is not None:
             self._spread_over = msgpack.unpackb(value)
 
@@ -186,13 +197,21 @@ class Catalog:
     def alter(self, name: str, changed: dict[str, str], removed: list[str]) -> list[Change]:
         """Other settings of its own for a topic. Raises UnknownTopicOrPartition, InvalidConfig."""
         topic = self.topic(name)
-        _check_settings(changed)
-        for key in removed:
-            if key not in topic.settings:
-                # A slip of the pen in a name is told; to remove what is not set is no fault.
-                _check_name(key)
-        settings = {key: value for key, value in topic.settings.items() if key not in removed} | changed
+        settings = _changed(topic.settings, changed, removed, check_topic_settings, check_topic_setting_name)
         return [self._replace(dataclasses.replace(topic, settings=settings))]
+
+    def alter_broker(self, node: str, changed: dict[str, str], removed: list[str]) -> list[Change]:
+        """Other settings for a node of the running broker, or for all (""). Raises InvalidRequest, as Kafka does."""
+        key = ALTERED + node
+        try:
+            settings = _changed(self.altered.get(node, {}), changed, removed, check_alterable, check_setting_name)
+        except InvalidConfig as error:
+            raise InvalidRequest(str(error)) from None
+        return [Change(key, self._versions.get(key, ABSENT), msgpack.packb(settings))]
+
+    def altered_for(self, node: int) -> dict[str, str]:
+        """The broker settings that were altered while it ran, as they are for that node."""
+        return self.altered.get("", {}) | self.altered.get(str(node), {})
 
     def raise_epochs(self, epochs: dict[tuple[str, int], int]) -> list[Change]:
         """Record the leader epochs that owners report for their partitions."""
@@ -281,11 +300,23 @@ def _led_by(node: int, leader_epoch: int) -> PartitionRecord:
     return PartitionRecord(node, leader_epoch, [node], [node])
 
 
-def _check_name(name: str) -> None:
+def _changed(
+    settings: dict[str, str],
+    changed: dict[str, str],
+    removed: list[str],
+    check: Callable[[dict[str, str]], None],
+    check_name: Callable[[str], None],
+) -> dict[str, str]:
+    after = {name: value for name, value in settings.items() if name not in removed} | changed
     try:
-        check_topic_setting_name(name)
+        for name in removed:
+            if name not in settings:
+                # A slip of the pen in a name is told; to remove what is not set is no fault.
+                check_name(name)
+        check(after)
     except ConfigError as error:
         raise InvalidConfig(str(error)) from None
+    return after
 
 
 def _check_settings(settings: dict[str, str]) -> None:

@@ -16,28 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, ClassVar, Final
 
 from kbroker.errors import (
     CoordinatorNotAvailable,
     FencedInstanceId,
     GroupMaxSizeReached,
-    IllegalGeneration,
     InconsistentGroupProtocol,
     MemberIdRequired,
     RebalanceInProgress,
     RequestError,
     UnknownMemberId,
 )
-from kbroker.groups import group_records, protocol
-from kbroker.groups.classic_member import ClassicMember, from_facts, from_join
+from kbroker.groups import group_records
+from kbroker.groups.classic_member import ClassicMember, from_join
 from kbroker.groups.classic_members import ClassicMembers
+from kbroker.groups.classic_state import ClassicGroupState, State
 from kbroker.groups.effects import Effects, Record, Reply, shown
 from kbroker.groups.events import (
     CommitOffsets,
     DescribeGroup,
-    DescribeGroupResult,
     FetchOffsets,
     Heartbeat,
     HeartbeatResult,
@@ -48,9 +46,7 @@ from kbroker.groups.events import (
     LeavingMember,
     LeftMember,
     SyncGroup,
-    SyncGroupResult,
 )
-from kbroker.groups.fields import MalformedFields
 from kbroker.groups.settings import GroupSettings
 
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
@@ -60,27 +56,6 @@ PENDING_MEMBERS_MAX: Final = 10_000
 """So many may have been given a member id and not have joined with it; more are refused (GROUP_MAX_SIZE_REACHED)."""
 AWAY_CHECK_MS_LEAST: Final = 1_000
 """A rebalance that nobody has joined is looked at again after its timeout, but not sooner than this."""
-
-
-class State(StrEnum):
-    """As Kafka names them."""
-
-    EMPTY = "Empty"
-    PREPARING = "PreparingRebalance"
-    COMPLETING = "CompletingRebalance"
-    STABLE = "Stable"
-
-
-_TRANSITIONS: Final = frozenset(
-    {
-        (State.EMPTY, State.PREPARING),
-        (State.PREPARING, State.EMPTY),
-        (State.PREPARING, State.COMPLETING),
-        (State.COMPLETING, State.STABLE),
-        (State.COMPLETING, State.PREPARING),
-        (State.STABLE, State.PREPARING),
-    }
-)
 
 
 @dataclass(slots=True)
@@ -114,15 +89,8 @@ class ClassicGroup:
 
     def __init__(self, group_id: str, settings: GroupSettings) -> None:
         self.group_id = group_id
-        self.generation_id = 0
+        self.group = ClassicGroupState(group_id)
         self._settings = settings
-        self._state = State.EMPTY
-        self._since_ms = -1
-        self._protocol_type: str | None = None
-        self._protocol_name: str | None = None
-        self._members = ClassicMembers()
-        self._topics: frozenset[str] | None = None
-        """What the members read; None: they do not say, or not so that we understand it."""
         self._unsynced: set[str] = set()
         """Members that have not asked for their assignment in this generation."""
         self._initial_wait: _InitialWait | None = None
@@ -131,49 +99,51 @@ class ClassicGroup:
         self._wake_ms: int | None = None
         self._record: Record | None = None
 
+    @property
+    def _members(self) -> ClassicMembers:
+        return self.group.members
+
     # --- what is seen from outside ---
 
     @property
     def state(self) -> str:
         """As ListGroups names it."""
-        return self._state.value
+        return self.group.state.value
 
     @property
     def protocol_type(self) -> str:
-        """ "" while nobody has said."""
-        return self._protocol_type or ""
+        """Empty while nobody has said."""
+        return self.group.protocol_type or ""
 
     @property
     def is_empty(self) -> bool:
         """Nobody is a member or about to become one."""
-        return self._state is State.EMPTY and not self._members.pending
+        return self.group.state is State.EMPTY and not self._members.pending
 
     def subscribes(self, topic: str) -> bool:
-        """Whether a member reads that topic; consumers of whom it is not known may read any."""
-        if self._topics is None:
-            return self._protocol_type == protocol.PROTOCOL_TYPE
-        return topic in self._topics
+        """Whether a member reads that topic, or may."""
+        return self.group.subscribes(topic)
 
     def kept_since_ms(self, commit_ms: int) -> int | None:
         """Offsets of an empty group count from when it became empty, those of a topic left by a stable group and those
         of clients that are no members from their commit; in other states nothing expires."""
-        if self._protocol_type is None:
+        if self.group.protocol_type is None:
             return commit_ms
-        if self._state is State.EMPTY:
-            return commit_ms if self._since_ms < 0 else self._since_ms
-        if self._state is State.STABLE and self._topics is not None:
+        if self.group.state is State.EMPTY:
+            return commit_ms if self.group.since_ms < 0 else self.group.since_ms
+        if self.group.state is State.STABLE and self.group.topics is not None:
             return commit_ms
         return None
 
     def check_commit(self, event: CommitOffsets, now_ms: int) -> None:
         """Members commit in their generation, others while there are no members."""
-        if event.generation_id < 0 and self._state is State.EMPTY:
+        if event.generation_id < 0 and self.group.state is State.EMPTY:
             return
         if event.generation_id < 0 and not event.member_id and event.instance_id is None:
             raise UnknownMemberId("the group has members: only they commit")
         member = self._members.check(event.member_id, event.instance_id)
-        self._check_generation(event.generation_id)
-        if self._state is State.COMPLETING:
+        self.group.check_generation(event.generation_id)
+        if self.group.state is State.COMPLETING:
             raise RebalanceInProgress("the assignment of this generation is not known yet")
         member.session_end_ms = now_ms + member.session_timeout_ms
 
@@ -226,7 +196,7 @@ class ClassicGroup:
                 self._put_out(member, "the group has reached its largest size", turn)
                 self._after_departure("a member too many was put out", turn)
             turn.answer(event, event.refused(GroupMaxSizeReached.code))
-        elif not self._understands(event):
+        elif not self.group.understands(event.protocol_type, dict(event.protocols)):
             raise InconsistentGroupProtocol("the group's members have no protocol in common with this one")
         elif not event.member_id:
             self._join_anew(event, turn)
@@ -238,18 +208,12 @@ class ClassicGroup:
 
     def _has_room(self, member: ClassicMember | None) -> bool:
         """In the joining phase those count who have joined: whoever comes last goes when the limit was lowered."""
-        if self._state is State.EMPTY:
+        if self.group.state is State.EMPTY:
             return True
-        if self._state is State.PREPARING:
+        if self.group.state is State.PREPARING:
             joined = member is not None and member.joining is not None
             return joined or self._members.joining < self._settings.max_size
         return member is not None or len(self._members) < self._settings.max_size
-
-    def _understands(self, event: JoinGroup) -> bool:
-        if self._state is State.EMPTY:
-            return bool(event.protocol_type and event.protocols)
-        same_type = event.protocol_type == self._protocol_type
-        return same_type and self._members.speak_one_of([name for name, _ in event.protocols])
 
     def _join_anew(self, event: JoinGroup, turn: _Turn) -> None:
         """A member without an id."""
@@ -272,7 +236,7 @@ class ClassicGroup:
     def _add(self, event: JoinGroup, member_id: str, turn: _Turn) -> None:
         member = from_join(event, member_id)
         if not len(self._members):
-            self._protocol_type = event.protocol_type
+            self.group.protocol_type = event.protocol_type
         if self._initial_wait is not None:
             self._initial_wait.member_came = True
         self._members.add(member)
@@ -289,15 +253,15 @@ class ClassicGroup:
 
     def _rejoin_completing(self, member: ClassicMember, event: JoinGroup, turn: _Turn) -> None:
         """It may not have got the answer to its last JoinGroup."""
-        if member.protocols == dict(event.protocols):
-            turn.answer(event, self._joined(member))
+        if member.says_the_same(event):
+            turn.answer(event, self.group.joined(member))
         else:
             self._rejoin(member, event, turn)
 
     def _rejoin_stable(self, member: ClassicMember, event: JoinGroup, turn: _Turn) -> None:
         """A leader joins again when something has changed that only it sees, such as a topic's partitions."""
-        if member.member_id != self._members.leader and member.protocols == dict(event.protocols):
-            turn.answer(event, self._joined(member))
+        if member.member_id != self._members.leader and member.says_the_same(event):
+            turn.answer(event, self.group.joined(member))
         else:
             self._rejoin(member, event, turn)
 
@@ -305,65 +269,55 @@ class ClassicGroup:
         """A static member has come back: whoever had its place before is fenced off."""
         self._end_join(member, FencedInstanceId.code, turn)
         self._end_sync(member, FencedInstanceId.code, turn)
-        old_leader, before = self._members.leader, self._topics_of(member)
+        old_leader, before = self._members.leader, self.group.topics_of(member)
         if member.member_id in self._unsynced:
             self._unsynced.remove(member.member_id)
             self._unsynced.add(member_id)
         self._members.rename(member, member_id)
         self._members.update(member, event)
-        member.client_id, member.client_host = event.client_id, event.client_host
+        member.client_id, member.client_host, member.is_new = event.client_id, event.client_host, False
         self._extend_session(member, member.session_timeout_ms, turn)
-        same_protocol = self._state is State.STABLE and self._members.select_protocol() == self._protocol_name
-        if not same_protocol or before != self._topics_of(member):
+        if not self._goes_on_without_rebalance(member, before):
             self._members.park(member, event)
             self._rebalance(f"static member {shown(member_id)} is back", turn)
             return
         self._store(turn)
         if event.supports_skip_assignment:
-            turn.answer(event, self._joined(member, skip_assignment=member_id == self._members.leader))
+            turn.answer(event, self.group.joined(member, skip_assignment=member_id == self._members.leader))
         else:
             # It must not take itself for the leader: then it would assign anew, which nobody asked for.
-            turn.answer(event, self._joined(member, leader=old_leader))
+            turn.answer(event, self.group.joined(member, leader=old_leader))
 
-    def _joined(
-        self, member: ClassicMember, *, skip_assignment: bool = False, leader: str | None = None
-    ) -> JoinGroupResult:
-        assert self._protocol_name is not None
-        leader = leader or self._members.leader
-        assert leader is not None
-        return JoinGroupResult(
-            0,
-            member.member_id,
-            self.generation_id,
-            self._protocol_type,
-            self._protocol_name,
-            leader,
-            skip_assignment,
-            tuple(each.joined(self._protocol_name) for each in self._members) if leader == member.member_id else (),
+    def _goes_on_without_rebalance(self, member: ClassicMember, topics_before: frozenset[str] | None) -> bool:
+        """Whether the assignment still fits to what a static member says that came back."""
+        return (
+            self.group.state is State.STABLE
+            and self._members.select_protocol() == self.group.protocol_name
+            and self.group.topics_of(member) == topics_before
         )
 
     # --- the phases of a rebalance ---
 
     def _rebalance(self, why: str, turn: _Turn) -> None:
         """Begin one, or go on with the one that is under way."""
-        if self._state is State.PREPARING:
+        if self.group.state is State.PREPARING:
             self._complete_if_all_joined(turn)
         else:
             self._prepare(why, turn)
 
     def _prepare(self, why: str, turn: _Turn) -> None:
         """Everybody has to join."""
-        if self._state is State.COMPLETING:
+        if self.group.state is State.COMPLETING:
             for member in self._members:
                 member.assignment = b""
                 if self._end_sync(member, RebalanceInProgress.code, turn):
                     self._extend_session(member, member.session_timeout_ms, turn)
         self._unsynced.clear()
         self._sync_end_ms = None
-        was_empty = self._state is State.EMPTY
-        self._become(State.PREPARING, turn)
+        was_empty = self.group.state is State.EMPTY
+        self.group.become(State.PREPARING, turn.now_ms)
         turn.effects.notices.append(
-            f"group {shown(self.group_id)} rebalances after generation {self.generation_id}: {why}"
+            f"group {shown(self.group_id)} rebalances after generation {self.group.generation_id}: {why}"
         )
         if was_empty:
             delay_ms = self._settings.initial_rebalance_delay_ms
@@ -403,20 +357,14 @@ class ClassicGroup:
             # All are static and away: their sessions end in the end.
             self._wait_for_joins(max(self._members.rebalance_timeout_ms, AWAY_CHECK_MS_LEAST), turn)
             return
-        self.generation_id += 1
+        self.group.next_generation(turn.now_ms)
         if not len(self._members):
-            self._protocol_name = None
-            self._topics = self._topics_read()
-            self._become(State.EMPTY, turn)
             self._store(turn)
             return
-        self._protocol_name = self._members.select_protocol()
-        self._topics = self._topics_read()
-        self._become(State.COMPLETING, turn)
         for member in self._members:
             event = self._members.unpark(member)
             if event is not None:
-                turn.answer(event, self._joined(member))
+                turn.answer(event, self.group.joined(member))
             self._extend_session(member, member.session_timeout_ms, turn)
             member.is_new = False
             self._unsynced.add(member.member_id)
@@ -425,14 +373,14 @@ class ClassicGroup:
 
     def _sync(self, event: SyncGroup, turn: _Turn) -> None:
         member = self._members.check(event.member_id, event.instance_id)
-        self._check_generation(event.generation_id)
+        self.group.check_generation(event.generation_id)
         for said, known in (
-            (event.protocol_type, self._protocol_type),
-            (event.protocol_name, self._protocol_name),
+            (event.protocol_type, self.group.protocol_type),
+            (event.protocol_name, self.group.protocol_name),
         ):
             if said is not None and known is not None and said != known:
                 raise InconsistentGroupProtocol(f"the group's protocol is {known!r}, not {said!r}")
-        if self._state is State.PREPARING:
+        if self.group.state is State.PREPARING:
             raise RebalanceInProgress("the group's members are joining")
         self._for_state(self._SYNC, event)(self, member, event, turn)
 
@@ -446,33 +394,30 @@ class ClassicGroup:
         assignments = dict(event.assignments)
         for each in self._members:
             each.assignment = assignments.get(each.member_id, b"")
-        self._become(State.STABLE, turn)
+        self.group.become(State.STABLE, turn.now_ms)
         self._store(turn)
         for each in self._members:
             if each.syncing is not None:
                 waiting, each.syncing = each.syncing, None
-                turn.answer(waiting, self._synced(each))
+                turn.answer(waiting, self.group.synced(each))
                 self._extend_session(each, each.session_timeout_ms, turn)
 
     def _sync_stable(self, member: ClassicMember, event: SyncGroup, turn: _Turn) -> None:
         self._has_synced(member)
-        turn.answer(event, self._synced(member))
+        turn.answer(event, self.group.synced(member))
 
     def _has_synced(self, member: ClassicMember) -> None:
         self._unsynced.discard(member.member_id)
         if not self._unsynced:
             self._sync_end_ms = None
 
-    def _synced(self, member: ClassicMember) -> SyncGroupResult:
-        return SyncGroupResult(0, self._protocol_type, self._protocol_name, member.assignment)
-
     # --- living and leaving ---
 
     def _heartbeat(self, event: Heartbeat, turn: _Turn) -> None:
         member = self._members.check(event.member_id, event.instance_id)
-        self._check_generation(event.generation_id)
+        self.group.check_generation(event.generation_id)
         self._extend_session(member, member.session_timeout_ms, turn)
-        rebalancing = self._state is State.PREPARING
+        rebalancing = self.group.state is State.PREPARING
         turn.answer(event, HeartbeatResult(RebalanceInProgress.code if rebalancing else 0))
 
     def _leave(self, event: LeaveGroup, turn: _Turn) -> None:
@@ -481,7 +426,7 @@ class ClassicGroup:
         if len(self._members) < size:
             gone = ", ".join(shown(who.member_id or who.instance_id or "") for who in left[:3] if who.error_code == 0)
             self._after_departure(f"{gone} left", turn)
-        elif self._state is State.PREPARING:
+        elif self.group.state is State.PREPARING:
             self._complete_if_all_joined(turn)
         turn.answer(event, LeaveGroupResult(0, left))
 
@@ -509,7 +454,7 @@ class ClassicGroup:
         late = [member_id for member_id, end_ms in pending.items() if end_ms <= turn.now_ms]
         for member_id in late:
             del pending[member_id]
-        if late and self._state is State.PREPARING:
+        if late and self.group.state is State.PREPARING:
             self._complete_if_all_joined(turn)
 
     def _expire_sessions(self, turn: _Turn) -> None:
@@ -529,7 +474,7 @@ class ClassicGroup:
 
     def _after_departure(self, why: str, turn: _Turn) -> None:
         """Members went: the others share what they had."""
-        if self._state is not State.EMPTY:
+        if self.group.state is not State.EMPTY:
             self._rebalance(why, turn)
 
     def _put_out(self, member: ClassicMember, why: str, turn: _Turn) -> None:
@@ -547,10 +492,7 @@ class ClassicGroup:
     # --- administration ---
 
     def _describe(self, event: DescribeGroup, turn: _Turn) -> None:
-        protocol_name = self._protocol_name if self._state is State.STABLE else None
-        members = tuple(member.described(protocol_name) for member in self._members)
-        result = DescribeGroupResult(0, None, self.state, self.protocol_type, protocol_name or "", members)
-        turn.answer(event, result)
+        turn.answer(event, self.group.described())
 
     # --- records ---
 
@@ -559,17 +501,7 @@ class ClassicGroup:
         found = group_records.decode(record)
         if found is None or found[1] is None:
             return
-        facts = found[1]
-        self.generation_id = facts.generation_id
-        self._protocol_type = facts.protocol_type or None
-        self._protocol_name = facts.protocol_name
-        self._since_ms = facts.since_ms
-        self._state = State.STABLE if facts.members else State.EMPTY
-        self._members = ClassicMembers()
-        for member in facts.members:
-            self._members.add(from_facts(member, facts.protocol_name))
-        self._members.leader = facts.leader
-        self._topics = self._topics_read()
+        self.group.load(found[1])
         self._record = record
 
     def loaded(self, now_ms: int) -> Effects:
@@ -590,59 +522,17 @@ class ClassicGroup:
         return [] if self._record is None else [group_records.tombstone(self.group_id)]
 
     def _store(self, turn: _Turn) -> None:
-        members = (
-            () if self._protocol_name is None else tuple(each.facts(self._protocol_name) for each in self._members)
-        )
-        facts = group_records.GroupFacts(
-            self.protocol_type,
-            self.generation_id,
-            self._protocol_name,
-            self._members.leader,
-            self._since_ms,
-            members,
-        )
-        self._record = group_records.encode(self.group_id, facts)
+        self._record = self.group.record()
         turn.effects.records.append(self._record)
 
     # --- small steps ---
 
-    def _become(self, state: State, turn: _Turn) -> None:
-        if (self._state, state) not in _TRANSITIONS:
-            raise AssertionError(f"a group does not go from {self._state} to {state}")
-        self._state = state
-        self._since_ms = turn.now_ms
-
     def _for_state(self, table: dict[State, _Step], event: JoinGroup | SyncGroup) -> _Step:
         """What a member's request means now. An empty group has no members whose requests could come here."""
-        step = table.get(self._state)
+        step = table.get(self.group.state)
         if step is None:
-            raise AssertionError(f"a member's {type(event).__name__} has come to a group that is {self._state}")
+            raise AssertionError(f"a member's {type(event).__name__} has come to a group that is {self.group.state}")
         return step
-
-    def _check_generation(self, generation_id: int) -> None:
-        if generation_id != self.generation_id:
-            raise IllegalGeneration(f"the group is at generation {self.generation_id}, not {generation_id}")
-
-    def _topics_read(self) -> frozenset[str] | None:
-        found: set[str] = set()
-        if self._protocol_type != protocol.PROTOCOL_TYPE:
-            return None
-        for member in self._members:
-            topics = self._topics_of(member)
-            if topics is None:
-                return None
-            found |= topics
-        return frozenset(found)
-
-    def _topics_of(self, member: ClassicMember) -> frozenset[str] | None:
-        """The topics that a consumer reads; None for others, and where its metadata is not understood."""
-        metadata = member.protocols.get(self._protocol_name or "")
-        if metadata is None or self._protocol_type != protocol.PROTOCOL_TYPE:
-            return None
-        try:
-            return protocol.subscribed_topics(metadata)
-        except MalformedFields:
-            return None
 
     def _end_join(self, member: ClassicMember, error_code: int, turn: _Turn) -> None:
         event = self._members.unpark(member)

@@ -33,6 +33,10 @@ class ClassicMember:
         """One whose request waits here is known to be alive; unless it is new, and nobody may be waiting any more."""
         return self.is_new or (self.joining is None and self.syncing is None)
 
+    def says_the_same(self, event: JoinGroup) -> bool:
+        """Whether this request brings nothing new: the same protocols in the same order, with the same metadata."""
+        return list(self.protocols.items()) == list(dict(event.protocols).items())
+
     def vote(self, candidates: Container[str]) -> str:
         """The protocol that it likes best of those that all members can speak."""
         return next(name for name in self.protocols if name in candidates)

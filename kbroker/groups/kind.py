@@ -43,7 +43,7 @@ class Group(Protocol):
 
     @property
     def protocol_type(self) -> str:
-        """ "consumer" for consumers; "" while nobody has said."""
+        """As the members say it, such as "consumer"; empty while nobody has said."""
 
     @property
     def is_empty(self) -> bool:

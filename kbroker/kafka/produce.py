@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError
 from typing import Any, Final, NamedTuple
 
-from kbroker.errors import CorruptMessage, InvalidRequest, NotLeaderOrFollower
+from kbroker.errors import (
+    InvalidRecord,
+    InvalidRequest,
+    KbrokerError,
+    NotLeaderOrFollower,
+    RecordsRefused,
+    UnsupportedCompressionType,
+    code_of,
+)
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster, Leader
 from kbroker.kafka.fetch import unsigned_varint
 from kbroker.kafka.reader import Refused, read_varint
 from kbroker.kafka.schema import NO_UUID
+from kbroker.records.batch import HEADER_BYTES, read_header
+from kbroker.records.compression import ZSTD
 
 TOPIC_IDS = 13
 """From this version on topics are named by their ids."""
@@ -21,6 +31,9 @@ REQUIRED_ACKS = (-1, 0, 1)
 _FLEXIBLE: Final = 9
 _RECORD_ERRORS: Final = 8
 _LOG_START: Final = 5
+_ZSTD: Final = 7
+
+_NO_RECORDS: Final[Mapping[int, str]] = {}
 
 _SHORT_VARINT: Final = 127
 """A compact length of one byte is at most this."""
@@ -96,6 +109,8 @@ class Outcome(NamedTuple):
     base_offset: int
     log_append_time_ms: int
     log_start_offset: int
+    records: Mapping[int, str] = _NO_RECORDS
+    """The records at fault by their number in the batch, with what is wrong."""
 
 
 def read(version: int, body: memoryview) -> ProduceRequest:
@@ -216,17 +231,25 @@ def failed(error_code: int, message: str) -> Outcome:
     return Outcome(error_code, message, -1, -1, -1)
 
 
-def check_not_empty(batches: memoryview) -> None:
-    """Raises CorruptMessage when there is no batch at all."""
+def refused(error: KbrokerError) -> Outcome:
+    """Nothing was appended, for this reason."""
+    records = error.records if isinstance(error, RecordsRefused) else _NO_RECORDS
+    return Outcome(code_of(error), str(error), -1, -1, -1, records)
+
+
+def check_payload(batches: memoryview, version: int) -> None:
+    """Raises InvalidRecord when there is no batch at all, UnsupportedCompressionType for zstd in an old request."""
     if not batches:
-        raise CorruptMessage("a Produce request without records")
+        raise InvalidRecord("a Produce request without records")
+    if version < _ZSTD and len(batches) >= HEADER_BYTES and read_header(batches).codec == ZSTD:
+        raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
 
 
 def encode_success(version: int, correlation_id: int, request: ProduceRequest, outcomes: list[Outcome]) -> bytes:
     """The whole answer when every partition went well, its size and header first; as `answer`, by hand."""
     if version >= _FLEXIBLE and len(outcomes) == 1 and len(request.topics) == 1:
         wire_name = request.topics[0].wire_name
-        _, _, base_offset, append_time_ms, log_start_offset = outcomes[0]
+        _, _, base_offset, append_time_ms, log_start_offset, _ = outcomes[0]
         return (
             _ONE_BEGINS(len(wire_name) + _ONE_BYTES, correlation_id, 0, 2)
             + wire_name
@@ -277,6 +300,10 @@ def answer(request: ProduceRequest, outcomes: list[Outcome], cluster: Callable[[
                 log_append_time_ms=outcome.log_append_time_ms,
                 log_start_offset=outcome.log_start_offset,
                 error_message=outcome.message,
+                record_errors=[
+                    types.BatchIndexAndErrorMessage(batch_index=at, batch_index_error_message=why)
+                    for at, why in outcome.records.items()
+                ],
             )
             if outcome.error_code == NotLeaderOrFollower.code:
                 known = known or cluster()

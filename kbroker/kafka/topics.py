@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kbroker.errors import InvalidRequest, UnknownTopicId
+from kbroker.errors import InvalidConfig, InvalidRequest, UnknownTopicId
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import TopicFacts
@@ -48,11 +48,18 @@ def _creation(topic: Any, often: int) -> NewTopic | Result:
             return Result(InvalidRequest.code, "assignments must be consecutive from 0, without a number of partitions")
         partitions, replication_factor = len(indexes), max(len(item.broker_ids) for item in topic.assignments)
     settings = {item.name: item.value for item in topic.configs if item.value is not None}
+    if len(settings) < len(topic.configs):
+        return Result(InvalidConfig.code, f"topic {topic.name:.80}: each setting needs a value, and may be named once")
     return NewTopic(topic.name, partitions, replication_factor, settings)
 
 
-def created(request: Any, results: Sequence[Result], topics: Mapping[str, TopicFacts]) -> Any:
-    """The answer to CreateTopics."""
+def created(
+    request: Any,
+    results: Sequence[Result],
+    topics: Mapping[str, TopicFacts],
+    settings_of: Callable[[str], Sequence[Any]],
+) -> Any:
+    """The answer to CreateTopics. `settings_of` has the settings of a topic that was made, in this answer's form."""
     types = codec.response_types(ApiKey.CREATE_TOPICS)
     answers = []
     for asked, result in zip(request.topics, results, strict=True):
@@ -64,6 +71,7 @@ def created(request: Any, results: Sequence[Result], topics: Mapping[str, TopicF
             answer.topic_id = topic.topic_id
             answer.num_partitions = len(topic.partitions)
             answer.replication_factor = 1
+            answer.configs = settings_of(asked.name)
         answers.append(answer)
     return types.CreateTopicsResponse(topics=answers)
 

@@ -1,9 +1,9 @@
 """Where each socket of a broker lies. One place knows the names.
 
-In the runtime folder: `front.ipc` (the door for native clients), `backend.ipc` (workers and coordinator dial in to the
-front), `control.ipc` (front and workers dial in to the coordinator), and for each worker `worker-N.ipc` (its own door
+In the runtime folder: `front.ipc` (the door for native clients), `backend.sock` (workers and coordinator dial in to the
+front), `control.ipc` (front and workers dial in to the coordinator), and for each worker `worker-N.sock` (its own door
 for clients on this host) and `worker-N.shm` (descriptors for shared-memory readers); `supervisor.sock` tells the
-status.
+status. Those named `.ipc` are ZeroMQ's, the others plain unix sockets.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ UNIX_PATH_BYTES_MAX = 107
 SERVER_VARIABLE = "KBROKER_SERVER"
 NATIVE_PORT = 7092
 
+UNIX = "unix://"
+"""Begins the endpoint of a plain unix stream; ipc:// and tcp:// are ZeroMQ's."""
+
 FRONT = "front.ipc"
-BACKEND = "backend.ipc"
+BACKEND = "backend.sock"
 CONTROL = "control.ipc"
 SUPERVISOR = "supervisor.sock"
 _LONGEST = "supervisor.sock"
 
 
-def worker_ipc(worker_index: int) -> str:
-    """File name of a worker's own ZeroMQ socket."""
-    return f"worker-{worker_index}.ipc"
+def worker_door(worker_index: int) -> str:
+    """File name of a worker's own door for clients on this host."""
+    return f"worker-{worker_index}.sock"
 
 
 def worker_shm(worker_index: int) -> str:
@@ -41,6 +44,11 @@ def worker_shm(worker_index: int) -> str:
 def ipc(folder: Path, name: str) -> str:
     """ZeroMQ endpoint of a socket in the runtime folder."""
     return f"ipc://{folder / name}"
+
+
+def unix(path: Path) -> str:
+    """Endpoint of a unix stream that carries the native protocol."""
+    return f"{UNIX}{path}"
 
 
 def check_runtime_path(folder: Path) -> None:

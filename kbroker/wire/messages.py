@@ -77,7 +77,7 @@ class NodeInfo:
     node: int
     incarnation: int
     endpoint: str
-    """ZeroMQ endpoint of the process itself (`ipc://…`); clients on other hosts go through the front."""
+    """Where the process itself is reached (`unix://…`); clients on other hosts go through the front."""
     shm_path: str
     """unix socket that hands out descriptors for shared-memory reads."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ class KafkaClient:
         self._socket.settimeout(PATIENCE_S)
         self._number = 0
         self._asked: list[tuple[int, int]] = []
+        # As all clients do: large requests are taken from known clients only.
+        self.ask(ApiKey.API_VERSIONS, 0, codec.request_types(ApiKey.API_VERSIONS).ApiVersionsRequest())
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +75,8 @@ class KafkaClient:
         """The topics as this node tells of them, by name."""
         types = codec.request_types(ApiKey.METADATA)
         asked = [types.MetadataRequestTopic(name=name) for name in topics] or None
-        answer = self.ask(ApiKey.METADATA, 12, types.MetadataRequest(topics=asked))
+        request = types.MetadataRequest(topics=asked, allow_auto_topic_creation=False)
+        answer = self.ask(ApiKey.METADATA, 12, request)
         return {topic.name: topic for topic in answer.topics}
 
     def create(self, topic: str, partitions: int = 1, **settings: str) -> bytes:
@@ -96,17 +100,28 @@ class KafkaClient:
 
     def produce(self, topic: str, partition: int, *values: bytes, acks: int = -1, version: int = 9) -> Any:
         """One batch; what is answered for its partition."""
+        return self.produce_bytes(topic, partition, batch(*values), acks=acks, version=version)
+
+    def produce_bytes(self, topic: str, partition: int, records: bytes, *, acks: int = -1, version: int = 9) -> Any:
+        """Any bytes for batches; what is answered for their partition."""
+        self.send_bytes(topic, partition, records, acks=acks, version=version)
+        return self.receive().responses[0].partition_responses[0]
+
+    def send_bytes(self, topic: str, partition: int, records: bytes, *, acks: int = -1, version: int = 9) -> None:
+        """Any bytes for batches; the answer is not waited for."""
         types = codec.request_types(ApiKey.PRODUCE)
-        data = types.PartitionProduceData(index=partition, records=batch(*values))
+        data = types.PartitionProduceData(index=partition, records=records)
         request = types.ProduceRequest(
             acks=acks, timeout_ms=10_000, topic_data=[types.TopicProduceData(name=topic, partition_data=[data])]
         )
-        return self.ask(ApiKey.PRODUCE, version, request).responses[0].partition_responses[0]
+        self.send(ApiKey.PRODUCE, version, request)
 
 
-def batch(*values: bytes, timestamp_ms: int = 1_700_000_000_000) -> bytes:
-    """A record batch without keys."""
+def batch(*values: bytes, timestamp_ms: int | None = None) -> bytes:
+    """A record batch without keys, of now if no time is given."""
     builder = BatchBuilder(batch_bytes=1 << 20)
+    if timestamp_ms is None:
+        timestamp_ms = time.time_ns() // 1_000_000
     for value in values:
         assert builder.append(timestamp_ms, None, value)
     return bytes(builder.build())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import select
+import socket
 import time
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,8 +15,10 @@ import zmq
 from kbroker.errors import RetriableError
 from kbroker.records.codec import RecordTuple, decode_list, iter_batches
 from kbroker.testing import Broker
-from kbroker.wire import codec
+from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
+from kbroker.wire.endpoints import UNIX
+from kbroker.wire.stream import ANSWER_LIMITS, MessageFramer, head
 
 from ..log.batches import batch as log_batch
 
@@ -21,16 +26,68 @@ A = TypeVar("A")
 TIMEOUT_MS = 20_000
 
 
+class StreamSocket:
+    """A unix stream with the few methods of a DEALER that RawClient uses.
+
+    As with that, zmq.Again says that there is no answer; here also at once when the peer has died, after connecting to
+    its successor.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._timeout_ms = TIMEOUT_MS
+        self._connect()
+
+    def _connect(self) -> None:
+        self.stream = socket.socket(socket.AF_UNIX)
+        self.stream.settimeout(self._timeout_ms / 1000)
+        self.stream.connect(self._path)
+        self._framer = MessageFramer(ANSWER_LIMITS)
+
+    def send_multipart(self, frames: list[bytes]) -> None:
+        # Who is hung up on in the middle finds the reason in what there is to read.
+        with contextlib.suppress(ConnectionError):
+            self.stream.sendall(head(frames) + b"".join(frames))
+
+    def recv_multipart(self) -> list[bytes]:
+        while (frames := self._framer.next_message()) is None:
+            try:
+                data = self.stream.recv(1 << 16)
+            except TimeoutError:
+                raise zmq.Again from None
+            except ConnectionError:
+                data = b""
+            if not data:
+                self.close()
+                self._connect()
+                raise zmq.Again
+            self._framer.receive(memoryview(data))
+        return [bytes(frame) for frame in frames]
+
+    def poll(self, timeout_ms: int) -> object:
+        return select.select([self.stream], (), (), timeout_ms / 1000)[0]
+
+    def set_timeout_ms(self, timeout_ms: int) -> None:
+        self._timeout_ms = timeout_ms
+        self.stream.settimeout(timeout_ms / 1000)
+
+    def close(self) -> None:
+        self.stream.close()
+
+
 class RawClient:
-    """One DEALER socket. `ask` waits for the answer of that request and raises the error it carries."""
+    """One DEALER socket, or stream. `ask` waits for the answer of that request and raises the error it carries."""
 
     def __init__(self, endpoint: str) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.socket = self.context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVTIMEO, TIMEOUT_MS)
-        self.socket.setsockopt(zmq.SNDTIMEO, TIMEOUT_MS)
-        self.socket.connect(endpoint)
+        self.socket: Any
+        if endpoint.startswith(UNIX):
+            self.socket = StreamSocket(endpoint.removeprefix(UNIX))
+        else:
+            self.socket = self.context.socket(zmq.DEALER)
+            self.socket.setsockopt(zmq.LINGER, 0)
+            self.socket.connect(endpoint)
+        self.set_timeout_ms(TIMEOUT_MS)
         self._numbers = itertools.count(1)
         self.early: dict[bytes, list[bytes]] = {}
 
@@ -40,8 +97,19 @@ class RawClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.socket.close()
         self.context.term()
+
+    def set_timeout_ms(self, timeout_ms: int) -> None:
+        """How long to wait for an answer before zmq.Again."""
+        if isinstance(self.socket, StreamSocket):
+            self.socket.set_timeout_ms(timeout_ms)
+        else:
+            self.socket.setsockopt(zmq.RCVTIMEO, timeout_ms)
+            self.socket.setsockopt(zmq.SNDTIMEO, timeout_ms)
 
     def send(self, request: Any, *payload: bytes) -> bytes:
         """Send a request; returns its id."""
@@ -57,6 +125,8 @@ class RawClient:
         """Header and payload of the answer to one request."""
         while request_id not in self.early:
             frames = self.socket.recv_multipart()
+            if not frames[0]:
+                codec.decode_answer(m.HelloAnswer, frames[1])  # why it hangs up
             self.early[frames[0]] = frames[1:]
         return self.early.pop(request_id)
 
@@ -129,4 +199,4 @@ def owner_of(client: RawClient, topic: str, partition: int) -> int:
 
 def direct(broker: Broker, worker: int = 0) -> str:
     """The endpoint of a worker's own door."""
-    return f"ipc://{broker.runtime_dir}/worker-{worker}.ipc"
+    return endpoints.unix(broker.runtime_dir / endpoints.worker_door(worker))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -281,16 +282,17 @@ def list_offsets(client: KafkaClient, topic: str, index: int, timestamp: int, ve
 def test_offsets_by_time(owned: Owned, topic: str) -> None:
     client, (one, two, _), _ = owned
     types = codec.request_types(ApiKey.PRODUCE)
-    for timestamp in (1000, 3000, 2000):
+    now_ms = time.time_ns() // 1_000_000
+    for timestamp in (now_ms, now_ms + 20, now_ms + 10):
         data = types.PartitionProduceData(index=one, records=batch(b"x", timestamp_ms=timestamp))
         wanted = types.TopicProduceData(name=topic, partition_data=[data])
         client.ask(ApiKey.PRODUCE, 9, types.ProduceRequest(acks=-1, timeout_ms=9_000, topic_data=[wanted]))
     assert list_offsets(client, topic, one, -2) == (0, 0, -1)
     assert list_offsets(client, topic, one, -1) == (0, 3, -1)
     assert list_offsets(client, topic, one, -1, isolation_level=1) == (0, 3, -1)
-    assert list_offsets(client, topic, one, 1500) == (0, 1, 3000)
-    assert list_offsets(client, topic, one, 3001) == (0, -1, -1)
-    assert list_offsets(client, topic, one, -3) == (0, 1, 3000)
+    assert list_offsets(client, topic, one, now_ms + 5) == (0, 1, now_ms + 20)
+    assert list_offsets(client, topic, one, now_ms + 21) == (0, -1, -1)
+    assert list_offsets(client, topic, one, -3) == (0, 1, now_ms + 20)
     assert list_offsets(client, topic, two, -3) == (0, -1, -1)
     assert list_offsets(client, topic, one, -4) == (0, 0, -1)
     assert list_offsets(client, topic, one, -5) == (0, -1, -1)

@@ -36,7 +36,7 @@ def test_a_worker_killed_under_load_loses_and_doubles_nothing(
     owner = owner_of(client, topic, 0)
     writer = Writer(client, topic, acks=acks)
     with RawClient(broker.server if by_front else direct(broker, owner)) as dialled:
-        dialled.socket.setsockopt(zmq.RCVTIMEO, ANSWER_MS)
+        dialled.set_timeout_ms(ANSWER_MS)
         writer.client = dialled
         for _ in range(3):
             writer.write(40)

@@ -28,6 +28,9 @@ def test_examples(broker: Broker) -> None:
     assert "topics now:" in run(broker, "admin.py")
 
 
+# "worker_pool.py" is run by test_groups.py: it needs a broker with short sessions.
+
+
 def test_every_example_is_run() -> None:
     text = Path(__file__).read_text()
     assert all(f'"{example.name}"' in text for example in EXAMPLES.glob("*.py"))

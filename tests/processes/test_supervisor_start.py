@@ -45,8 +45,8 @@ def test_modes_of_folders_and_sockets(start_broker: StartBroker) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     sockets = [entry for entry in broker.runtime_dir.iterdir() if entry.is_socket()]
     assert sorted(entry.name for entry in sockets) == [
-        *("backend.ipc", "control.ipc", "front.ipc", "supervisor.sock"),
-        *(f"worker-{i}.{kind}" for i in range(2) for kind in ("ipc", "shm")),
+        *("backend.sock", "control.ipc", "front.ipc", "supervisor.sock"),
+        *(f"worker-{i}.{kind}" for i in range(2) for kind in ("shm", "sock")),
     ]
     assert {stat.S_IMODE(entry.stat().st_mode) for entry in sockets} == {0o660}
 

@@ -114,13 +114,13 @@ def test_variables_of_another_process_are_ignored() -> None:
 
 
 def test_only_our_stale_sockets_go(tmp_path: Path) -> None:
-    stale = ["front.ipc", "backend.ipc", "control.ipc", "supervisor.sock", "worker-7.ipc", "worker-12.shm"]
-    others = ["other.sock", "worker-x.ipc", "worker-1.txt"]
+    stale = ["front.ipc", "backend.sock", "control.ipc", "supervisor.sock", "worker-7.sock", "worker-12.shm"]
+    others = ["other.sock", "worker-x.sock", "worker-1.txt"]
     sockets = [socket.socket(socket.AF_UNIX) for _ in stale + others]
     for sock, name in zip(sockets, stale + others, strict=True):
         sock.bind(str(tmp_path / name))
-    (tmp_path / "worker-0.ipc").write_text("not a socket")
+    (tmp_path / "worker-0.sock").write_text("not a socket")
     remove_stale_sockets(tmp_path)
-    assert {entry.name for entry in tmp_path.iterdir()} == {*others, "worker-0.ipc"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {*others, "worker-0.sock"}
     for sock in sockets:
         sock.close()

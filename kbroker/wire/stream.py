@@ -1,0 +1,211 @@
+"""The native protocol's messages on a byte stream (a unix socket): the same frames as over ZeroMQ, with their sizes.
+
+    size uint32 · frame count uint32 · size of each frame uint32 · the frames, back to back
+
+`size` counts what follows it. All integers are big-endian. A client's message is `[request id][header][payload …]`.
+An answer whose request id is empty belongs to no request: it says why the broker hangs up.
+
+    framer.receive(data)                              # what a recv() gave
+    while (frames := framer.next_message()):          # None: more bytes are needed
+        ...
+
+No allocation precedes a check, and the buffer of a message that comes in pieces grows with what has come, not with what
+was announced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
+from typing import Final
+
+from kbroker.errors import InvalidRequest, MessageTooLarge
+
+_SIZE: Final = Struct(">I")
+_COUNT: Final = Struct(">I")
+_FIRST_BUFFER_BYTES: Final = 256 * 1024
+_GROWTH: Final = 4
+_NOTHING: Final = memoryview(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """The largest message that is taken: bytes of all its payload frames together, bytes of all others, frames in all.
+
+    The first two are not held apart here: their sum bounds the message.
+    """
+
+    payload_bytes: int
+    other_bytes: int
+    frames: int
+
+    @property
+    def message_bytes(self) -> int:
+        """What a message may say as its size."""
+        return self.payload_bytes + self.other_bytes + _COUNT.size + _SIZE.size * self.frames
+
+
+ANSWER_LIMITS: Final = MessageLimits(payload_bytes=(1 << 31) - 1, other_bytes=64 << 20, frames=1 << 20)
+"""What is taken from a process of the broker: one batch may be as large as that."""
+
+
+@lru_cache(maxsize=64)
+def _head(count: int) -> Struct:
+    return Struct(f">II{count}I")
+
+
+@lru_cache(maxsize=64)
+def _sizes(count: int) -> Struct:
+    return Struct(f">{count}I")
+
+
+def head(frames: Sequence[bytes | bytearray | memoryview]) -> bytes:
+    """What stands before the frames of one message."""
+    sizes = [len(frame) for frame in frames]
+    count = len(sizes)
+    return _head(count).pack(_COUNT.size + _SIZE.size * count + sum(sizes), count, *sizes)
+
+
+class MessageFramer:
+    """One connection's incoming bytes. Pure: it is given bytes and asked for messages.
+
+    After an error the stream cannot be read on: the connection is to be closed.
+    """
+
+    __slots__ = ("_data", "_filled", "_limits", "_own", "_position", "_wanted")
+
+    def __init__(self, limits: MessageLimits) -> None:
+        self._limits = limits
+        self._data = _NOTHING
+        self._position = 0
+        self._own: bytearray | None = None  # a message that comes in pieces, its size included
+        self._filled = 0
+        self._wanted = 0  # the whole of it; _SIZE.size while its size is not known
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What an unfinished message holds in memory."""
+        return 0 if self._own is None else len(self._own)
+
+    def receive(self, data: memoryview) -> None:
+        """Takes what came from the peer. Call next_message() until it gives None before `data`'s buffer is reused: then
+        what was not used has been copied, and only the messages still look into it."""
+        assert self._position == len(self._data), "next_message() has more to give"
+        self._data = data
+        self._position = 0
+
+    def hold(self) -> None:
+        """Copies what next_message() has not yet used, for a caller that stops asking and reuses its buffer."""
+        if self._position < len(self._data):
+            self._data = memoryview(bytes(self._data[self._position :]))
+            self._position = 0
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of an unfinished message belong, so that a recv_into() saves a copy: say how many came
+        with `filled`. None: nothing is unfinished, or its size is not known yet; use `receive`."""
+        if self._own is None or self._wanted == _SIZE.size:
+            return None
+        self._reserve(self._filled + 1)
+        return memoryview(self._own)[self._filled :]
+
+    def filled(self, received_bytes: int) -> None:
+        """So many bytes were put at the beginning of `room()`."""
+        self._filled += received_bytes
+
+    def next_message(self) -> list[memoryview] | None:
+        """The frames of the next whole message, or None: more bytes are needed.
+
+        They are views into what `receive` was given, or into a buffer of their own when the message came in pieces.
+        Raises MessageTooLarge, InvalidRequest; both say what came.
+        """
+        if self._own is not None:
+            return self._finish_pieces()
+        start, data = self._position, self._data
+        have = len(data) - start
+        if have >= _SIZE.size:
+            end = start + _SIZE.size + self._checked_size(data, start)
+            if end <= len(data):
+                self._position = end
+                return self._split(data[start + _SIZE.size : end])
+            self._begin(end - start)
+        elif have:
+            self._begin(_SIZE.size)
+        self._data = _NOTHING  # all of it is used: an idle connection keeps no buffer alive
+        self._position = 0
+        return None
+
+    # --- a message in pieces ---
+
+    def _begin(self, wanted: int) -> None:
+        rest = self._data[self._position :]
+        self._own = bytearray(min(wanted, max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)))
+        self._own[: len(rest)] = rest
+        self._filled = len(rest)
+        self._wanted = wanted
+
+    def _finish_pieces(self) -> list[memoryview] | None:
+        assert self._own is not None
+        self._take()
+        if self._filled == self._wanted == _SIZE.size:
+            self._wanted += self._checked_size(self._own, 0)
+            self._take()
+        if self._filled < self._wanted:
+            return None
+        message = memoryview(self._own)[_SIZE.size : self._wanted]
+        self._own = None
+        return self._split(message)
+
+    def _take(self) -> None:
+        """Moves bytes from `data` until the message has what it wants, or `data` is used up."""
+        more = min(self._wanted - self._filled, len(self._data) - self._position)
+        if more > 0:
+            self._reserve(self._filled + more)
+            assert self._own is not None
+            self._own[self._filled : self._filled + more] = self._data[self._position : self._position + more]
+            self._filled += more
+            self._position += more
+        if self._position == len(self._data):
+            self._data = _NOTHING
+            self._position = 0
+
+    def _reserve(self, used: int) -> None:
+        """Makes the message's buffer hold `used` bytes. A new one each time: a view of the old one may still be out."""
+        assert self._own is not None
+        if used <= len(self._own):
+            return
+        grown = bytearray(min(self._wanted, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
+        grown[: self._filled] = memoryview(self._own)[: self._filled]
+        self._own = grown
+
+    # --- checks ---
+
+    def _checked_size(self, data: memoryview | bytearray, start: int) -> int:
+        size: int = _SIZE.unpack_from(data, start)[0]
+        if size > self._limits.message_bytes:
+            begin = bytes(data[start : start + 16])
+            raise MessageTooLarge(
+                f"a message of {size} bytes is too large: at most {self._limits.payload_bytes} bytes of payload "
+                f"(native.frame.bytes.max) are taken; it began with {begin!r}"
+            )
+        if size < _COUNT.size:
+            raise InvalidRequest(f"a message of {size} bytes cannot be: the smallest has {_COUNT.size}")
+        return size
+
+    def _split(self, message: memoryview) -> list[memoryview]:
+        count: int = _COUNT.unpack_from(message, 0)[0]
+        if count > self._limits.frames:
+            raise MessageTooLarge(
+                f"{count} frames in a message are more than the {self._limits.frames} that native.frames.max allows"
+            )
+        position = _COUNT.size + _SIZE.size * count
+        if position > len(message):
+            raise InvalidRequest(f"a message of {len(message)} bytes cannot have {count} frames")
+        frames = []
+        for size in _sizes(count).unpack_from(message, _COUNT.size):
+            frames.append(message[position : position + size])
+            position += size
+        if position != len(message):
+            raise InvalidRequest(f"the frames of a message are {position} bytes, and it says {len(message)}")
+        return frames

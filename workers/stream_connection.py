@@ -1,0 +1,217 @@
+"""One end of a unix stream that carries messages of frames: in, whole messages to whoever serves them; out, at the end
+of the loop's turn, all that the turn has brought with one system call."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from kbroker.errors import RequestError, ThrottlingQuotaExceeded
+from kbroker.wire import codec
+from kbroker.wire.stream import MessageFramer, MessageLimits, head
+from kbroker.workers.loop import HANGUP, READ, WRITE, Loop
+
+BUFFER_BYTES: Final = 512 << 10
+_PARTS_MAX: Final = 512  # of one sendmsg; the kernel takes 1024
+HALF_RECEIVED_BYTES_MAX: Final = 256 << 20
+"""What unfinished messages of all clients may hold in memory; a client that goes past it is hung up on."""
+
+Frames = Sequence[bytes | bytearray | memoryview]
+
+
+class Streams:
+    """What the connections of one loop share: the buffer they receive into, and the turn's end at which they send."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        self.half_received_bytes = 0
+        self.unsent: list[StreamConnection] = []
+
+    def flush(self) -> None:
+        """Send what the turn has brought. To be called at each turn's end, after whatever answers there."""
+        if self.unsent:
+            unsent, self.unsent = self.unsent, []
+            for connection in unsent:
+                connection.flush()
+
+    def lasting(self, frame: memoryview) -> bytes | memoryview:
+        """A received frame that may be used after the call that served it."""
+        return bytes(frame) if frame.obj is self.buffer.obj else frame
+
+
+class StreamConnection:
+    """Receives, frames, serves; queues and sends. Never blocks.
+
+    `on_message(connection, frames)`: the frames are valid until it returns. `on_end(connection, why)`: called once,
+    when the connection was closed; `why` is empty unless the peer has broken the protocol. From a client that takes no
+    answers nothing more is read. `is_peer`: another process of the broker, whose messages are bounded otherwise; it may
+    be as full as we are, so it is always read from.
+    """
+
+    __slots__ = (
+        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_on_end", "_on_message", "_out", "_out_bytes",
+        "_socket", "_streams", "blocked_ms", "is_closed", "partial_ms",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        streams: Streams,
+        sock: socket.socket,
+        limits: MessageLimits,
+        on_message: Callable[[StreamConnection, list[memoryview]], None],
+        on_end: Callable[[StreamConnection, str], None],
+        *,
+        is_peer: bool = False,
+    ) -> None:
+        self._streams = streams
+        self._socket = sock
+        self._framer = MessageFramer(limits)
+        self._on_message = on_message
+        self._on_end = on_end
+        self._is_peer = is_peer
+        self._out: deque[bytes | bytearray | memoryview] = deque()
+        self._is_in_unsent = False
+        self._out_bytes = 0
+        self._half_received = 0
+        self.is_closed = False
+        self.partial_ms = 0  # since when half a message is here
+        self.blocked_ms = 0  # since when the peer takes nothing
+        streams.loop.add(sock.fileno(), READ, self._on_events)
+
+    @property
+    def queued_bytes(self) -> int:
+        """What the kernel has not taken yet."""
+        return self._out_bytes
+
+    def send(self, frames: Frames) -> None:
+        """Queue a message; it is sent at the end of this turn. Dropped when the connection has ended."""
+        if self.is_closed:
+            return
+        first = head(frames)
+        self._out.append(first)
+        self._out.extend(frames)
+        self._out_bytes += len(first) + sum(map(len, frames))
+        if not self._is_in_unsent:
+            self._is_in_unsent = True
+            self._streams.unsent.append(self)
+
+    def flush(self) -> None:
+        """Send what is queued, as much as the peer takes."""
+        self._is_in_unsent = False
+        if self._out and not self.blocked_ms and not self.is_closed:
+            self._write()
+
+    def refuse(self, error: RequestError) -> None:
+        """Hang up, and say why by an answer to no request."""
+        self.send([b"", codec.encode_error(error)])
+        self.flush()
+        self.close(str(error))
+
+    def close(self, why: str = "") -> None:
+        """Hang up."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._streams.loop.remove(self._socket.fileno())
+        self._socket.close()
+        self._out.clear()
+        self._out_bytes = 0
+        self._streams.half_received_bytes -= self._half_received
+        self._on_end(self, why)
+
+    def _on_events(self, events: int) -> None:
+        if events & WRITE:
+            self._write()
+        if self.is_closed:
+            return
+        # What a peer has said before its end is heard: a hang-up is seen as the end of what there is to read.
+        if events & READ:
+            self._receive()
+        elif events & HANGUP:
+            self.close()
+
+    def _receive(self) -> None:
+        framer = self._framer
+        buffer = self._streams.buffer
+        room = framer.room()
+        try:
+            count = self._socket.recv_into(buffer if room is None else room)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        if not count:
+            self.close()
+            return
+        if room is None:
+            framer.receive(buffer[:count])
+        else:
+            framer.filled(count)
+        try:
+            while (frames := framer.next_message()) is not None:
+                self._on_message(self, frames)
+                if self.is_closed:
+                    return
+        except RequestError as error:
+            self.refuse(error)
+            return
+        if framer.buffered_bytes or self._half_received:
+            self._note_half_received(framer.buffered_bytes)
+
+    def _note_half_received(self, size_bytes: int) -> None:
+        """Count what an unfinished message holds in memory, and since when it is here."""
+        streams = self._streams
+        if not size_bytes:
+            self.partial_ms = 0
+        elif not self.partial_ms:
+            self.partial_ms = streams.loop.now_ms()
+        streams.half_received_bytes += size_bytes - self._half_received
+        self._half_received = size_bytes
+        if streams.half_received_bytes > HALF_RECEIVED_BYTES_MAX and not self._is_peer:
+            self.refuse(ThrottlingQuotaExceeded(f"{HALF_RECEIVED_BYTES_MAX} bytes of half-received requests are here"))
+
+    def _write(self) -> None:
+        out = self._out
+        was_blocked = self.blocked_ms
+        self.blocked_ms = 0
+        try:
+            while out:
+                self._took(self._socket.sendmsg([*out] if len(out) <= _PARTS_MAX else [*out][:_PARTS_MAX]))
+        except (BlockingIOError, InterruptedError):
+            self.blocked_ms = self._streams.loop.now_ms()
+        except OSError:
+            self.close()
+            return
+        if bool(was_blocked) != bool(self.blocked_ms):
+            events = READ if self._is_peer or not self.blocked_ms else 0
+            self._streams.loop.modify(self._socket.fileno(), events | (WRITE if self.blocked_ms else 0))
+
+    def _took(self, count: int) -> None:
+        """The kernel has taken so many bytes from the beginning of what is to be sent."""
+        out = self._out
+        self._out_bytes -= count
+        if not self._out_bytes:
+            out.clear()
+            return
+        while count >= len(out[0]):
+            count -= len(out.popleft())
+        if count:
+            out[0] = memoryview(out[0])[count:]
+
+
+def dial(path: str) -> socket.socket:
+    """A connected, non-blocking unix stream. Raises OSError when nobody listens."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            sock.close()
+        raise
+    return sock
