@@ -24,6 +24,7 @@ from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
+from kbroker.workers.complaints import Complaints
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
@@ -136,6 +137,7 @@ class GroupCoordinator:
         self._asked: dict[object, Event | ConsumerEvent] = {}
         self._unsaved: dict[str, _Unsaved] = {}
         self._wakes: dict[str, _Wake] = {}
+        self._notices = Complaints(loop, "groups", logging.INFO)
         self._is_closed = False
         self._retry_ms = RETRY_MS
         # Sessions must not end because somebody has set the clock.
@@ -181,7 +183,7 @@ class GroupCoordinator:
 
     def _perform(self, group_id: str, effects: Effects) -> None:
         for notice in effects.notices:
-            log.info("%s", notice)
+            self._notices.say(notice)
         if effects.wake_ms is not None:
             self._wake_at(group_id, effects.wake_ms)
         if effects.records and self._offsets is not None:
