@@ -125,27 +125,14 @@ class ClassicGroup:
         return self.group.subscribes(topic)
 
     def kept_since_ms(self, commit_ms: int) -> int | None:
-        """Offsets of an empty group count from when it became empty, those of a topic left by a stable group and those
-        of clients that are no members from their commit; in other states nothing expires."""
-        if self.group.protocol_type is None:
-            return commit_ms
-        if self.group.state is State.EMPTY:
-            return commit_ms if self.group.since_ms < 0 else self.group.since_ms
-        if self.group.state is State.STABLE and self.group.topics is not None:
-            return commit_ms
-        return None
+        """From when on the retention of an offset counts that was committed then."""
+        return self.group.kept_since_ms(commit_ms)
 
     def check_commit(self, event: CommitOffsets, now_ms: int) -> None:
-        """Members commit in their generation, others while there are no members."""
-        if event.generation_id < 0 and self.group.state is State.EMPTY:
-            return
-        if event.generation_id < 0 and not event.member_id and event.instance_id is None:
-            raise UnknownMemberId("the group has members: only they commit")
-        member = self._members.check(event.member_id, event.instance_id)
-        self.group.check_generation(event.generation_id)
-        if self.group.state is State.COMPLETING:
-            raise RebalanceInProgress("the assignment of this generation is not known yet")
-        member.session_end_ms = now_ms + member.session_timeout_ms
+        """Raise when this commit may not be made; else it is as good as a heartbeat."""
+        member = self.group.check_commit(event)
+        if member is not None:
+            member.session_end_ms = now_ms + member.session_timeout_ms
 
     def check_fetch(self, event: FetchOffsets) -> None:
         """Everybody may."""
@@ -211,7 +198,7 @@ class ClassicGroup:
         if not self._has_room(member):
             if member is not None:
                 self._put_out(member, "the group has reached its largest size", turn)
-                self._after_departure("a member too many was put out", turn)
+                self._rebalance("a member too many was put out", turn)
             turn.answer(event, event.refused(GroupMaxSizeReached.code))
         elif not self.group.understands(event.protocol_type, dict(event.protocols)):
             raise InconsistentGroupProtocol("the group's members have no protocol in common with this one")
@@ -441,7 +428,7 @@ class ClassicGroup:
         left = tuple(LeftMember(who.member_id, who.instance_id, self._leave_one(who, turn)) for who in event.members)
         if len(self._members) < size:
             gone = ", ".join(shown(who.member_id or who.instance_id or "") for who in left[:3] if who.error_code == 0)
-            self._after_departure(f"{gone} left", turn)
+            self._rebalance(f"{gone} left", turn)
         elif self.group.state is State.PREPARING:
             self._complete_if_all_joined(turn)
         turn.answer(event, LeaveGroupResult(0, left))
@@ -478,7 +465,7 @@ class ClassicGroup:
         for member in late:
             self._put_out(member, "its session ended without a heartbeat", turn)
         if late:
-            self._after_departure("sessions ended", turn)
+            self._rebalance("sessions ended", turn)
 
     def _expire_syncs(self, turn: _Turn) -> None:
         """Whoever joined and never asked for its assignment is not there."""
@@ -486,12 +473,7 @@ class ClassicGroup:
         for member in self._members:
             if member.member_id in self._unsynced:
                 self._put_out(member, "it joined and never asked for its assignment", turn)
-        self._after_departure("members never asked for their assignment", turn)
-
-    def _after_departure(self, why: str, turn: _Turn) -> None:
-        """Members went: the others share what they had."""
-        if self.group.state is not State.EMPTY:
-            self._rebalance(why, turn)
+        self._rebalance("members never asked for their assignment", turn)
 
     def _put_out(self, member: ClassicMember, why: str, turn: _Turn) -> None:
         who = f"group {shown(self.group_id)}: member {shown(member.member_id)} of {shown(member.client_host)}"
