@@ -115,14 +115,13 @@ class KafkaLeader:
             call.answer(produce.answer(request, [failed] * count, cluster))
             return
         progress = _ProduceInProgress(call, len(items), cluster)
-        rewriting = self._worker.rewriting
         for number, item in enumerate(items):
             try:
                 partition = self._find(item)
                 produce.check_payload(item.batches, call.version)
-                if rewriting.is_asked_by(partition):
+                if partition.is_rewritten:
                     then = partial(self._rewritten, partition, request.timeout_ms, acks, progress, number)
-                    rewriting.rewrite(partition, item.batches, then)
+                    self._worker.rewriting.rewrite(partition, item.batches, then)
                     continue
                 self._append(partition, item.batches, request.timeout_ms, acks, progress, number)
             except (RequestError, StorageError) as error:

@@ -41,7 +41,7 @@ class Ours:
 
 class Theirs:
     def __init__(self, broker: ApacheKafka, stack: ExitStack) -> None:
-        self.any = stack.enter_context(KafkaClient(None, 1, broker.port))
+        self.any = stack.enter_context(KafkaClient(broker.port, 1))
 
     def leader(self, topic: str, index: int = 0) -> KafkaClient:
         # Its metadata may be there before its partitions are.
