@@ -53,7 +53,7 @@ def settings_of(config: GroupConfig) -> GroupSettings:
         consumer_max_size=config.consumer_max_size,
         consumer_session_timeout_ms=config.consumer_session_timeout_ms,
         consumer_heartbeat_interval_ms=config.consumer_heartbeat_interval_ms,
-        consumer_assignors=tuple(config.consumer_assignors.split(",")),
+        consumer_assignors=config.consumer_assignors,
         consumer_migration_policy=config.consumer_migration_policy,
         consumer_regex_refresh_interval_ms=config.consumer_regex_refresh_interval_ms,
     )

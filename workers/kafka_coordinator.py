@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.kafka import (
+    codec,
     configs,
     coordination,
     delete_records,
@@ -21,6 +22,7 @@ from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
 from kbroker.kafka.metadata_answers import MetadataAnswers
+from kbroker.kafka.schema import NO_UUID
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
@@ -28,7 +30,7 @@ from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
-from kbroker.workers.kafka_connection import Part
+from kbroker.workers.kafka_connection import Asked, Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_groups import KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
@@ -86,7 +88,6 @@ class KafkaCoordinator:
         records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
         self._service = KafkaService(
             {
-                ApiKey.PRODUCE: self._produce,
                 **records.serves,
                 **KafkaCluster(self._cluster).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
@@ -101,7 +102,8 @@ class KafkaCoordinator:
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
                 **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
-            }
+            },
+            by_hand={ApiKey.PRODUCE: self._produce},
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
@@ -190,7 +192,7 @@ class KafkaCoordinator:
 
     def _create_topics(self, call: Call) -> None:
         request, coordinator = call.request, self._coordinator
-        asked = topics.creations(request)
+        asked = topics.creations(request, self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item
             if isinstance(item, Result)
@@ -202,13 +204,18 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
+            call.answer(topics.created(request, asked, results, self._made))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
-    def _settings_created(self, name: str) -> list[Any]:
-        own = self._coordinator.catalog.topic(name).settings
-        return configs.created_topic_configs(self._broker_settings(), own)
+    def _made(self, asked: topics.NewTopic) -> topics.Made:
+        known = self._coordinator.catalog.topics.get(asked.name)
+        if known is None:  # it was only to be looked whether it could be made
+            default = self._coordinator.config.server.num_partitions
+            count = default if asked.partitions == -1 else asked.partitions
+            return topics.Made(NO_UUID, count, configs.created_topic_configs(self._broker_settings(), asked.settings))
+        own = configs.created_topic_configs(self._broker_settings(), known.settings)
+        return topics.Made(known.topic_id, len(known.partitions), own)
 
     def _delete_topics(self, call: Call) -> None:
         request = call.request
@@ -233,7 +240,7 @@ class KafkaCoordinator:
         request, catalog = call.request, self._coordinator.catalog
         decisions: list[Callable[[], list[Change]] | Result] = [
             item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total)
-            for item in topics.growths(request, self._topics)
+            for item in topics.growths(request, self._topics, self._nodes)
         ]
 
         def done(results: list[Result]) -> None:
@@ -305,16 +312,17 @@ class KafkaCoordinator:
 
     # --- records: of the internal topics alone ---
 
-    def _produce(self, call: Call) -> None:
-        request = call.request
+    def _produce(self, asked: Asked) -> None:
+        head = asked.request
+        request = produce.read(head.version, head.body)
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [
-            produce.failed(*self._refusal(topic.name or self._internal.name_of(topic.topic_id), partition.index))
-            for topic in request.topic_data
-            for partition in topic.partition_data
+            produce.failed(*self._refusal(item.topic or self._internal.name_of(item.topic_id), item.partition))
+            for item in request.wanted
         ]
-        call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
+        message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+        asked.answer(codec.write_response(ApiKey.PRODUCE, head.version, head.correlation_id, message))
 
     def _delete_records(self, call: Call) -> None:
         refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]
