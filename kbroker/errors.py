@@ -201,10 +201,6 @@ class InvalidReplicationFactor(RequestError):
     code = 38
 
 
-class InvalidReplicaAssignment(RequestError):
-    code = 39
-
-
 class InvalidConfig(RequestError):
     code = 40
 

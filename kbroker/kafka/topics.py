@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kbroker.errors import InvalidConfig, InvalidReplicaAssignment, InvalidRequest, RequestError, UnknownTopicId
+from kbroker.errors import InvalidConfig, InvalidRequest, UnknownTopicId
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.schema import NO_UUID
+from kbroker.kafka.cluster import TopicFacts
+from kbroker.kafka.replicas import INVALID_REPLICA_ASSIGNMENT
 
 BY_ID = 6
 """From this version of DeleteTopics on a topic may be named by its id."""
+_NO_ID = bytes(16)
 
 
 class Result(NamedTuple):
@@ -42,37 +44,36 @@ class Made(NamedTuple):
 def creations(request: Any, nodes: Collection[int]) -> list[NewTopic | Result]:
     """For each topic asked for what is to be made, or why it cannot be."""
     often = Counter(topic.name for topic in request.topics)
-    found: list[NewTopic | Result] = []
-    for topic in request.topics:
-        try:
-            found.append(_creation(topic, often[topic.name], nodes))
-        except RequestError as error:
-            found.append(Result(error.code, str(error)))
-    return found
+    return [_creation(topic, often[topic.name], nodes) for topic in request.topics]
 
 
-def _creation(topic: Any, often: int, nodes: Collection[int]) -> NewTopic:
+def _creation(topic: Any, often: int, nodes: Collection[int]) -> NewTopic | Result:
     if often > 1:
-        raise InvalidRequest(f"topic {topic.name:.80} is named {often} times in one request")
+        return _named_often(topic.name, often)
     partitions, replication_factor = topic.num_partitions, topic.replication_factor
     if topic.assignments:
-        if (partitions, replication_factor) != (-1, -1):
-            raise InvalidRequest(f"topic {topic.name:.80}: assignments go without numbers of partitions and replicas")
+        if partitions != -1 or replication_factor != -1:
+            return Result(InvalidRequest.code, "with assignments, partitions and replication factor must both be -1")
         indexes = sorted(item.partition_index for item in topic.assignments)
         if indexes != list(range(len(indexes))):
-            raise InvalidReplicaAssignment(f"topic {topic.name:.80}: its partitions must be numbered from 0, each once")
-        for item in topic.assignments:
-            _check_assignment(item.broker_ids, nodes)
-        partitions, replication_factor = len(indexes), max(len(item.broker_ids) for item in topic.assignments)
+            return Result(INVALID_REPLICA_ASSIGNMENT, "the assigned partitions must be consecutive from 0")
+        refusal = _assignment_refusal(topic.assignments, nodes)
+        if refusal is not None:
+            return refusal
+        partitions, replication_factor = len(indexes), 1
     if any(item.value is None for item in topic.configs):
-        raise InvalidConfig(f"topic {topic.name:.80}: a setting needs a value")
+        return Result(InvalidConfig.code, f"topic {topic.name:.80}: each setting needs a value")
     return NewTopic(topic.name, partitions, replication_factor, {item.name: item.value for item in topic.configs})
 
 
-def _check_assignment(broker_ids: Sequence[int], nodes: Collection[int]) -> None:
+def _assignment_refusal(assignments: Sequence[Any], nodes: Collection[int]) -> Result | None:
     """Sound ones are taken; which node gets a partition is decided here: a client cannot know better on one host."""
-    if not broker_ids or len(set(broker_ids)) < len(broker_ids) or not set(broker_ids) <= set(nodes):
-        raise InvalidReplicaAssignment(f"{list(broker_ids)} must name nodes out of {sorted(nodes)}, each once")
+    if any(len(item.broker_ids) != 1 for item in assignments):
+        return Result(INVALID_REPLICA_ASSIGNMENT, "there is one broker host, so only 1 replica is possible")
+    strangers = sorted({item.broker_ids[0] for item in assignments} - set(nodes))
+    if strangers:
+        return Result(INVALID_REPLICA_ASSIGNMENT, f"there is no node {strangers[0]}")
+    return None
 
 
 def created(
@@ -92,71 +93,105 @@ def created(
 
 
 class Deletion(NamedTuple):
-    """A topic to be deleted, as the client named it; `refusal`: why it cannot be."""
+    """A topic to be deleted as the client named it. `fault`: why it cannot be."""
 
     name: str | None
     topic_id: bytes
-    refusal: Result | None = None
+    fault: Result | None = None
 
 
-def deletions(request: Any, version: int, names: Mapping[bytes, str]) -> list[Deletion]:
-    """The topics to be deleted, each once. `names` has the topics by their ids."""
+def deletions(
+    request: Any, version: int, name_of: Callable[[bytes], str | None], topics: Mapping[str, TopicFacts]
+) -> list[Deletion]:
+    """The topics to be deleted, each once."""
     if version < BY_ID:
-        found = [Deletion(name, NO_UUID) for name in request.topic_names]
+        asked = [Deletion(name, _NO_ID) for name in request.topic_names]
     else:
-        found = [_deletion(item, names) for item in request.topics]
-    often = Counter(item.name for item in found)
-    twice = Result(InvalidRequest.code, "a topic is named more than once in one request")
-    return list(
-        dict.fromkeys(item._replace(refusal=twice) if item.name and often[item.name] > 1 else item for item in found)
-    )
+        asked = [Deletion(item.name, item.topic_id) for item in request.topics]
+    often = Counter(asked)
+    found = [
+        item._replace(fault=_named_often(item.name, often[item]))
+        if often[item] > 1
+        else _deletion(item, name_of, topics)
+        for item in often
+    ]
+    # The same topic by its name and by its id is named twice as well.
+    by_name = Counter(item.name for item in found if item.name is not None and item.fault is None)
+    return [
+        item._replace(fault=_named_often(item.name, 2)) if by_name[item.name or ""] > 1 else item
+        for item in {(item.name, item.topic_id): item for item in found}.values()
+    ]
 
 
-def _deletion(item: Any, names: Mapping[bytes, str]) -> Deletion:
-    if (item.name is None) == (item.topic_id == NO_UUID):
-        return Deletion(item.name, item.topic_id, Result(InvalidRequest.code, "a topic is named by its name or its id"))
-    if item.name is not None:
-        return Deletion(item.name, NO_UUID)
-    unknown = Result(UnknownTopicId.code, f"no topic has the id {item.topic_id.hex()}")
-    name = names.get(item.topic_id)
-    return Deletion(name, item.topic_id, None if name else unknown)
-
-
-def deleted(asked: Sequence[Deletion], results: Mapping[str, Result]) -> Any:
-    """The answer to DeleteTopics."""
-    types = codec.response_types(ApiKey.DELETE_TOPICS)
-    answers = []
-    for item in asked:
-        result = item.refusal or results[item.name or ""]
-        answers.append(
-            types.DeletableTopicResult(
-                name=item.name, topic_id=item.topic_id, error_code=result.error_code, error_message=result.message
-            )
+def _deletion(item: Deletion, name_of: Callable[[bytes], str | None], topics: Mapping[str, TopicFacts]) -> Deletion:
+    """Both the name and the id of what a request names by one of them."""
+    if item.name is not None and item.topic_id != _NO_ID:
+        return item._replace(
+            fault=Result(InvalidRequest.code, "a topic is named by its name or by its id, not by both")
         )
+    if item.name is not None:
+        known = topics.get(item.name)
+        return item if known is None else item._replace(topic_id=known.topic_id)
+    if item.topic_id == _NO_ID:
+        return item._replace(fault=Result(InvalidRequest.code, "a topic needs a name or an id"))
+    name = name_of(item.topic_id)
+    if name is None:
+        return item._replace(fault=Result(UnknownTopicId.code, f"no topic has the id {item.topic_id.hex()}"))
+    return item._replace(name=name)
+
+
+def _named_often(name: str | None, often: int) -> Result:
+    what = "a topic id" if name is None else f"topic {name:.80}"
+    return Result(InvalidRequest.code, f"{what} is named {often} times in one request")
+
+
+def deleted(asked: Sequence[Deletion], results: Sequence[Result]) -> Any:
+    """The answer to DeleteTopics, `results` in the order of `asked`."""
+    types = codec.response_types(ApiKey.DELETE_TOPICS)
+    answers = [
+        types.DeletableTopicResult(
+            name=item.name, topic_id=item.topic_id, error_code=result.error_code, error_message=result.message
+        )
+        for item, result in zip(asked, results, strict=True)
+    ]
     return types.DeleteTopicsResponse(responses=answers)
 
 
-def check_new_partitions(asked: Any, have: int, nodes: Collection[int]) -> None:
-    """Raises InvalidReplicaAssignment unless a topic of CreatePartitions leaves it to the broker where they go, or
-    names one node for each.
-    """
-    if asked.assignments is None:
-        return
-    added = asked.count - have
-    if len(asked.assignments) != added or any(len(item.broker_ids) != 1 for item in asked.assignments):
-        raise InvalidReplicaAssignment(f"{added} new partitions of {asked.name:.80} need {added} times one node")
-    for item in asked.assignments:
-        _check_assignment(item.broker_ids, nodes)
+class Growth(NamedTuple):
+    """A topic that is to have so many partitions in all."""
+
+    name: str
+    total: int
+
+
+def growths(request: Any, topics: Mapping[str, TopicFacts], nodes: Collection[int]) -> list[Growth | Result]:
+    """For each topic what is to become of it, or why it cannot be."""
+    often = Counter(topic.name for topic in request.topics)
+    return [_growth(topic, often[topic.name], topics, nodes) for topic in request.topics]
+
+
+def _growth(topic: Any, often: int, topics: Mapping[str, TopicFacts], nodes: Collection[int]) -> Growth | Result:
+    if often > 1:
+        return _named_often(topic.name, often)
+    known = topics.get(topic.name)
+    if topic.assignments is not None and known is not None and topic.count > len(known.partitions):
+        added = topic.count - len(known.partitions)
+        if len(topic.assignments) != added:
+            why = f"{added} partitions are added, but {len(topic.assignments)} are assigned"
+            return Result(INVALID_REPLICA_ASSIGNMENT, why)
+        refusal = _assignment_refusal(topic.assignments, nodes)
+        if refusal is not None:
+            return refusal
+    return Growth(topic.name, topic.count)
 
 
 def grown(request: Any, results: Sequence[Result]) -> Any:
     """The answer to CreatePartitions."""
     types = codec.response_types(ApiKey.CREATE_PARTITIONS)
+    once = {asked.name: result for asked, result in zip(request.topics, results, strict=True)}
     return types.CreatePartitionsResponse(
         results=[
-            types.CreatePartitionsTopicResult(
-                name=asked.name, error_code=result.error_code, error_message=result.message
-            )
-            for asked, result in zip(request.topics, results, strict=True)
+            types.CreatePartitionsTopicResult(name=name, error_code=result.error_code, error_message=result.message)
+            for name, result in once.items()
         ]
     )

@@ -130,7 +130,15 @@ def files(java: JavaTools) -> Iterator[Path]:
             "kafka-producer-perf-test", "--topic", "packed", "--num-records", "5000", "--record-size", "100",
             "--throughput", "-1", "--command-property", "compression.type=gzip",
         )  # fmt: skip
-        consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "g"})
+        member = {
+            "bootstrap.servers": broker.bootstrap_servers,
+            "group.id": "g",
+            "group.instance.id": "i",
+            "auto.offset.reset": "earliest",
+        }
+        consumer = confluent_kafka.Consumer(member)
+        consumer.subscribe(["dumped"])
+        consumer.poll(30)  # until there is an assignment, and a record
         consumer.commit(offsets=[confluent_kafka.TopicPartition("dumped", 0, 42)], asynchronous=False)
         consumer.close()
         for protocol in ("classic", "consumer"):
@@ -184,3 +192,5 @@ def test_dump_producers_and_commits(java: JavaTools, files: Path) -> None:
     for protocol in ("classic", "consumer"):
         assert re.search(rf'"group":"{protocol}".*"topic":"packed".*"partition":0.*"offset":9', said), said
     assert '"groupId":"consumer"' in said, said
+    group = r'"type":"2","data":\{"group":"g"\}.*"protocolType":"consumer".*"groupInstanceId":"i".*"topic":"dumped"'
+    assert re.search(group, said), said

@@ -22,7 +22,6 @@ DOWNLOAD_S = 100
 TEST_S = 40
 FILE_S = 300
 
-NO_GROUPS = "joining a group is not possible yet"
 NO_TRANSACTIONS = "there are no transactions yet"
 ONE_HOST = "one host: there are no other replicas, disks or controllers to move to"
 
@@ -36,15 +35,8 @@ EXCEPTIONS = {
     "test_admin_integration.py::test_describe_configs_broker_resource_returns_configs": (
         "it wants advertised.listeners, which Kafka has and we have not"
     ),
-    "test_admin_integration.py::test_delete_groups": NO_GROUPS,
-    "test_admin_integration.py::test_delete_groups_with_errors": NO_GROUPS,
-    "test_admin_integration.py::test_describe_group_exists": NO_GROUPS,
     "test_admin_integration.py::test_delete_records": "DeleteRecords is not served yet",
     "test_admin_integration.py::test_delete_records_with_errors": "DeleteRecords is not served yet",
-    "test_consumer_integration.py::test_group": NO_GROUPS,
-    "test_consumer_integration.py::test_heartbeat_thread": NO_GROUPS,
-    "test_consumer_integration.py::test_kafka_consumer__offset_commit_resume": NO_GROUPS,
-    "test_consumer_integration.py::test_kafka_consumer_max_bytes_one_msg": NO_GROUPS,
     "test_consumer_integration.py::test_kafka_version_infer": (
         "it takes us for Kafka 4.3, whose DescribeLogDirs we serve, and is told that we are 4.1"
     ),
@@ -100,7 +92,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
-    with Broker(workers=2) as running:
+    # Its groups have short sessions, as the Kafka that it would start itself allows.
+    with Broker({"group.min.session.timeout.ms": 1_000}, workers=2) as running:
         yield running
 
 
