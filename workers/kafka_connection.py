@@ -6,7 +6,6 @@ What is asked is the business of whoever the door serves with.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 from collections import deque
@@ -19,8 +18,6 @@ from kbroker.workers.loop import HANGUP, READ, WRITE
 
 if TYPE_CHECKING:
     from kbroker.workers.kafka_door import KafkaDoor
-
-log = logging.getLogger(__name__)
 
 _PARTS_MAX: Final = 256  # of one sendmsg; the kernel takes 1024
 _NOTHING: Final = memoryview(b"")
@@ -98,7 +95,7 @@ class Connection:
         self.is_closed = True
         if why:
             who = f"{self.address} ({self.client_id:.80})" if self.client_id else self.address
-            log.warning("kafka client %s: %s; hung up", who, why)
+            self._door.complaints.say(f"kafka client {who}: {why}; hung up")
         self._door.loop.remove(self._socket.fileno())
         self._door.buffered_bytes -= self._buffered
         self._buffered = 0

@@ -17,6 +17,7 @@ from functools import partial
 
 from kbroker.config import KafkaConfig
 from kbroker.kafka.framing import FrameLimits
+from kbroker.workers.complaints import Complaints
 from kbroker.workers.kafka_connection import Asked, Connection
 from kbroker.workers.listeners import host_port
 from kbroker.workers.loop import READ, Loop
@@ -51,6 +52,7 @@ class KafkaDoor:
         self.limits = limits
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.buffered_bytes = 0
+        self.complaints = Complaints(loop)
         self.connections: set[Connection] = set()
         self._frame_limits = FrameLimits(limits.request_bytes_max, limits.small_request_bytes_max)
         self._listeners = listeners

@@ -18,8 +18,8 @@ KNOWN = {
     "a": TopicInfo("a", topic_id=b"a" * 16, partitions=[PartitionInfo(0, 1, 1)]),
     "b": TopicInfo("b", topic_id=b"b" * 16, partitions=[PartitionInfo(0, 1, 1), PartitionInfo(1, 2, 1)]),
 }
-NODES = (0, 1, 2)
 NO_ID = bytes(16)
+NODES = (0, 1, 2)
 INVALID_REQUEST, INVALID_ASSIGNMENT, UNKNOWN_ID = 42, 39, 100
 
 
@@ -49,9 +49,9 @@ def new(name: str, partitions: int = 1, replicas: int = 1, assigned: dict[int, l
         ([new("x", 2, -1, {0: [1], 1: [2]})], [INVALID_REQUEST]),
         ([new("x", -1, 1, {0: [1]})], [INVALID_REQUEST]),
         ([new("x", -1, -1, {0: [1], 2: [2]})], [INVALID_ASSIGNMENT]),
-        ([new("x", -1, -1, {0: [1, 2]})], [INVALID_ASSIGNMENT]),
+        ([new("x", -1, -1, {0: [1, 2]})], [NewTopic("x", 1, 2, {})]),  # refused for its 2 replicas
+        ([new("x", -1, -1, {0: [7]})], [INVALID_ASSIGNMENT]),
         ([new("x", -1, -1, {0: []})], [INVALID_ASSIGNMENT]),
-        ([new("x", -1, -1, {0: [9]})], [INVALID_ASSIGNMENT]),
         ([], []),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_topic_that_is_named_twice_is_answered_once() -> None:
     request = CREATE.CreateTopicsRequest(topics=[new("x"), new("b"), new("x")])
     results = [Result(INVALID_REQUEST, "twice"), Result(), Result(INVALID_REQUEST, "twice")]
     asked = topics.creations(request, NODES)
-    answer = topics.created(request, asked, results, lambda _topic: Made(b"b" * 16, 2, []))
+    answer = topics.created(request, asked, results, lambda item: Made(bytes(16), len(KNOWN[item.name].partitions), []))
     assert [(item.name, item.error_code, item.num_partitions) for item in answer.topics] == [("x", 42, -1), ("b", 0, 2)]
     grown = GROW.CreatePartitionsRequest(topics=[GROW.CreatePartitionsTopic(name=name, count=9) for name in "xbx"])
     assert [item.name for item in topics.grown(grown, results).results] == ["x", "b"]
@@ -114,7 +114,7 @@ def grown(name: str, count: int, assigned: list[list[int]] | None = None) -> Any
         ([grown("b", 4, [[1], [2]])], [Growth("b", 4)]),
         ([grown("b", 4, [[1]])], [INVALID_ASSIGNMENT]),
         ([grown("b", 3, [[1, 2]])], [INVALID_ASSIGNMENT]),
-        ([grown("b", 3, [[9]])], [INVALID_ASSIGNMENT]),
+        ([grown("b", 3, [[7]])], [INVALID_ASSIGNMENT]),
     ],
 )
 def test_growths(asked: list[Any], expected: list[Any]) -> None:

@@ -234,6 +234,28 @@ def test_the_log_stays_bounded(make: Callable[..., Rig], monkeypatch: pytest.Mon
     assert [again.offset(f"group-{group}") for group in range(100)] == [59] * 100
 
 
+@pytest.mark.parametrize("at", [30, 90], ids=["header", "records"])
+def test_damage_costs_what_is_damaged_and_no_more(
+    make: Callable[..., Rig], tmp_path: Path, caplog: pytest.LogCaptureFixture, at: int
+) -> None:
+    rig = make(offsets_segment_bytes=1 << 16)
+    rig.commit("commit", 1, "damaged")
+    rig.take()
+    for number in range(3):
+        for group in range(400):
+            rig.commit("commit", number, f"group-{group}")
+        rig.take(400)
+    rig.groups.close()
+    segment = min((tmp_path / "__consumer_offsets-0").glob("*.log"))
+    with segment.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff\xff")
+    again = make()
+    assert [again.offset(f"group-{group}") for group in range(400)] == [2] * 400
+    assert again.offset("damaged") == -1
+    assert "passed over" in caplog.text
+
+
 def test_topics_are_followed(make: Callable[..., Rig]) -> None:
     rig = make()
     rig.commit("commit", 1)
