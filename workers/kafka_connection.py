@@ -19,7 +19,10 @@ from kbroker.workers.loop import HANGUP, READ, WRITE
 if TYPE_CHECKING:
     from kbroker.workers.kafka_door import KafkaDoor
 
-_PARTS_MAX: Final = 256  # of one sendmsg; the kernel takes 1024
+_PARTS_MAX: Final = 256
+"""Parts of answers that wait to be sent; with more the connection's next requests wait too."""
+_JOINED_BYTES_MAX: Final = 16 << 10
+"""Parts of answers up to this size are copied together, so that one call sends them."""
 _NOTHING: Final = memoryview(b"")
 _BYTES_PER_MS_MIN: Final = 16
 """A request that comes in more slowly than this, past the time that a stall may take, is given up."""
@@ -51,33 +54,44 @@ class Asked:
         self.parts: Sequence[Part] | None = None
 
     def answer(self, parts: Sequence[Part]) -> None:
-        """Send the answer, size and header included, when those before it were sent. Empty: there is none."""
+        """Send the answer, size and header included, at the end of the loop's turn in which those before it were given
+        too. Empty: there is none."""
         if self.parts is None:
             self.parts = parts
-            self.connection.flush()
+            if not self.connection.is_ready:
+                self.connection.get_ready()
+
+
+def _complaint(request: Request, error: Exception) -> str:
+    begin = bytes(request.body[:48]).hex()
+    return (
+        f"request of API {request.api_key} version {request.version}, {request.size_bytes} bytes, body {begin}…: "
+        f"{error!r:.300}"
+    )
 
 
 class Connection:
     """Receives into the door's buffer, serves whole requests, writes what is ready; never blocks."""
 
     __slots__ = (
-        "_buffered", "_door", "_framer", "_is_corked", "_is_paused", "_out", "_pending", "_socket",
-        "active_ms", "address", "blocked_ms", "client_id", "host", "is_closed", "partial_ms",
+        "_buffered", "_door", "_framer", "_is_paused", "_out", "_pending", "_socket",
+        "active_ms", "address", "blocked_ms", "client_host", "client_id", "host", "is_closed", "is_ready", "partial_ms",
     )  # fmt: skip
 
     def __init__(self, door: KafkaDoor, sock: socket.socket, address: str, frame_limits: FrameLimits) -> None:
         self._door = door
         self._socket = sock
-        self._framer = RequestFramer(frame_limits)
+        self._framer = RequestFramer(frame_limits, allocate=door.frame_buffer)
         self._buffered = 0
         self._pending: deque[Asked] = deque()
-        self._out: deque[memoryview | FilePart] = deque()
-        self._is_corked = False
+        self._out: deque[Part] = deque()
         self._is_paused = False
         self.address = address
+        self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
         self.client_id = ""
         self.is_closed = False
+        self.is_ready = False  # an answer was given in this turn of the loop
         self.active_ms = door.loop.now_ms()
         self.partial_ms = 0  # since when half a request is here
         self.blocked_ms = 0  # since when nothing of an answer was taken
@@ -117,10 +131,11 @@ class Connection:
     # --- in ---
 
     def _receive(self) -> None:
-        framer = self._framer
+        framer, buffer = self._framer, self._door.buffer
         room = framer.room()
         try:
-            count = self._socket.recv_into(self._door.buffer if room is None else room)
+            # What follows the unfinished frame comes with its end.
+            count = self._socket.recv_into(buffer) if room is None else self._socket.recvmsg_into((room, buffer))[0]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -130,50 +145,43 @@ class Connection:
             self.close()
             return
         if room is None:
-            framer.receive(self._door.buffer[:count])
+            framer.receive(buffer[:count])
         else:
-            framer.filled(count)
+            of_frame = min(count, len(room))
+            framer.filled(of_frame)
+            framer.receive(buffer[: count - of_frame])
         self._serve_all()
 
     def _serve_all(self) -> None:
         """Serve the whole requests that are here."""
-        framer, pending = self._framer, self._pending
-        in_flight_max = self._door.limits.requests_in_flight_max
-        self._is_corked = True
+        framer, pending, door = self._framer, self._pending, self._door
+        in_flight_max = door.limits.requests_in_flight_max
         try:
             while not self.is_closed:
                 if len(pending) >= in_flight_max:
-                    framer.hold()
-                    self._is_paused = True
-                    self._poll_for()
-                    break
+                    self._collect()
+                    if not self._has_room():
+                        framer.hold()
+                        self._is_paused = True
+                        self._poll_for()
+                        break
                 request = framer.next_request()
                 if request is None:
                     break
-                self._serve(request)
+                asked = Asked(self, request)
+                pending.append(asked)
+                try:
+                    door.serve(asked)
+                except Exception as error:
+                    self.close(_complaint(request, error))
+                # What waits for its answer keeps no frame: its buffer is used again, or large.
+                request.body = _NOTHING
+                framer.trusted = True
         except RequestError as error:
             self.close(str(error))
-        if self.is_closed:
-            return
-        self._note_partial()
-        self._is_corked = False
-        self.active_ms = self._door.loop.now_ms()
-        self.flush()
-
-    def _serve(self, request: Request) -> None:
-        asked = Asked(self, request)
-        self._pending.append(asked)
-        size, begin = request.size_bytes, request.body[:48]
-        try:
-            self._door.serve(asked)
-            self._framer.trusted = True
-        except Exception as error:
-            self.close(
-                f"request of API {request.api_key} version {request.version}, {size} bytes, body "
-                f"{bytes(begin).hex()}…: {error!r:.300}"
-            )
-        # What waits for its answer keeps no frame: its buffer is used again, or large.
-        request.body = _NOTHING
+        if not self.is_closed:
+            self._note_partial()
+            self.active_ms = door.loop.now_ms()
 
     def _note_partial(self) -> None:
         """Count what an unfinished request holds in memory, and since when it is here."""
@@ -189,26 +197,45 @@ class Connection:
             if self._door.buffered_bytes > self._door.limits.buffered_bytes_max:
                 self.close("queued.max.request.bytes of requests that are not yet served are here already")
 
+    # --- out ---
+
+    def get_ready(self) -> None:
+        """Have what was answered sent at the end of this turn of the loop."""
+        self.is_ready = True
+        self._door.ready.append(self)
+
+    def flush(self) -> None:
+        """Send the answers whose turn it is."""
+        self.is_ready = False
+        if self.is_closed:
+            return
+        self._collect()
+        if self._out and not self.blocked_ms:
+            self._write()
+        self._resume()
+
+    def _collect(self) -> None:
+        pending, out = self._pending, self._out
+        while pending and (parts := pending[0].parts) is not None:
+            out.extend(parts)
+            pending.popleft()
+
     def _resume(self) -> None:
-        if not self.is_closed and self._is_paused:
+        """Serve on soon when there is room for answers again."""
+        if self._can_resume():
+            self._door.loop.call_soon(self._serve_on)
+
+    def _can_resume(self) -> bool:
+        return self._is_paused and not self.is_closed and not self.blocked_ms and self._has_room()
+
+    def _serve_on(self) -> None:
+        if self._can_resume():
             self._is_paused = False
             self._poll_for()
             self._serve_all()
 
-    # --- out ---
-
-    def flush(self) -> None:
-        """Send the answers whose turn it is."""
-        if self.is_closed or self._is_corked:
-            return
-        pending, out = self._pending, self._out
-        while pending and pending[0].parts is not None:
-            for part in pending.popleft().parts or ():
-                out.append(part if isinstance(part, FilePart) else memoryview(part))
-        if self._is_paused and len(pending) < self._door.limits.requests_in_flight_max:
-            self._door.loop.call_soon(self._resume)
-        if out and not self.blocked_ms:
-            self._write()
+    def _has_room(self) -> bool:
+        return len(self._pending) < self._door.limits.requests_in_flight_max and len(self._out) < _PARTS_MAX
 
     def _write(self) -> None:
         was_blocked = self.blocked_ms
@@ -229,6 +256,7 @@ class Connection:
         self.blocked_ms = 0
         if was_blocked:
             self._poll_for()
+            self._resume()
 
     def _write_all(self) -> None:
         out = self._out
@@ -239,19 +267,24 @@ class Connection:
                 if not first.left:
                     out.popleft()
                 continue
-            buffers: list[memoryview] = []
-            flags = 0
-            for part in out:
-                if isinstance(part, FilePart):
-                    flags = socket.MSG_MORE
-                    break
-                if len(buffers) == _PARTS_MAX:
-                    break
-                buffers.append(part)
-            if len(buffers) > 1:
-                self._took(self._socket.sendmsg(buffers, (), flags))
+            if len(out) > 1:
+                first = self._join()
+            sent = self._socket.send(first, socket.MSG_MORE if len(out) > 1 else 0)
+            if sent < len(first):
+                out[0] = memoryview(first)[sent:]
             else:
-                self._took(self._socket.send(first, flags))
+                out.popleft()
+
+    def _join(self) -> bytes | bytearray | memoryview:
+        """Makes one of the parts that come first, as far as they are small."""
+        out = self._out
+        parts: list[bytes | bytearray | memoryview] = []
+        while out and not isinstance(part := out[0], FilePart) and (not parts or len(part) <= _JOINED_BYTES_MAX):
+            parts.append(part)
+            out.popleft()
+        joined = b"".join(parts) if len(parts) > 1 else parts[0]
+        out.appendleft(joined)
+        return joined
 
     def _send_file(self, part: FilePart) -> None:
         sent = os.sendfile(self._socket.fileno(), part.fd, part.position, part.left)
@@ -259,18 +292,6 @@ class Connection:
             raise StorageError(f"a segment ends at {part.position}, {part.left} bytes too early")
         part.position += sent
         part.left -= sent
-
-    def _took(self, count: int) -> None:
-        """The kernel has taken so many bytes from the beginning of what is to be sent."""
-        out = self._out
-        while count:
-            first = out[0]
-            assert isinstance(first, memoryview)
-            if count < len(first):
-                out[0] = first[count:]
-                return
-            count -= len(first)
-            out.popleft()
 
     def _poll_for(self) -> None:
         # Who takes no answers asks nothing new.

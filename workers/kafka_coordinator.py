@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.kafka import (
+    codec,
     configs,
     coordination,
     delete_records,
@@ -29,7 +30,7 @@ from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
-from kbroker.workers.kafka_connection import Part
+from kbroker.workers.kafka_connection import Asked, Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_groups import KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
@@ -87,7 +88,6 @@ class KafkaCoordinator:
         records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
         self._service = KafkaService(
             {
-                ApiKey.PRODUCE: self._produce,
                 **records.serves,
                 **KafkaCluster(self._cluster).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
@@ -102,7 +102,8 @@ class KafkaCoordinator:
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
                 **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
-            }
+            },
+            by_hand={ApiKey.PRODUCE: self._produce},
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
@@ -311,16 +312,17 @@ class KafkaCoordinator:
 
     # --- records: of the internal topics alone ---
 
-    def _produce(self, call: Call) -> None:
-        request = call.request
+    def _produce(self, asked: Asked) -> None:
+        head = asked.request
+        request = produce.read(head.version, head.body)
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [
-            produce.failed(*self._refusal(topic.name or self._internal.name_of(topic.topic_id), partition.index))
-            for topic in request.topic_data
-            for partition in topic.partition_data
+            produce.failed(*self._refusal(item.topic or self._internal.name_of(item.topic_id), item.partition))
+            for item in request.wanted
         ]
-        call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
+        message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+        asked.answer(codec.write_response(ApiKey.PRODUCE, head.version, head.correlation_id, message))
 
     def _delete_records(self, call: Call) -> None:
         refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]

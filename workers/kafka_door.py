@@ -17,6 +17,7 @@ from functools import partial
 
 from kbroker.config import KafkaConfig
 from kbroker.kafka.framing import FrameLimits
+from kbroker.shm.buffers import Buffers
 from kbroker.workers.complaints import Complaints
 from kbroker.workers.kafka_connection import Asked, Connection
 from kbroker.workers.listeners import host_port
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 256 << 10
 """One for all connections: whole requests are served straight out of it."""
+KEPT_FRAME_BYTES_MAX = 2 << 20
+"""Frames up to this size get memory that was used before: new memory has to be zeroed, and mapped."""
 TURN_ACCEPTS = 64
 STALL_CHECK_MS = 1_000
 FULL_TABLE_PAUSE_MS = 500
@@ -53,6 +56,9 @@ class KafkaDoor:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.buffered_bytes = 0
         self.complaints = Complaints(loop)
+        self.ready: list[Connection] = []
+        """Who was given an answer in this turn of the loop, in that order."""
+        self._frame_buffers = Buffers()
         self.connections: set[Connection] = set()
         self._frame_limits = FrameLimits(limits.request_bytes_max, limits.small_request_bytes_max)
         self._listeners = listeners
@@ -62,6 +68,7 @@ class KafkaDoor:
         self._connections_max = min(limits.connections_max, descriptors_for_clients())
         self._is_listening = False
         self._is_checking = False
+        loop.at_turn_end(self._flush)
         loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
 
     def listen(self) -> None:
@@ -83,6 +90,16 @@ class KafkaDoor:
         self.stop_listening()
         for connection in list(self.connections):
             connection.close()
+
+    def frame_buffer(self, size_bytes: int) -> bytearray:
+        """Memory for a frame that comes in pieces."""
+        return self._frame_buffers.take(size_bytes) if size_bytes <= KEPT_FRAME_BYTES_MAX else bytearray(size_bytes)
+
+    def _flush(self) -> None:
+        """Send what was answered in this turn. Last answered first: readers who waited for what was written in this
+        turn got their answer after its writers, and wait longer."""
+        while self.ready:
+            self.ready.pop().flush()
 
     @property
     def is_answering(self) -> bool:
@@ -130,7 +147,7 @@ class KafkaDoor:
         self.connections.discard(connection)
         self._stalled.discard(connection)
         self._told_full = False
-        host = connection.address.rpartition(":")[0].strip("[]")
+        host = connection.client_host
         self._by_address[host] -= 1
         if self._by_address[host] <= 0:
             del self._by_address[host]

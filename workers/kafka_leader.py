@@ -15,6 +15,7 @@ from kbroker.errors import (
     UnknownTopicId,
 )
 from kbroker.kafka import (
+    codec,
     log_dirs,
     metadata,
     produce,
@@ -26,6 +27,7 @@ from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
+from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
@@ -39,8 +41,8 @@ from kbroker.workers.partition import AckWaiter, Partition
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
 
-_NOTHING = memoryview(b"")
 AckDone = Callable[[KbrokerError | None], None]
+_UNKNOWN = produce.failed(-1, "")
 
 
 class KafkaLeader:
@@ -55,7 +57,6 @@ class KafkaLeader:
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
-                ApiKey.PRODUCE: self._produce,
                 **records.serves,
                 **KafkaCluster(self._cluster).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
@@ -64,6 +65,7 @@ class KafkaLeader:
                 **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
+            by_hand={ApiKey.PRODUCE: self._produce},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)
@@ -101,54 +103,44 @@ class KafkaLeader:
 
     # --- produce ---
 
-    def _produce(self, call: Call) -> None:
-        request = call.request
-        acks = request.acks
-        cluster = partial(self._cluster, call.host)
+    def _produce(self, asked: Asked) -> None:
+        head = asked.request
+        request = produce.read(head.version, head.body)
+        progress = _ProduceInProgress(asked, request, self._cluster)
         try:
-            items = produce.wanted(request)
+            request.check()
         except InvalidRequest as error:
-            if acks == 0:
+            if request.acks == 0:
                 raise
-            failed = produce.failed(error.code, str(error))
-            count = sum(len(topic.partition_data) for topic in request.topic_data)
-            call.answer(produce.answer(request, [failed] * count, cluster))
+            progress.refuse_all(error)
             return
-        progress = _ProduceInProgress(call, len(items), cluster)
-        for number, item in enumerate(items):
+        for number, item in enumerate(request.wanted):
             try:
                 partition = self._find(item)
-                produce.check_payload(item.batches, call.version)
+                produce.check_payload(item.batches, head.version)
                 if partition.is_rewritten:
-                    then = partial(self._rewritten, partition, request.timeout_ms, acks, progress, number)
+                    then = partial(self._rewritten, partition, progress, number)
                     self._worker.rewriting.rewrite(partition, item.batches, then)
                     continue
-                self._append(partition, item.batches, request.timeout_ms, acks, progress, number)
+                self._append(partition, item.batches, progress, number)
             except (RequestError, StorageError) as error:
                 progress.settle(number, produce.refused(error))
-        progress.strip(items)
+        progress.strip()
 
     def _append(
-        self,
-        partition: Partition,
-        batches: bytes | bytearray | memoryview,
-        timeout_ms: int,
-        acks: int,
-        progress: _ProduceInProgress,
-        number: int,
+        self, partition: Partition, batches: bytes | bytearray | memoryview, progress: _ProduceInProgress, number: int
     ) -> None:
-        result = self._worker.append(partition, batches, acks)
-        outcome = _appended(result)
+        request = progress.request
+        result = self._worker.append(partition, batches, request.acks)
+        outcome = produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
         if result.sync_needed:
-            self._when_synced(partition, result, timeout_ms, partial(progress.synced, number, outcome))
+            self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
         else:
             progress.settle(number, outcome)
 
     def _rewritten(
         self,
         partition: Partition,
-        timeout_ms: int,
-        acks: int,
         progress: _ProduceInProgress,
         number: int,
         batches: bytes | bytearray | memoryview,
@@ -158,7 +150,7 @@ class KafkaLeader:
         try:
             if error is not None:
                 raise error
-            self._append(partition, batches, timeout_ms, acks, progress, number)
+            self._append(partition, batches, progress, number)
         except (RequestError, StorageError) as refusal:
             progress.settle(number, produce.refused(refusal))
 
@@ -184,55 +176,53 @@ class KafkaLeader:
 class _ProduceInProgress:
     """A Produce request whose partitions are settled one by one; answered after the last."""
 
-    __slots__ = ("_call", "_cluster", "_left", "_outcomes")
+    __slots__ = ("_asked", "_cluster", "_has_failed", "_left", "_outcomes", "request")
 
-    def __init__(self, call: Call, count: int, cluster: Callable[[], Cluster]) -> None:
-        self._call = call
+    def __init__(self, asked: Asked, request: produce.ProduceRequest, cluster: Callable[[str], Cluster]) -> None:
+        self._asked = asked
         self._cluster = cluster
-        self._left = count
-        self._outcomes = [produce.failed(-1, "")] * count
+        self._has_failed = False
+        self.request = request
+        self._left = count = len(request.wanted)
+        self._outcomes: list[produce.Outcome] = [_UNKNOWN] * count
         if not count:
             self._finish()
 
     def settle(self, number: int, outcome: produce.Outcome) -> None:
         """That is what became of one partition's batches."""
         self._outcomes[number] = outcome
+        if outcome.error_code:
+            self._has_failed = True
         self._left -= 1
         if not self._left:
             self._finish()
 
     def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
         """The disk has them, or does not."""
-        if error is not None:
-            outcome = produce.refused(error)
-        self.settle(number, outcome)
+        self.settle(number, outcome if error is None else produce.refused(error))
 
-    def strip(self, items: list[produce.Wanted]) -> None:
+    def refuse_all(self, error: KbrokerError) -> None:
+        """Nothing of it is done, for one reason."""
+        for number in range(self._left):
+            self.settle(number, produce.refused(error))
+
+    def strip(self) -> None:
         """What waits keeps no record: they lie in a frame that is used again."""
-        if not self._left:
-            return
-        items[:] = [item._replace(batches=_NOTHING) for item in items]
-        for topic in self._call.request.topic_data:
-            for partition in topic.partition_data:
-                partition.records = None
+        if self._left:
+            self.request.strip()
 
     def _finish(self) -> None:
-        call, request = self._call, self._call.request
-        if request.acks != 0:
-            if any(outcome.error_code for outcome in self._outcomes):
-                call.answer(produce.answer(request, self._outcomes, self._cluster))
+        asked, request, outcomes = self._asked, self.request, self._outcomes
+        version, correlation_id = asked.request.version, asked.request.correlation_id
+        if request.acks == 0:
+            if self._has_failed:
+                # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
+                failed = next(outcome for outcome in outcomes if outcome.error_code)
+                asked.connection.close(f"acks=0 and error {failed.error_code}: {failed.message}")
             else:
-                call.answer_pieces(
-                    (produce.encode_success(call.version, call.correlation_id, request, self._outcomes),)
-                )
-            return
-        failed = next((outcome for outcome in self._outcomes if outcome.error_code), None)
-        if failed is not None:
-            # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-            call.give_up(f"acks=0 and error {failed.error_code}: {failed.message}")
-            return
-        call.answer_pieces(())
-
-
-def _appended(result: AppendResult) -> produce.Outcome:
-    return produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
+                asked.answer(())
+        elif self._has_failed:
+            message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
+            asked.answer(codec.write_response(ApiKey.PRODUCE, version, correlation_id, message))
+        else:
+            asked.answer((produce.encode_success(version, correlation_id, request, outcomes),))

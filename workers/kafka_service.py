@@ -98,19 +98,30 @@ Serve = Callable[[Call], None]
 
 
 class KafkaService:
-    """Which API is answered by what. `otherwise` gets the requests of all other APIs, not decoded."""
+    """Which API is answered by what. `by_hand` gets requests as they came, body not decoded; `otherwise` the requests
+    of all APIs that are in neither."""
 
-    def __init__(self, serves: Mapping[int, Serve], otherwise: Serve | None = None) -> None:
+    def __init__(
+        self,
+        serves: Mapping[int, Serve],
+        otherwise: Serve | None = None,
+        *,
+        by_hand: Mapping[int, Callable[[Asked], None]],
+    ) -> None:
         self._serves = {**_EVERYWHERE, **serves}
         self._otherwise = otherwise
+        self._by_hand = dict(by_hand)
 
     def serve(self, asked: Asked) -> None:
         """Serve a connection's request. Raises RequestError when its bytes are at fault."""
-        connection = asked.connection
-        if asked.request.client_id:
-            connection.client_id = asked.request.client_id
-        client_host = connection.address.rpartition(":")[0].strip("[]")
-        self.serve_call(Call(asked.request, connection.host, asked.answer, connection.close, client_host))
+        request, connection = asked.request, asked.connection
+        if request.client_id:
+            connection.client_id = request.client_id
+        by_hand = self._by_hand.get(request.api_key)
+        if by_hand is not None:
+            by_hand(asked)
+            return
+        self.serve_call(Call(request, connection.host, asked.answer, connection.close, connection.client_host))
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""

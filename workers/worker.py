@@ -64,13 +64,15 @@ class Worker:
         self._altered: dict[str, str] = {}
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
+        # Before the doors' own: who waits for what a turn publishes is answered in that turn.
+        self.loop.at_turn_end(self._end_turn)
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
         self.table = PartitionTable(self)
-        self._dirty: dict[TopicPartition, Partition] = {}
-        self._unflushed: dict[int, dict[TopicPartition, Partition]] = {}
+        self._dirty: set[Partition] = set()
+        self._unflushed: dict[int, set[Partition]] = {}
         """Partitions that were appended to, by the time (ms) within which they are to be on the disk."""
         self._answers: list[tuple[Asked, bytes]] = []
         self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
@@ -120,7 +122,6 @@ class Worker:
         self.child.on_drain = self._drain
         self.child.on_reload = self._reload
         self.door.listen()
-        self.loop.at_turn_end(self._end_turn)
         self.loop.at_turn_end(self.streams.flush)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
         self._follow_peers()
@@ -251,16 +252,15 @@ class Worker:
 
         Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
-        wants_sync = acks == -1 and partition.log.config.flush_acks_all == "fdatasync"
         try:
-            result = partition.append(batches, self.now_ms(), sync=wants_sync)
+            result = partition.append(batches, self.now_ms(), sync=acks == -1)
         except StorageError as error:
             partition.tell_once(str(error))
             if partition.log.failed:
                 self.table.reopen(partition, partition.log.failed)
             raise
         partition.told = ""
-        self._dirty[partition.name] = partition
+        self._dirty.add(partition)
         return result
 
     def delete_records(
@@ -275,7 +275,7 @@ class Worker:
             raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
         wanted = partition.log.high_watermark if before_offset == -1 else before_offset
         start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
-        self._dirty[partition.name] = partition  # the end of this turn flushes it
+        self._dirty.add(partition)  # the end of this turn flushes it
         self._retain(partition)
         return start
 
@@ -311,8 +311,8 @@ class Worker:
     def _end_turn(self) -> None:
         if not self._dirty:
             return
-        dirty, self._dirty = self._dirty, {}
-        for partition in dirty.values():
+        dirty, self._dirty = self._dirty, set()
+        for partition in dirty:
             self._publish(partition)
             if partition.has_waiters or partition.log.flush_due:
                 partition.flush(self.io, self.now_ms, self._flushed)
@@ -343,12 +343,12 @@ class Worker:
         interval_ms = partition.log.config.flush_interval_ms
         unflushed = self._unflushed.get(interval_ms)
         if unflushed is None:
-            unflushed = self._unflushed[interval_ms] = {}
+            unflushed = self._unflushed[interval_ms] = set()
             self.loop.call_later(interval_ms, partial(self._flush_all, interval_ms))
-        unflushed[partition.name] = partition
+        unflushed.add(partition)
 
     def _flush_all(self, interval_ms: int) -> None:
-        for partition in self._unflushed.pop(interval_ms).values():
+        for partition in self._unflushed.pop(interval_ms):
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)

@@ -15,9 +15,10 @@ buffer of a frame that comes in pieces grows with what has come, not with what w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from kbroker.errors import MalformedRequest, UnsupportedVersion
 from kbroker.kafka.apis import APIS, BY_KEY, Api, ApiKey
@@ -25,6 +26,7 @@ from kbroker.kafka.reader import Refused, read_varint, skip_tags
 
 _SIZE_BYTES: Final = 4
 _HEAD: Final = Struct(">hhih")  # api_key, version, correlation_id, length of client_id (-1: null)
+_WHOLE_HEAD: Final = Struct(">ihhih")  # the same with the size before it
 _PEEK: Final = Struct(">ih")  # size, api_key: enough to know the frame's limit
 _SIZE: Final = Struct(">i")
 _FRAME_BYTES_MIN: Final = _HEAD.size
@@ -85,17 +87,34 @@ class Request:
     supported: bool = True
 
 
+class _Header(NamedTuple):
+    """A request's header; `rest` is what follows the length of the client id: the id itself and tagged fields."""
+
+    api_key: int
+    version: int
+    client_bytes: int
+    rest: bytes
+    client_id: str | None
+
+
+_NO_HEADER: Final = _Header(-1, -1, -1, b"", None)
+
+
 class RequestFramer:
     """One connection's incoming bytes. Pure: it is given bytes and asked for requests.
 
     Set `trusted` when the peer has authenticated, or where that is not asked for, when its ApiVersions was answered
     or its first request accepted (False keeps every frame within `limits.stranger_bytes`).
 
+    `allocate` makes the buffer of a frame that comes in pieces: at least so many bytes, of any content.
     After an error the stream cannot be read on: each further call raises it again, and the connection is to be closed.
     """
 
-    def __init__(self, limits: FrameLimits, *, trusted: bool = False) -> None:
+    def __init__(
+        self, limits: FrameLimits, *, trusted: bool = False, allocate: Callable[[int], bytearray] = bytearray
+    ) -> None:
         self.limits = limits
+        self._allocate = allocate
         self.trusted = trusted
         self._data = _NOTHING
         self._position = 0
@@ -103,6 +122,7 @@ class RequestFramer:
         self._filled = 0
         self._wanted_bytes = 0  # the whole of it, prefix included; 0: not known yet
         self._client: tuple[bytes, str | None] = (b"", "")
+        self._last = _NO_HEADER
         self._error: MalformedRequest | UnsupportedVersion | None = None
         self._has_begun = False
 
@@ -137,6 +157,9 @@ class RequestFramer:
         """
         if self._error is not None:
             raise self._error
+        request = self._like_the_last()
+        if request is not None:
+            return request
         try:
             frame = self._whole_frame() if self._own is None else self._frame_of_pieces()
             if frame is not None:
@@ -151,13 +174,36 @@ class RequestFramer:
             self._position = 0
             raise
 
+    def _like_the_last(self) -> Request | None:
+        """The next request when all of it is there and its header says what the last one's did, as most do."""
+        data, start = self._data, self._position
+        if self._own is not None or len(data) - start < _WHOLE_HEAD.size:
+            return None
+        size, api_key, version, correlation_id, client_bytes = _WHOLE_HEAD.unpack_from(data, start)
+        end = start + _SIZE_BYTES + size
+        last = self._last
+        if (
+            api_key != last.api_key
+            or version != last.version
+            or client_bytes != last.client_bytes
+            or not _FRAME_BYTES_MIN <= size <= self.limits.stranger_bytes
+            or end > len(data)
+        ):
+            return None
+        start += _WHOLE_HEAD.size
+        begin = start + len(last.rest)
+        if begin > end or data[start:begin] != last.rest:
+            return None
+        self._position = end
+        return Request(api_key, version, correlation_id, last.client_id, data[begin:end], size)
+
     def room(self) -> memoryview | None:
         """Where the next bytes of an unfinished frame belong, so that a recv_into() saves a copy: say how many came
         with `filled`. None: nothing is unfinished, or its size is not known yet; use `receive`."""
         if self._own is None or not self._wanted_bytes:
             return None
         self._reserve(self._filled + 1)
-        return memoryview(self._own)[self._filled :]
+        return memoryview(self._own)[self._filled : self._wanted_bytes]
 
     def filled(self, received_bytes: int) -> None:
         """So many bytes were put at the beginning of `room()`."""
@@ -175,7 +221,7 @@ class RequestFramer:
             self._has_begun = True
             self._wanted_bytes = 0 if size is None else _SIZE_BYTES + size
             least = max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)
-            self._own = bytearray(min(self._wanted_bytes, least) if size is not None else _PEEK.size)
+            self._own = self._allocate(min(self._wanted_bytes, least) if size is not None else _PEEK.size)
             self._own[: len(rest)] = rest
             self._filled = len(rest)
         return None
@@ -212,7 +258,7 @@ class RequestFramer:
         assert self._own is not None
         if used <= len(self._own):
             return
-        grown = bytearray(min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
+        grown = self._allocate(min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
         grown[: self._filled] = memoryview(self._own)[: self._filled]
         self._own = grown
 
@@ -272,6 +318,8 @@ class RequestFramer:
             )
         if supported and version >= api.flexible_version:
             position = _after_tags(frame, position, api, version)
+        if supported:
+            self._last = _Header(api_key, version, client_bytes, bytes(frame[_HEAD.size : position]), client_id)
         return Request(api_key, version, correlation_id, client_id, frame[position:], len(frame), supported)
 
     def _client_id(self, text: bytes, api: Api, version: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Final, NamedTuple
 
 from kbroker.errors import (
@@ -19,6 +20,8 @@ from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster, Leader
 from kbroker.kafka.fetch import unsigned_varint
+from kbroker.kafka.reader import Refused, read_varint
+from kbroker.kafka.schema import NO_UUID
 from kbroker.records.batch import HEADER_BYTES, read_header
 from kbroker.records.compression import ZSTD
 
@@ -32,6 +35,26 @@ _ZSTD: Final = 7
 
 _NO_RECORDS: Final[Mapping[int, str]] = {}
 
+_SHORT_VARINT: Final = 127
+"""A compact length of one byte is at most this."""
+_COUNT_MAX: Final = 1000
+_NOTHING: Final = memoryview(b"")
+
+_new = tuple.__new__  # makes a NamedTuple in half the time
+
+_FLEXIBLE_HEAD = Struct(">BhiB").unpack_from  # length of the transactional id, acks, timeout, number of topics
+_FLEXIBLE_HEAD_BYTES: Final = 8
+_FLEXIBLE_PARTITION = Struct(">iB").unpack_from  # index, first byte of the records' size
+_INDEX = Struct(">i").unpack_from
+_OLD_HEAD = Struct(">hhii").unpack_from  # length of the transactional id, acks, timeout, number of topics
+_OLD_HEAD_BYTES: Final = 12
+_NAME_BYTES = Struct(">h").unpack_from
+_OLD_PARTITION = Struct(">ii").unpack_from  # index, size of the records
+
+_ONE_BEGINS = Struct(">iiBB").pack  # size, correlation id, no tags, one topic
+_ONE_ENDS = Struct(">Bihqqq9s").pack  # one partition: index, error, base offset, append time, log start, the rest
+_NO_MORE: Final = b"\1\0\0" + b"\0" + b"\0\0\0\0\0"  # record errors, message, tags; tags; throttle time, tags
+_ONE_BYTES: Final = 6 + Struct(">Bihqqq9s").size
 _HEAD = Struct(">ii").pack  # size, correlation id
 _INT = Struct(">i").pack
 _SHORT = Struct(">h").pack
@@ -48,6 +71,36 @@ class Wanted(NamedTuple):
     batches: memoryview
 
 
+class WantedTopic(NamedTuple):
+    """A topic of the request and how many partitions it has there. Its answer repeats `wire_name`, name or id."""
+
+    wire_name: bytes
+    name: str
+    topic_id: bytes
+    partition_count: int
+
+
+class ProduceRequest(NamedTuple):
+    """What a request asks: `wanted` has every partition in its order, `topics` how they are grouped."""
+
+    transactional_id: str | None
+    acks: int
+    timeout_ms: int
+    topics: list[WantedTopic]
+    wanted: list[Wanted]
+
+    def check(self) -> None:
+        """Raises InvalidRequest (acks, a transaction)."""
+        if self.acks not in REQUIRED_ACKS:
+            raise InvalidRequest(f"acks={self.acks}: -1 (all), 0 or 1 are possible")
+        if self.transactional_id is not None:
+            raise InvalidRequest("transactions are not supported yet")
+
+    def strip(self) -> None:
+        """Keep no record: they lie in a frame that is used again."""
+        self.wanted[:] = [item._replace(batches=_NOTHING) for item in self.wanted]
+
+
 class Outcome(NamedTuple):
     """What became of one partition's batches."""
 
@@ -60,17 +113,117 @@ class Outcome(NamedTuple):
     """The records at fault by their number in the batch, with what is wrong."""
 
 
-def wanted(request: Any) -> list[Wanted]:
-    """Every partition of the request, in its order. Raises InvalidRequest (acks, a transaction)."""
-    if request.acks not in REQUIRED_ACKS:
-        raise InvalidRequest(f"acks={request.acks}: -1 (all), 0 or 1 are possible")
-    if request.transactional_id is not None:
-        raise InvalidRequest("transactions are not supported yet")
-    return [
-        Wanted(topic.name, topic.topic_id, partition.index, partition.records or memoryview(b""))
-        for topic in request.topic_data
-        for partition in topic.partition_data
-    ]
+def read(version: int, body: memoryview) -> ProduceRequest:
+    """The request in a frame's body, read by hand. Raises MalformedRequest.
+
+    Whatever is not as clients usually send it goes to the compiled reader, which knows all and says what is wrong.
+    """
+    try:
+        return _read_flexible(version, body) if version >= _FLEXIBLE else _read_old(body)
+    except (IndexError, StructError, UnicodeDecodeError, Refused, _Unusual):
+        return read_plainly(version, body)
+
+
+def read_plainly(version: int, body: memoryview) -> ProduceRequest:
+    """As `read`, by the compiled reader."""
+    request = codec.read_request(ApiKey.PRODUCE, version, body)
+    return ProduceRequest(
+        request.transactional_id,
+        request.acks,
+        request.timeout_ms,
+        [
+            WantedTopic(_wire_name(version, topic), topic.name, topic.topic_id, len(topic.partition_data))
+            for topic in request.topic_data
+        ],
+        [
+            Wanted(topic.name, topic.topic_id, partition.index, partition.records or _NOTHING)
+            for topic in request.topic_data
+            for partition in topic.partition_data
+        ],
+    )
+
+
+def _wire_name(version: int, topic: Any) -> bytes:
+    if version >= TOPIC_IDS:
+        return bytes(topic.topic_id)
+    name: bytes = topic.name.encode()
+    return (unsigned_varint(len(name) + 1) if version >= _FLEXIBLE else _SHORT(len(name))) + name
+
+
+class _Unusual(Exception):
+    """Something that `read` leaves to the compiled reader."""
+
+
+def _read_flexible(version: int, body: memoryview) -> ProduceRequest:
+    """Every position is reached by steps forward, and the last one is looked at: so none lay past the end."""
+    end = len(body)
+    transactional_bytes, acks, timeout_ms, topic_count = _FLEXIBLE_HEAD(body, 0)  # lengths and counts are one more
+    if transactional_bytes or not 0 < topic_count <= _SHORT_VARINT:
+        raise _Unusual
+    position = _FLEXIBLE_HEAD_BYTES
+    topics = []
+    wanted = []
+    for _ in range(topic_count - 1):
+        if version >= TOPIC_IDS:
+            size = 16
+            wire_name = topic_id = bytes(body[position : position + size])
+            topic = ""
+        else:
+            size = body[position]  # with this byte
+            if not 0 < size <= _SHORT_VARINT:
+                raise _Unusual
+            wire_name = bytes(body[position : position + size])
+            topic, topic_id = wire_name[1:].decode(), NO_UUID
+        position += size
+        count = body[position]
+        if not 0 < count <= _SHORT_VARINT:
+            raise _Unusual
+        topics.append(_new(WantedTopic, (wire_name, topic, topic_id, count - 1)))
+        position += 1
+        for _ in range(count - 1):
+            index, size = _FLEXIBLE_PARTITION(body, position)
+            start = position + 5
+            if size > _SHORT_VARINT:
+                size, start = read_varint(body, start, size)
+            position = start + size - 1
+            if not start <= position < end or body[position]:  # null, too long, or with tagged fields
+                raise _Unusual
+            wanted.append(_new(Wanted, (topic, topic_id, index, body[start:position])))
+            position += 1
+        if body[position]:
+            raise _Unusual
+        position += 1
+    if body[position]:
+        raise _Unusual
+    return _new(ProduceRequest, (None, acks, timeout_ms, topics, wanted))
+
+
+def _read_old(body: memoryview) -> ProduceRequest:
+    end = len(body)
+    transactional_bytes, acks, timeout_ms, topic_count = _OLD_HEAD(body, 0)
+    if transactional_bytes != -1 or not 0 <= topic_count <= _COUNT_MAX:
+        raise _Unusual
+    position = _OLD_HEAD_BYTES
+    topics = []
+    wanted = []
+    for _ in range(topic_count):
+        size = 2 + _NAME_BYTES(body, position)[0]
+        wire_name = bytes(body[position : position + size])
+        position += size
+        (count,) = _INDEX(body, position)
+        if size < 2 or not 0 <= count <= _COUNT_MAX:
+            raise _Unusual
+        topic = wire_name[2:].decode()
+        topics.append(WantedTopic(wire_name, topic, NO_UUID, count))
+        position += 4
+        for _ in range(count):
+            index, size = _OLD_PARTITION(body, position)
+            start = position + 8
+            position = start + size
+            if not start <= position <= end:
+                raise _Unusual
+            wanted.append(Wanted(topic, NO_UUID, index, body[start:position]))
+    return _new(ProduceRequest, (None, acks, timeout_ms, topics, wanted))
 
 
 def failed(error_code: int, message: str) -> Outcome:
@@ -92,26 +245,29 @@ def check_payload(batches: memoryview, version: int) -> None:
         raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
 
 
-def encode_success(version: int, correlation_id: int, request: Any, outcomes: list[Outcome]) -> bytes:
+def encode_success(version: int, correlation_id: int, request: ProduceRequest, outcomes: list[Outcome]) -> bytes:
     """The whole answer when every partition went well, its size and header first; as `answer`, by hand."""
+    if version >= _FLEXIBLE and len(outcomes) == 1 and len(request.topics) == 1:
+        wire_name = request.topics[0].wire_name
+        _, _, base_offset, append_time_ms, log_start_offset, _ = outcomes[0]
+        return (
+            _ONE_BEGINS(len(wire_name) + _ONE_BYTES, correlation_id, 0, 2)
+            + wire_name
+            + _ONE_ENDS(2, request.wanted[0].partition, 0, base_offset, append_time_ms, log_start_offset, _NO_MORE)
+        )
     flexible = version >= _FLEXIBLE
     out = bytearray(_HEAD(0, correlation_id))
     if flexible:
         out += b"\0"
-    out += unsigned_varint(len(request.topic_data) + 1) if flexible else _INT(len(request.topic_data))
+    out += unsigned_varint(len(request.topics) + 1) if flexible else _INT(len(request.topics))
     number = 0
-    for topic in request.topic_data:
-        if version >= TOPIC_IDS:
-            out += topic.topic_id
-        else:
-            name = topic.name.encode()
-            out += (unsigned_varint(len(name) + 1) if flexible else _SHORT(len(name))) + name
-        count = len(topic.partition_data)
+    for wire_name, _, _, count in request.topics:
+        out += wire_name
         out += unsigned_varint(count + 1) if flexible else _INT(count)
-        for partition in topic.partition_data:
-            outcome = outcomes[number]
+        for outcome in outcomes[number : number + count]:
+            index = request.wanted[number].partition
             number += 1
-            out += _PARTITION(partition.index, 0, outcome.base_offset, outcome.log_append_time_ms)
+            out += _PARTITION(index, 0, outcome.base_offset, outcome.log_append_time_ms)
             if version >= _LOG_START:
                 out += _LONG(outcome.log_start_offset)
             if flexible:
@@ -125,19 +281,20 @@ def encode_success(version: int, correlation_id: int, request: Any, outcomes: li
     return bytes(out)
 
 
-def answer(request: Any, outcomes: list[Outcome], cluster: Callable[[], Cluster]) -> Any:
+def answer(request: ProduceRequest, outcomes: list[Outcome], cluster: Callable[[], Cluster]) -> Any:
     """The answer, `outcomes` in the order of `wanted`. Who came to the wrong node is told who leads (KIP-951)."""
     types = codec.response_types(ApiKey.PRODUCE)
     known: Cluster | None = None
     leaders: list[Leader | None] = []
     topics = []
     number = 0
-    for topic in request.topic_data:
+    for _, name, topic_id, count in request.topics:
         partitions = []
-        for partition in topic.partition_data:
-            outcome = outcomes[number]
+        for item, outcome in zip(
+            request.wanted[number : number + count], outcomes[number : number + count], strict=True
+        ):
             found = types.PartitionProduceResponse(
-                index=partition.index,
+                index=item.partition,
                 error_code=outcome.error_code,
                 base_offset=outcome.base_offset,
                 log_append_time_ms=outcome.log_append_time_ms,
@@ -150,15 +307,13 @@ def answer(request: Any, outcomes: list[Outcome], cluster: Callable[[], Cluster]
             )
             if outcome.error_code == NotLeaderOrFollower.code:
                 known = known or cluster()
-                leader = known.leader_of(topic.name or known.name_of(topic.topic_id) or "", partition.index)
+                leader = known.leader_of(name or known.name_of(topic_id) or "", item.partition)
                 if leader is not None:
                     found.current_leader = types.LeaderIdAndEpoch(leader_id=leader[0], leader_epoch=leader[1])
                     leaders.append(leader)
             partitions.append(found)
-            number += 1
-        topics.append(
-            types.TopicProduceResponse(name=topic.name, topic_id=topic.topic_id, partition_responses=partitions)
-        )
+        number += count
+        topics.append(types.TopicProduceResponse(name=name, topic_id=topic_id, partition_responses=partitions))
     nodes = known.nodes_of(leaders) if known is not None else ()
     return types.ProduceResponse(
         responses=topics,

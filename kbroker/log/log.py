@@ -90,8 +90,6 @@ class PartitionLog:
         self._point_due = False
         listing = self.storage.list(self.folder)
         self._snapshots: list[Path] = [self.folder / name for name in listing if name.endswith(names.SNAPSHOT)]
-        self.high_watermark_position = LogPosition(self.next_offset, self._active.base_offset, self._active.size_bytes)
-        self.high_watermark = self.next_offset
 
     @classmethod
     def open(
@@ -118,6 +116,18 @@ class PartitionLog:
         return cls(folder, partition, topic_id, config, storage, lock, recovered, now_ms)
 
     # Facts
+
+    @property
+    def high_watermark(self) -> int:
+        """End of what is shown: the first acks=all append that is not yet synced, else the log's end."""
+        return self._waiting[0].offset if self._waiting else self.next_offset
+
+    @property
+    def high_watermark_position(self) -> LogPosition:
+        """Where the high watermark lies."""
+        if self._waiting:
+            return self._waiting[0]
+        return LogPosition(self.next_offset, self._active.base_offset, self._active.size_bytes)
 
     @property
     def last_stable_offset(self) -> int:
@@ -172,11 +182,12 @@ class PartitionLog:
         """
         if self.failed is not None:
             raise StorageError(f"{self.partition}: {self.failed}")
+        config = self.config
         view = memoryview(batches)
         if view.readonly:
             view = memoryview(bytearray(view))
-        found = check_batches(view, self.config.message_max_bytes)
-        waits = sync and self.config.flush_acks_all == "fdatasync"
+        found = check_batches(view, config.message_max_bytes)
+        waits = sync and config.flush_acks_all == "fdatasync"
         known: list[int | None] | None = None
         if len(found) > 1 or found[0].producer_id >= 0:
             known = self._check_producers(found)
@@ -190,8 +201,8 @@ class PartitionLog:
                 view = view[start:]
                 found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
         stamp = -1
-        latest = now_ms + self.config.timestamp_after_max_ms
-        if self.config.timestamp_type == "LogAppendTime":
+        latest = now_ms + config.timestamp_after_max_ms
+        if config.timestamp_type == "LogAppendTime":
             stamp = now_ms
             found = [patch_log_append_time(view, facts, now_ms) for facts in found]
         offset = base_offset = self.next_offset
@@ -232,12 +243,6 @@ class PartitionLog:
         if waits:
             self._waiting.append(LogPosition(base_offset, segment.base_offset, position))
             self._wanted_offset = offset
-        if not self._waiting:
-            self.high_watermark = offset
-            self.high_watermark_position = LogPosition(offset, segment.base_offset, segment.size_bytes)
-        elif len(self._waiting) == 1 and waits:
-            self.high_watermark = base_offset
-            self.high_watermark_position = self._waiting[0]
         if known is None or len(known) == 1:
             return AppendResult(base_offset, offset, self.log_start_offset, stamp, False, waits, offset)
         return self._several(known, found, base_offset, stamp, waits)
@@ -304,7 +309,8 @@ class PartitionLog:
         if waited > config.segment_ms:
             return True
         index_max = config.index_size_max_bytes
-        return segment.offset_index.size_bytes >= index_max - 8 or segment.time_index.size_bytes >= index_max - 12
+        offsets, times = segment.offset_index.offsets, segment.time_index.offsets
+        return 8 * len(offsets) >= index_max - 8 or 12 * len(times) >= index_max - 12
 
     # Segments
 
@@ -327,8 +333,6 @@ class PartitionLog:
         self._folder_changed = True
         self._point_due = True
         self.recent[self.next_offset] = (segment, 0)
-        if self.high_watermark == self.next_offset:
-            self.high_watermark_position = LogPosition(self.next_offset, segment.base_offset, 0)
         return segment
 
     def maybe_roll(self, now_ms: int) -> bool:
@@ -455,10 +459,6 @@ class PartitionLog:
         waiting = self._waiting
         while waiting and waiting[0].offset < offset:
             waiting.popleft()
-        active = self._active
-        shown = waiting[0] if waiting else LogPosition(self.next_offset, active.base_offset, active.size_bytes)
-        self.high_watermark = shown.offset
-        self.high_watermark_position = shown
 
     def fail_flush(self, flush: Flush, error: BaseException) -> None:
         """On the loop, after `run` raised: nothing more is acknowledged until the log was opened anew without trusting

@@ -15,7 +15,8 @@ class LogPosition(NamedTuple):
     position: int
 
 
-class AppendResult(NamedTuple):
+@dataclass(slots=True)
+class AppendResult:
     """What an append did.
 
     Records have the offsets base_offset … next_offset - 1. `append_time_ms` is the broker's stamp under

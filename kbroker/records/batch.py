@@ -62,6 +62,7 @@ _CRC: Final = Struct(">I")
 _SHORT: Final = Struct(">h")
 _LONG: Final = Struct(">q")
 _unpack = HEADER.unpack_from
+_new = tuple.__new__
 _INT = Struct(">i").unpack_from
 _PATCH = _PREFIX.pack_into
 
@@ -196,19 +197,23 @@ def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[
             _refuse_fields(position, last_offset_delta, record_count, attributes, producer_id)
             _refuse_producer(position, producer_id, producer_epoch, base_sequence)
         found.append(
-            BatchFacts(
-                position,
-                size_bytes,
-                base_offset,
-                last_offset_delta,
-                record_count,
-                base_timestamp,
-                max_timestamp,
-                producer_id,
-                producer_epoch,
-                base_sequence,
-                attributes,
-                leader_epoch,
+            # As BatchFacts(…), in half the time.
+            _new(
+                BatchFacts,
+                (
+                    position,
+                    size_bytes,
+                    base_offset,
+                    last_offset_delta,
+                    record_count,
+                    base_timestamp,
+                    max_timestamp,
+                    producer_id,
+                    producer_epoch,
+                    base_sequence,
+                    attributes,
+                    leader_epoch,
+                ),
             )
         )
         position += size_bytes

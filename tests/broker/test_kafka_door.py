@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 
@@ -97,6 +98,17 @@ def test_answers_keep_the_order_of_requests(broker: Broker) -> None:
         connection.sendall(sent)
         got = [struct.unpack_from(">i", receive(connection))[0] for _ in range(40)]
     assert got == list(range(40))
+
+
+def test_more_requests_than_may_be_in_flight_and_more_bytes_than_are_received_at_once(broker: Broker) -> None:
+    count = 20_000  # of 17 bytes: some come while others wait; the coordinator answers, so that they do wait
+    with dial(broker) as connection:
+        requests = b"".join(frame(ApiKey.FIND_COORDINATOR, 0, number, b"\0\1g") for number in range(count))
+        sender = threading.Thread(target=connection.sendall, args=(requests,))
+        sender.start()
+        got = [struct.unpack_from(">i", receive(connection))[0] for _ in range(count)]
+        sender.join()
+    assert got == list(range(count))
 
 
 def test_a_request_byte_by_byte(broker: Broker) -> None:
