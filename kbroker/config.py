@@ -90,19 +90,19 @@ class LogConfig:
     )  # fmt: skip
     retention_check_interval_ms: int = setting(
         "log.retention.check.interval.ms", 300_000, "How often retention and rolling by age are looked at.",
-        unit="ms", least=1, most=INT32_MAX, reloadable=True,
+        unit="ms", least=1, most=_INT64_MAX, reloadable=True,
     )  # fmt: skip
     delete_delay_ms: int = setting(
         "log.segment.delete.delay.ms", 60_000, "A file taken out of the log is unlinked after this.",
-        unit="ms", least=0, most=INT32_MAX, topic="file.delete.delay.ms", reloadable=True,
+        unit="ms", least=0, most=_INT64_MAX, topic="file.delete.delay.ms", reloadable=True,
     )  # fmt: skip
     index_interval_bytes: int = setting(
         "log.index.interval.bytes", 4096, "About one index entry for this many bytes of log.",
-        unit="bytes", least=0, most=INT32_MAX, topic="index.interval.bytes",
+        unit="bytes", least=0, most=INT32_MAX, topic="index.interval.bytes", reloadable=True,
     )  # fmt: skip
     index_size_max_bytes: int = setting(
         "log.index.size.max.bytes", 10 << 20, "A segment is rolled when one of its indexes reaches this.",
-        unit="bytes", least=4, most=INT32_MAX, topic="segment.index.bytes",
+        unit="bytes", least=4, most=INT32_MAX, topic="segment.index.bytes", reloadable=True,
     )  # fmt: skip
     message_max_bytes: int = setting(
         "message.max.bytes", 1_048_588, "The largest record batch that is accepted, header included.",
@@ -131,7 +131,7 @@ class LogConfig:
     )  # fmt: skip
     producer_id_expiration_ms: int = setting(
         "producer.id.expiration.ms", 86_400_000, "An idempotent producer that is silent for this long is forgotten.",
-        unit="ms", least=1, most=_INT64_MAX,
+        unit="ms", least=1, most=INT32_MAX,
     )  # fmt: skip
     cleanup_policy: tuple[str, ...] = setting(
         "log.cleanup.policy", ("delete",),

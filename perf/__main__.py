@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from kbroker.testing import Broker
-from perf import calibration, consume, full, host, kafka, latency, produce, report, startup
+from perf import calibration, consume, full, groups, host, kafka, latency, produce, report, startup
 from perf.figure import Figure
 
 TOUCHED_BYTES = 4 << 30
@@ -29,6 +29,13 @@ def with_broker(measure: Callable[[Broker], list[Figure]]) -> Measure:
     return run
 
 
+def with_group_broker() -> list[Figure]:
+    """What members see of groups that begin to balance at once."""
+    settings = {"group.initial.rebalance.delay.ms": 0, "group.consumer.heartbeat.interval.ms": 500}
+    with Broker(settings, workers=1, listeners="PLAINTEXT://127.0.0.1:0") as broker:
+        return groups.groups(broker)
+
+
 GROUPS: dict[str, Measure] = {
     "calibration": calibration.calibrate,
     "produce": with_broker(produce.produce),
@@ -37,6 +44,8 @@ GROUPS: dict[str, Measure] = {
     "kafka": with_broker(kafka.throughput),
     "kafka latency": with_broker(lambda broker: kafka.latency(broker, KAFKA_LATENCY_S)),
     "kafka idle": with_broker(lambda broker: kafka.idle(broker, KAFKA_IDLE_S)),
+    "groups": with_group_broker,
+    "group offsets": groups.replay,
     "worker death": with_broker(startup.worker_death),
     "start": startup.start,
     "idle": lambda: startup.idle(IDLE_S),

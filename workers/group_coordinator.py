@@ -23,6 +23,7 @@ from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
 from kbroker.log.log import PartitionLog
+from kbroker.log.storage import DISK, Storage
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
@@ -120,7 +121,8 @@ class _Wake:
 class GroupCoordinator:
     """All groups of this broker. Everything here runs on the loop's thread; the disk is on I/O threads."""
 
-    def __init__(self, config: Config, catalog: Catalog, loop: Loop) -> None:
+    def __init__(self, config: Config, catalog: Catalog, loop: Loop, storage: Storage = DISK) -> None:
+        self._storage = storage
         self.topics = CatalogTopics(catalog)
         self._config = config
         self._settings = settings_of(config.groups)
@@ -237,7 +239,7 @@ class GroupCoordinator:
     def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Groups]:
         """Open the log and replay it. May block. Raises StorageError, StartError."""
         now_ms = self.now_ms()
-        opened = open_offsets(self._config, now_ms, distrust_cache=distrust_cache)
+        opened = open_offsets(self._config, now_ms, self._storage, distrust_cache=distrust_cache)
         try:
             groups = Groups(self._settings, self.topics)
             for record in stored_records(opened):

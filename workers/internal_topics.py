@@ -25,6 +25,12 @@ class InternalPartition:
         for waiter in list(self.parked):
             waiter.look_again()
 
+    def leave(self) -> None:
+        """Another log takes its place: who waits is answered, and asks that one."""
+        for waiter in list(self.parked):
+            waiter.abandon(NotLeaderOrFollower(f"{self.log.partition} was opened anew"))
+        self.parked.clear()
+
 
 class InternalTopics:
     """What the coordinator leads; `internal` is kept up to date. `topics` are all that it knows of."""
@@ -41,8 +47,9 @@ class InternalTopics:
         self._name_of = name_of
 
     def serve(self, partition_log: PartitionLog) -> InternalPartition:
-        """That log is open now, and may be read."""
+        """That log is open now, or was opened anew, and may be read."""
         name = partition_log.partition
+        before = self.serving.get(name)
         partition = self.serving[name] = InternalPartition(partition_log)
         logs = [self.serving[other].log for other in sorted(self.serving) if other.topic == name.topic]
         config = partition_log.config
@@ -56,6 +63,8 @@ class InternalTopics:
                 "flush.acks.all": config.flush_acks_all,
             },
         )
+        if before is not None:
+            before.leave()
         return partition
 
     def get(self, topic: str, index: int) -> InternalPartition:

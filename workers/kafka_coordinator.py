@@ -15,7 +15,6 @@ from kbroker.kafka import (
     log_dirs,
     metadata,
     produce,
-    topic_partitions,
     topics,
 )
 from kbroker.kafka.apis import ApiKey
@@ -28,6 +27,7 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.internal_topics import InternalTopics
+from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_groups import KafkaGroups
@@ -88,13 +88,11 @@ class KafkaCoordinator:
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                **KafkaCluster(self._cluster).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
-                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.FIND_COORDINATOR: self._find_coordinator,
-                ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.CREATE_TOPICS: self._create_topics,
                 ApiKey.DELETE_TOPICS: self._delete_topics,
                 ApiKey.CREATE_PARTITIONS: self._create_partitions,
@@ -113,7 +111,9 @@ class KafkaCoordinator:
     def _lead(self, offsets: OffsetsLog) -> None:
         """The log of an internal topic is open: clients may see it, on every node."""
         offsets.on_published = self._internal.serve(offsets.log).published
-        self._coordinator.members.announce_internal(offsets.log.partition.topic)
+        topic = offsets.log.partition.topic
+        self.topics_changed((topic,))
+        self._coordinator.members.announce_internal(topic)
 
     def _serve_forwarded(self, name: str, message: KafkaForward) -> None:
         """A request that a worker's client sent; the worker passes the answer on as it is."""
@@ -144,7 +144,7 @@ class KafkaCoordinator:
         coordinator = self._coordinator
         missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            self._answer_metadata(call, {})
+            self._answer_metadata(call, illegal_names(call.request, self._topics))
             return
 
         def created(results: list[m.TopicResult]) -> None:
@@ -160,12 +160,6 @@ class KafkaCoordinator:
     def topics_changed(self, names: Iterable[str]) -> None:
         """Something else is known of these topics now: also leader epochs."""
         self._answers.forget(names)
-
-    def _find_coordinator(self, call: Call) -> None:
-        call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
-
-    def _describe_cluster(self, call: Call) -> None:
-        call.answer(coordination.cluster_described(call.request, self._cluster(call.host)))
 
     def _init_producer_id(self, call: Call) -> None:
         if call.request.transactional_id is not None:
@@ -186,9 +180,6 @@ class KafkaCoordinator:
         coordinator = self._coordinator
         names, nodes = list(self._topics), sorted(coordinator.child.kafka_ports)
         call.answer(listings.config_resources(call.request, call.version, names, nodes))
-
-    def _topic_partitions(self, call: Call) -> None:
-        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._coordinator.config.data_dir
@@ -220,27 +211,35 @@ class KafkaCoordinator:
         return configs.created_topic_configs(self._broker_settings(), own)
 
     def _delete_topics(self, call: Call) -> None:
-        request, catalog = call.request, self._coordinator.catalog
-        names = {topic.topic_id: name for name, topic in catalog.topics.items()}
-        asked = topics.deletions(request, call.version, names)
-        known = list(dict.fromkeys(item.name for item in asked if item.name is not None))
-        decisions: list[Callable[[], list[Change]] | Result] = [partial(catalog.delete, name) for name in known]
+        request = call.request
+        asked = topics.deletions(request, call.version, self._topics.name_of, self._topics)
+        decisions: list[Callable[[], list[Change]] | Result] = [
+            item.fault if item.fault is not None else partial(self._deletion, item.name or "", item.topic_id)
+            for item in asked
+        ]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.deleted(asked, dict(zip(known, results, strict=True))))
+            call.answer(topics.deleted(asked, results))
 
-        self._decide(known, decisions, request.timeout_ms, False, done)
+        self._decide([item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
+
+    def _deletion(self, name: str, topic_id: bytes) -> list[Change]:
+        catalog = self._coordinator.catalog
+        if any(topic_id) and name in catalog.topics and catalog.topic(name).topic_id != topic_id:
+            raise UnknownTopicId(f"topic {name} was deleted and made anew meanwhile; its id is another one now")
+        return catalog.delete(name)
 
     def _create_partitions(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
-        names = [topic.name for topic in request.topics]
         decisions: list[Callable[[], list[Change]] | Result] = [
-            partial(catalog.grow, topic.name, topic.count) for topic in request.topics
+            item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total)
+            for item in topics.growths(request, self._topics)
         ]
 
         def done(results: list[Result]) -> None:
             call.answer(topics.grown(request, results))
 
+        names = [topic.name for topic in request.topics]
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _describe_configs(self, call: Call) -> None:

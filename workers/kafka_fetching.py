@@ -130,6 +130,7 @@ class KafkaFetch(ParkedFetch):
             return
         names = (TopicPartition(item.topic, item.index) for item in self._served)
         self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
+        self._served = []  # looked up anew when there is more: what waits keeps little
 
     # --- what there is ---
 

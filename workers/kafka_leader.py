@@ -15,11 +15,9 @@ from kbroker.errors import (
     UnknownTopicId,
 )
 from kbroker.kafka import (
-    coordination,
     log_dirs,
     metadata,
     produce,
-    topic_partitions,
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
@@ -27,6 +25,7 @@ from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
@@ -58,11 +57,9 @@ class KafkaLeader:
             {
                 ApiKey.PRODUCE: self._produce,
                 **records.serves,
+                **KafkaCluster(self._cluster).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
-                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
-                ApiKey.FIND_COORDINATOR: self._find_coordinator,
-                ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
                 **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
@@ -85,16 +82,8 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster),))
-
-    def _topic_partitions(self, call: Call) -> None:
-        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
-
-    def _find_coordinator(self, call: Call) -> None:
-        call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
-
-    def _describe_cluster(self, call: Call) -> None:
-        call.answer(coordination.cluster_described(call.request, self._cluster(call.host)))
+        refused = illegal_names(call.request, cluster.topics)
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused),))
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._worker.config.data_dir
@@ -126,14 +115,13 @@ class KafkaLeader:
             call.answer(produce.answer(request, [failed] * count, cluster))
             return
         progress = _ProduceInProgress(call, len(items), cluster)
-        rewriting = self._worker.rewriting
         for number, item in enumerate(items):
             try:
                 partition = self._find(item)
                 produce.check_payload(item.batches, call.version)
-                if rewriting.is_asked_by(partition):
+                if partition.is_rewritten:
                     then = partial(self._rewritten, partition, request.timeout_ms, acks, progress, number)
-                    rewriting.rewrite(partition, item.batches, then)
+                    self._worker.rewriting.rewrite(partition, item.batches, then)
                     continue
                 self._append(partition, item.batches, request.timeout_ms, acks, progress, number)
             except (RequestError, StorageError) as error:

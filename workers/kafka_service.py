@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kbroker.errors import UnsupportedVersion
-from kbroker.kafka import acls, api_versions, codec, listings
+from kbroker.kafka import acls, api_versions, codec, listings, quotas, replicas
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.kafka_connection import Asked, Part
@@ -38,7 +38,11 @@ SERVED = frozenset(
         ApiKey.DESCRIBE_CONFIGS,
         ApiKey.ALTER_CONFIGS,
         ApiKey.CREATE_PARTITIONS,
+        ApiKey.ELECT_LEADERS,
         ApiKey.INCREMENTAL_ALTER_CONFIGS,
+        ApiKey.ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey.LIST_PARTITION_REASSIGNMENTS,
+        ApiKey.DESCRIBE_CLIENT_QUOTAS,
         ApiKey.DESCRIBE_CLUSTER,
         ApiKey.DESCRIBE_ACLS,
         ApiKey.CREATE_ACLS,
@@ -134,7 +138,15 @@ def _acls(call: Call) -> None:
 
 
 def _list_transactions(call: Call) -> None:
-    call.answer(listings.transactions())
+    call.answer(listings.transactions(call.request))
+
+
+def _list_reassignments(call: Call) -> None:
+    call.answer(replicas.reassignments())
+
+
+def _describe_quotas(call: Call) -> None:
+    call.answer(quotas.described())
 
 
 _EVERYWHERE: dict[int, Serve] = {
@@ -143,4 +155,6 @@ _EVERYWHERE: dict[int, Serve] = {
     ApiKey.CREATE_ACLS: _acls,
     ApiKey.DELETE_ACLS: _acls,
     ApiKey.LIST_TRANSACTIONS: _list_transactions,
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: _list_reassignments,
+    ApiKey.DESCRIBE_CLIENT_QUOTAS: _describe_quotas,
 }

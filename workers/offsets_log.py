@@ -19,6 +19,7 @@ from kbroker.log.compaction import Compaction, Rules
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
+from kbroker.log.storage import Storage
 from kbroker.records.codec import BatchBuilder, decode, iter_batches
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
@@ -36,7 +37,7 @@ BATCH_BYTES_MAX = 256 << 20
 """So a group's own batch may be larger: the metadata of thousands of members, each up to a request's size."""
 
 
-def open_offsets(config: Config, now_ms: int, *, distrust_cache: bool) -> PartitionLog:
+def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cache: bool) -> PartitionLog:
     """The log of `__consumer_offsets-0`, recovered. May block. Raises StorageError, StartError."""
     folder = config.data_dir / str(PARTITION)
     topic_id = read_topic_id(folder / PARTITION_METADATA) or uuid.uuid4().bytes
@@ -49,7 +50,7 @@ def open_offsets(config: Config, now_ms: int, *, distrust_cache: bool) -> Partit
         flush_acks_all="fdatasync",
         message_max_bytes=BATCH_BYTES_MAX,
     )
-    return PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, distrust_cache=distrust_cache)
+    return PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, storage, distrust_cache=distrust_cache)
 
 
 def stored_records(partition_log: PartitionLog) -> Iterator[Record]:

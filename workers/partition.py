@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kbroker.config import LogConfig
 from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
@@ -14,6 +15,9 @@ from kbroker.log.positions import AppendResult
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
+
+if TYPE_CHECKING:
+    from kbroker.workers.rewriting import Rewrite
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,10 @@ class Partition:
         self.parked: set[HighWatermarkWaiter] = set()
         self.is_dirty = False
         """Appended to since the high watermark was last published."""
+        self.rewrites: deque[Rewrite] = deque()
+        """What is on its way through `Rewriting` to be appended."""
+        self.is_rewritten = partition_log.policy is not None
+        """Whether what is appended must come through `Rewriting`: its topic asks more of records, or did until now."""
         self.told = ""
         """The last complaint about the disk; empty once it took something again."""
         self._waiters: deque[AckWaiter] = deque()
@@ -71,6 +79,11 @@ class Partition:
     def has_waiters(self) -> bool:
         """Whether an answer waits for the disk."""
         return bool(self._waiters) or bool(self._start_waiters)
+
+    def configure(self, config: LogConfig) -> None:
+        """Other settings, from now on."""
+        self.log.configure(config)
+        self.is_rewritten = self.log.policy is not None or bool(self.rewrites)
 
     def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
         """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""

@@ -7,7 +7,6 @@ done at once.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -42,17 +41,12 @@ class Rewriting:
         self._io = io
         self._now_ms = now_ms
         self._is_served = is_served
-        self._queues: dict[Partition, deque[Rewrite]] = {}
         self._waiting_bytes = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not self._queues
-
-    def is_asked_by(self, partition: Partition) -> bool:
-        """Whether what is appended to that partition must come through here."""
-        return partition.log.policy is not None or partition in self._queues
+        return not self._waiting_bytes
 
     def rewrite(self, partition: Partition, batches: Buffer, done: Done) -> None:
         """Call `done` when it is the turn of these batches. A copy is kept of what has to wait.
@@ -61,8 +55,7 @@ class Rewriting:
         """
         policy = partition.log.policy
         view = memoryview(batches)
-        queue = self._queues.get(partition)
-        if queue is None and policy is not None and policy.is_light(view):
+        if not partition.rewrites and policy is not None and policy.is_light(view):
             try:
                 rewritten = policy.apply(view, self._now_ms())
             except Exception as error:
@@ -72,15 +65,12 @@ class Rewriting:
         if self._waiting_bytes + len(view) > WAITING_BYTES_MAX:
             raise RequestTimedOut(f"{partition.name}: too many records wait to be compressed anew; try again")
         self._waiting_bytes += len(view)
-        rewrite = Rewrite(bytes(view), policy, done)
-        if queue is None:
-            self._queues[partition] = deque((rewrite,))
+        partition.rewrites.append(Rewrite(bytes(view), policy, done))
+        if len(partition.rewrites) == 1:
             self._begin(partition)
-        else:
-            queue.append(rewrite)
 
     def _begin(self, partition: Partition) -> None:
-        batches, policy, _done = self._queues[partition][0]
+        batches, policy, _done = partition.rewrites[0]
         if policy is None:
             self._io.submit(lambda: batches, partial(self._finish, partition))
         else:
@@ -89,17 +79,16 @@ class Rewriting:
             )
 
     def _finish(self, partition: Partition, rewritten: Buffer | None, error: BaseException | None) -> None:
-        queue = self._queues[partition]
-        batches, _policy, done = queue.popleft()
+        batches, _policy, done = partition.rewrites.popleft()
         self._waiting_bytes -= len(batches)
         refusal = None if error is None else _refusal(partition, error)
         if refusal is None and not self._is_served(partition):
             refusal = NotLeaderOrFollower(f"{partition.name} is not served here any longer")
         done(rewritten or b"", refusal)
-        if queue:
+        if partition.rewrites:
             self._begin(partition)
         else:
-            del self._queues[partition]
+            partition.is_rewritten = partition.log.policy is not None
 
 
 def _refusal(partition: Partition, error: BaseException) -> KbrokerError:

@@ -121,7 +121,7 @@ class PartitionTable:
             if info.leader != self._worker.node:
                 self._let_go(name, False, NotLeaderOrFollower(f"{name} belongs to node {info.leader} now"))
             elif name in self.serving:
-                self.serving[name].log.configure(config)
+                self.serving[name].configure(config)
                 tasks.owned.append(_owned(self.serving[name]))
             elif name in self._opening:
                 tasks.begin()
@@ -136,7 +136,7 @@ class PartitionTable:
     def configure(self) -> None:
         """The broker's settings have changed: each log gets them, with its topic's own on top."""
         for name, partition in self.serving.items():
-            partition.log.configure(self._config_of(self.topics[name.topic]))
+            partition.configure(self._config_of(self.topics[name.topic]))
 
     def _acknowledge(self, update: CatalogUpdate, tasks: _Tasks) -> None:
         ack = CatalogAck(self._worker.child.incarnation, update.version, tasks.owned, tasks.removed, tasks.failed)

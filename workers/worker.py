@@ -208,7 +208,7 @@ class Worker:
             raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0] if one else bytearray().join(asked.payload)
         asked = asked._replace(payload=[])
-        if not self.rewriting.is_asked_by(partition):
+        if not partition.is_rewritten:
             self._append(partition, batches, request, asked)
             return
 

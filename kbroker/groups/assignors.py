@@ -67,8 +67,8 @@ def range_(members: Mapping[str, Subscriber], partition_counts: Mapping[bytes, i
 ASSIGNORS: Final[Mapping[str, Assignor]] = {"uniform": uniform, "range": range_}
 
 
-def _range_rank(member_id: str, member: Subscriber) -> tuple[bool, str]:
-    return member.instance_id is None, member.instance_id or member_id
+def _range_rank(member_id: str, member: Subscriber) -> tuple[bool, str, str]:
+    return member.instance_id is None, member.instance_id or "", member_id
 
 
 def _kept(

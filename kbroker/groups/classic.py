@@ -181,10 +181,27 @@ class ClassicGroup:
 
     def abandoned(self) -> Effects:
         """Whoever waits is to look for the coordinator again."""
+        return self.end_waiting(CoordinatorNotAvailable.code)
+
+    # --- moving between the kinds of group (migration.py) ---
+
+    @property
+    def members(self) -> list[ClassicMember]:
+        """All of them."""
+        return list(self._members)
+
+    def end_waiting(self, error_code: int) -> Effects:
+        """Answer every request that waits, as this state is given up."""
         turn = _Turn(0)
         for member in self._members:
-            self._end_join(member, CoordinatorNotAvailable.code, turn)
-            self._end_sync(member, CoordinatorNotAvailable.code, turn)
+            self._end_join(member, error_code, turn)
+            self._end_sync(member, error_code, turn)
+        return turn.effects
+
+    def rebalance(self, why: str, now_ms: int) -> Effects:
+        """Everybody has to join."""
+        turn = _Turn(now_ms)
+        self._prepare(why, turn)
         return turn.effects
 
     # --- joining ---
@@ -194,7 +211,7 @@ class ClassicGroup:
         if not self._has_room(member):
             if member is not None:
                 self._put_out(member, "the group has reached its largest size", turn)
-                self._after_departure("a member too many was put out", turn)
+                self._rebalance("a member too many was put out", turn)
             turn.answer(event, event.refused(GroupMaxSizeReached.code))
         elif not self.group.understands(event.protocol_type, dict(event.protocols)):
             raise InconsistentGroupProtocol("the group's members have no protocol in common with this one")
@@ -309,7 +326,6 @@ class ClassicGroup:
         """Everybody has to join."""
         if self.group.state is State.COMPLETING:
             for member in self._members:
-                member.assignment = b""
                 if self._end_sync(member, RebalanceInProgress.code, turn):
                     self._extend_session(member, member.session_timeout_ms, turn)
         self._unsynced.clear()
@@ -425,7 +441,7 @@ class ClassicGroup:
         left = tuple(LeftMember(who.member_id, who.instance_id, self._leave_one(who, turn)) for who in event.members)
         if len(self._members) < size:
             gone = ", ".join(shown(who.member_id or who.instance_id or "") for who in left[:3] if who.error_code == 0)
-            self._after_departure(f"{gone} left", turn)
+            self._rebalance(f"{gone} left", turn)
         elif self.group.state is State.PREPARING:
             self._complete_if_all_joined(turn)
         turn.answer(event, LeaveGroupResult(0, left))
@@ -462,7 +478,7 @@ class ClassicGroup:
         for member in late:
             self._put_out(member, "its session ended without a heartbeat", turn)
         if late:
-            self._after_departure("sessions ended", turn)
+            self._rebalance("sessions ended", turn)
 
     def _expire_syncs(self, turn: _Turn) -> None:
         """Whoever joined and never asked for its assignment is not there."""
@@ -470,12 +486,7 @@ class ClassicGroup:
         for member in self._members:
             if member.member_id in self._unsynced:
                 self._put_out(member, "it joined and never asked for its assignment", turn)
-        self._after_departure("members never asked for their assignment", turn)
-
-    def _after_departure(self, why: str, turn: _Turn) -> None:
-        """Members went: the others share what they had."""
-        if self.group.state is not State.EMPTY:
-            self._rebalance(why, turn)
+        self._rebalance("members never asked for their assignment", turn)
 
     def _put_out(self, member: ClassicMember, why: str, turn: _Turn) -> None:
         who = f"group {shown(self.group_id)}: member {shown(member.member_id)} of {shown(member.client_host)}"

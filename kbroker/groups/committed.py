@@ -9,7 +9,6 @@ A string is an int16 length and UTF-8. A record without a value forgets its key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from struct import Struct, error
 from typing import Final, NamedTuple
 
@@ -57,10 +56,6 @@ class CommittedOffsets:
         """All of a group, by topic and partition."""
         return self._groups.get(group, {})
 
-    def drop(self, group: str) -> dict[tuple[str, int], Committed]:
-        """Forget all of a group; what it was."""
-        return self._groups.pop(group, {})
-
     def put(self, place: Place, committed: Committed | None) -> None:
         """Take over a commit; None forgets it."""
         if committed is not None:
@@ -70,12 +65,6 @@ class CommittedOffsets:
         offsets.pop((place.topic, place.partition), None)
         if not offsets:
             self._groups.pop(place.group, None)
-
-    def places(self) -> Iterator[tuple[Place, Committed]]:
-        """Everything."""
-        for group, offsets in self._groups.items():
-            for (topic, partition), committed in offsets.items():
-                yield Place(group, topic, partition), committed
 
 
 def encode_key(place: Place) -> bytes:

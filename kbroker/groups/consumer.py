@@ -24,6 +24,7 @@ from kbroker.errors import (
 from kbroker.groups.assignment import Assignment, is_subset
 from kbroker.groups.assignors import ASSIGNORS, Subscriber
 from kbroker.groups.consumer_checks import check_heartbeat
+from kbroker.groups.consumer_classic import handle_classic
 from kbroker.groups.consumer_events import (
     JOIN_EPOCH,
     LEAVE_EPOCH,
@@ -38,7 +39,15 @@ from kbroker.groups.consumer_member import NEW, ConsumerMember, reconciled
 from kbroker.groups.consumer_records import MemberFacts, MemberState
 from kbroker.groups.consumer_state import ConsumerGroupState, metadata_hash
 from kbroker.groups.effects import Effects, Record, Reply, shown
-from kbroker.groups.events import CommitOffsets, FetchOffsets
+from kbroker.groups.events import (
+    CommitOffsets,
+    DescribeGroup,
+    FetchOffsets,
+    Heartbeat,
+    JoinGroup,
+    LeaveGroup,
+    SyncGroup,
+)
 from kbroker.groups.kind import Topics
 from kbroker.groups.patterns import matching
 from kbroker.groups.settings import GroupSettings
@@ -57,7 +66,7 @@ class ConsumerGroup:
         self.group_id = group_id
         self.stored = ConsumerGroupState(group_id)
         self._settings = settings
-        self._topics = topics
+        self.topics = topics
         self._assigned_ms: int | None = None
         self._assign_at_ms: int | None = None
         self._patterns_due_ms: int | None = None
@@ -94,6 +103,8 @@ class ConsumerGroup:
                 return self._heartbeat(event, now_ms)
             case ConsumerGroupDescribe():
                 return Effects(replies=[Reply(event.token, self._described())])
+            case JoinGroup() | SyncGroup() | Heartbeat() | LeaveGroup() | DescribeGroup():
+                return handle_classic(self, event, now_ms)
         raise TypeError(f"a consumer group takes no {type(event).__name__}")
 
     def tick(self, now_ms: int) -> Effects:
@@ -157,9 +168,7 @@ class ConsumerGroup:
 
     def kept_since_ms(self, commit_ms: int) -> int | None:
         """An offset's retention counts from its commit, but not from before the last member went."""
-        if self.stored.members:
-            return None
-        return max(commit_ms, self._empty_since_ms or commit_ms)
+        return max(commit_ms, self._empty_since_ms or commit_ms) if self.is_empty else commit_ms
 
     def check_commit(self, event: CommitOffsets, now_ms: int) -> None:
         """Raise unless it comes from a member at its epoch, or from outside while there are no members."""
@@ -207,7 +216,7 @@ class ConsumerGroup:
             return False
         effects.records.append(self.stored.set_facts(member_id, facts))
         if facts.pattern is not None and facts.pattern not in self.stored.patterns:
-            topics = matching(facts.pattern, self._topics.names())
+            topics = matching(facts.pattern, self.topics.names())
             effects.records.append(self.stored.set_pattern(facts.pattern, topics, now_ms))
             self._patterns_due_ms = self._patterns_due_ms or now_ms + self._settings.consumer_regex_refresh_interval_ms
         effects.records += self.stored.drop_unused_patterns()
@@ -228,7 +237,7 @@ class ConsumerGroup:
     def settle(self, effects: Effects, now_ms: int, *, changed: bool = False, at_once: bool = False) -> None:
         """After a change: the next epoch, its targets now or soon, and when to look again."""
         if changed:
-            topics = metadata_hash(self.stored.metadata(self._topics))
+            topics = metadata_hash(self.stored.metadata(self.topics))
             effects.records.append(self.stored.set_epoch(self.stored.epoch + 1, topics))
         if self.stored.members and self.stored.epoch > self.stored.assignment_epoch:
             self._assign_when_due(effects, now_ms, at_once)
@@ -360,7 +369,7 @@ class ConsumerGroup:
 
     def _assign(self, effects: Effects, now_ms: int) -> None:
         stored = self.stored
-        topics = stored.metadata(self._topics)
+        topics = stored.metadata(self.topics)
         ids: dict[tuple[tuple[str, ...], str | None], frozenset[bytes]] = {}
         subscribers = {}
         for member in stored.members.values():
@@ -377,12 +386,12 @@ class ConsumerGroup:
     def _topics_differ(self) -> bool:
         """Whether a subscribed topic came, went or grew since this epoch."""
         stored = self.stored
-        return bool(stored.members) and metadata_hash(stored.metadata(self._topics)) != stored.metadata_hash
+        return bool(stored.members) and metadata_hash(stored.metadata(self.topics)) != stored.metadata_hash
 
     def _match_patterns(self, effects: Effects, now_ms: int) -> None:
         """Match every pattern against every topic."""
         for pattern in list(self.stored.patterns):
-            topics = matching(pattern, self._topics.names())
+            topics = matching(pattern, self.topics.names())
             if topics != frozenset(self.stored.patterns[pattern].topics):
                 effects.records.append(self.stored.set_pattern(pattern, topics, now_ms))
         due_ms = now_ms + self._settings.consumer_regex_refresh_interval_ms

@@ -39,6 +39,8 @@ def check_heartbeat(event: ConsumerGroupHeartbeat, settings: GroupSettings, know
 
 
 def _check_names(event: ConsumerGroupHeartbeat) -> None:
+    if not event.group_id.strip():
+        raise InvalidRequest("GroupId can't be empty.")
     # A member without an id joins only in v0, where it is given one.
     if not event.member_id.strip() and (event.fresh_id is None or event.member_epoch != JOIN_EPOCH):
         raise InvalidRequest("MemberId can't be empty.")

@@ -52,6 +52,8 @@ class ConsumerGroupState:
         self.members: dict[str, ConsumerMember] = {}
         self.targets: dict[str, Assignment] = {}
         self.patterns: dict[str, PatternFacts] = {}
+        self.classic_count = 0
+        """How many members speak the classic protocol."""
         self._static: dict[str, str] = {}
         self._owners: dict[TopicIdPartition, str] = {}
         self._topic_users: Counter[str] = Counter()
@@ -100,6 +102,7 @@ class ConsumerGroupState:
         else:
             self._forget_facts(member)
             member.facts = facts
+        self.classic_count += facts.classic is not None
         self._topic_users.update(facts.topics)
         if facts.pattern is not None:
             self._pattern_users[facts.pattern] += 1
@@ -248,6 +251,7 @@ class ConsumerGroupState:
         facts = member.facts
         if facts.instance_id is not None and self._static.get(facts.instance_id) == member.member_id:
             del self._static[facts.instance_id]
+        self.classic_count -= facts.classic is not None
         for topic in facts.topics:
             _drop_user(self._topic_users, topic)
         if facts.pattern is not None:

@@ -40,6 +40,14 @@ class Effects:
     notices: list[str] = field(default_factory=list)
     """Lines for the log, for an operator: who was put out of which group and why."""
 
+    def extend(self, later: Effects) -> None:
+        """What is to be done after this."""
+        self.records += later.records
+        self.replies += later.replies
+        self.notices += later.notices
+        if later.wake_ms is not None:
+            self.wake_ms = later.wake_ms
+
 
 NAME_SHOWN_MAX = 100
 

@@ -17,7 +17,7 @@ from kbroker.errors import (
     RequestError,
     UnknownMemberId,
 )
-from kbroker.groups import committed, consumer_records, group_records
+from kbroker.groups import committed, consumer_records, group_records, migration
 from kbroker.groups.classic import ClassicGroup
 from kbroker.groups.committed import Committed
 from kbroker.groups.consumer import ConsumerGroup
@@ -54,7 +54,7 @@ NAME_BYTES_MAX: Final = 4096
 REFUSAL_NOTICE_INTERVAL_MS: Final = 60_000
 """That there are too many groups is said once in this time."""
 Kind = type[ClassicGroup] | type[ConsumerGroup]
-_NAMED: Final = (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DeleteOffsets)
+_NAMED: Final = (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DeleteOffsets, ConsumerGroupDescribe)
 """Of a group whose name is "". Only offsets can be committed under that, as in Kafka."""
 
 
@@ -108,9 +108,8 @@ class Groups:
             effects = group.topics_changed(event.deleted, event.changed, now_ms)
             if event.deleted:
                 effects.records += self._offsets.delete_topics(group_id, event.deleted)
-            effects = self._finished(group_id, effects, now_ms)
             if effects != Effects():
-                found.append((group_id, effects))
+                found.append((group_id, self._finished(group_id, effects, now_ms)))
         return found
 
     # --- start and repair ---
@@ -203,11 +202,15 @@ class Groups:
         if event.rebalance_timeout_ms < 0:
             event = dataclasses.replace(event, rebalance_timeout_ms=event.session_timeout_ms)
         group = self._groups.get(event.group_id)
+        forgotten: list[Record] = []
+        if isinstance(group, ConsumerGroup) and group.is_empty:
+            forgotten, group = group.tombstones(), self._made(ClassicGroup, event.group_id)
         if group is None:
             if event.member_id:
                 raise UnknownMemberId(f"there is no group {event.group_id!r}, so it has no members")
             group = self._new(ClassicGroup, event.group_id)
         effects = group.handle(event, now_ms)
+        effects.records[:0] = forgotten
         self._keep(group)
         return effects
 
@@ -215,17 +218,20 @@ class Groups:
         group = self._groups.get(event.group_id)
         joins = event.member_epoch == JOIN_EPOCH
         forgotten: list[Record] = []
-        if joins and isinstance(group, ClassicGroup) and group.is_empty:
+        if joins and isinstance(group, ClassicGroup) and not group.members:
             forgotten, group = group.tombstones(), self._made(ConsumerGroup, event.group_id)
         if group is None:
             if not joins:
                 # Kafka says GROUP_ID_NOT_FOUND, which ends a consumer; with this one it joins again.
                 raise UnknownMemberId(f"Group {event.group_id} is not found, so {event.member_id} is no member of it.")
             group = self._new(ConsumerGroup, event.group_id)
-        if not isinstance(group, ConsumerGroup):
+        if isinstance(group, ClassicGroup) and joins:
+            group, effects = migration.upgrade(group, event, self.settings, self._topics, now_ms)
+        elif isinstance(group, ConsumerGroup):
+            effects = group.handle(event, now_ms)
+            effects.records[:0] = forgotten
+        else:
             raise GroupIdNotFound(f"Group {event.group_id} is not a consumer group.")
-        effects = group.handle(event, now_ms)
-        effects.records[:0] = forgotten
         self._keep(group)
         return effects
 
@@ -342,8 +348,13 @@ class Groups:
         self._wakes.pop(group_id, None)
 
     def _finished(self, group_id: str, effects: Effects, now_ms: int) -> Effects:
-        """What is the same after every call: a group of which nothing is left goes; when to wake it."""
+        """What is the same after every call: a group moves back to the classic protocol when its members have; one of
+        which nothing is left goes; when to wake it."""
         group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup) and migration.downgrades(group, self.settings):
+            group, moving = migration.downgrade(group, self.settings, self._topics, now_ms)
+            self._keep(group)
+            effects.extend(moving)
         if group is None:
             effects.wake_ms = None
             return effects

@@ -22,7 +22,7 @@ _ALTERED_FOR_ALL: Final = 3
 _FROM_FILE: Final = 4
 _DEFAULT: Final = 5
 
-_BOOLEAN, _STRING, _INT, _LONG, _DOUBLE, _LIST = 1, 2, 3, 5, 6, 7
+_BOOLEAN, _STRING, _INT, _SHORT, _LONG, _DOUBLE, _LIST = 1, 2, 3, 4, 5, 6, 7
 _KINDS: Final = {bool: _BOOLEAN, str: _STRING, float: _DOUBLE, tuple: _LIST}
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 
@@ -68,41 +68,63 @@ def described(
             result.error_code, result.error_message = error.code, str(error)
             continue
         wanted = resource.configuration_keys
-        for entry, known in found:
+        for entry in found:
             if wanted and entry.name not in wanted:
                 continue
-            if request.include_documentation:
-                entry.documentation = known.setting.doc
+            if not request.include_documentation:
+                entry.documentation = None
             if not request.include_synonyms:
                 entry.synonyms = []
             result.configs.append(entry)
     return types.DescribeConfigsResponse(results=results)
 
 
-def _of_topic(
-    types: Any, broker: BrokerSettings, name: str, topics: Mapping[str, Mapping[str, str]]
-) -> list[tuple[Any, Known]]:
+def _of_topic(types: Any, broker: BrokerSettings, name: str, topics: Mapping[str, Mapping[str, str]]) -> list[Any]:
     own = topics.get(name)
     if own is None:
         raise UnknownTopicOrPartition(f"there is no topic {name!r:.80}")
     return [
-        (_entry(types, topic_name, known, _topic_layers(broker, topic_name, known, own), read_only=False), known)
+        _entry(types, topic_name, known, _topic_layers(broker, topic_name, known, own), read_only=False)
         for topic_name, known in sorted(TOPIC_SETTINGS.items())
     ]
 
 
-def _of_broker(types: Any, broker: BrokerSettings, name: str, nodes: Collection[int]) -> list[tuple[Any, Known]]:
+def _of_broker(types: Any, broker: BrokerSettings, name: str, nodes: Collection[int]) -> list[Any]:
     if name and (not name.isdigit() or int(name) not in nodes):
         raise InvalidRequest(f"there is no node {name!r:.80}")
-    found = []
+    found = _facts(types, broker, name) if name else []
     for own_name, known in sorted(SETTINGS.items()):
         layers = _broker_layers(broker, known, name)
         if not name:
             # Of all nodes: what was altered for them, and nothing else.
             layers = [layer for layer in layers if layer.source == _ALTERED_FOR_ALL]
         if layers:
-            found.append((_entry(types, own_name, known, layers, read_only=not known.alterable), known))
+            found.append(_entry(types, own_name, known, layers, read_only=not known.alterable))
     return found
+
+
+def _facts(types: Any, broker: BrokerSettings, node: str) -> list[Any]:
+    """What is no setting here, but is asked by tools under the names that it has in Kafka."""
+    facts = (
+        ("broker.id", node, _INT, "The node's number: 0 the coordinator, from 1 on the workers."),
+        ("node.id", node, _INT, "The node's number: 0 the coordinator, from 1 on the workers."),
+        ("log.dirs", str(broker.config.data_dir), _LIST, "The one folder of the partitions."),
+        ("default.replication.factor", "1", _INT, "There is one host, so each partition has one replica."),
+        ("offsets.topic.replication.factor", "1", _SHORT, "There is one host, so each partition has one replica."),
+        ("delete.topic.enable", "true", _BOOLEAN, "Topics can be deleted."),
+    )
+    return [
+        types.DescribeConfigsResourceResult(
+            name=name,
+            value=text,
+            read_only=True,
+            config_source=_FROM_FILE,
+            config_type=kind,
+            synonyms=[types.DescribeConfigsSynonym(name=name, value=text, source=_FROM_FILE)],
+            documentation=doc,
+        )
+        for name, text, kind, doc in facts
+    ]
 
 
 def _topic_layers(broker: BrokerSettings, name: str, known: Known, own: Mapping[str, str]) -> list[_Layer]:
@@ -143,6 +165,7 @@ def _entry(types: Any, name: str, known: Known, layers: Sequence[_Layer], *, rea
         config_type=_config_type(known),
         # What only topics have, has no name at the broker.
         synonyms=[types.DescribeConfigsSynonym(**layer._asdict()) for layer in layers if layer.name],
+        documentation=known.setting.doc,
     )
 
 

@@ -13,7 +13,11 @@ from kbroker.types import OFFSETS_TOPIC
 SEVERAL_KEYS = 4
 """From this version of FindCoordinator on several keys are asked about at once."""
 COORDINATOR_NOT_AVAILABLE = 15
+TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
+MISMATCHED_ENDPOINT_TYPE = 114
+UNSUPPORTED_ENDPOINT_TYPE = 115
 _GROUP, _TRANSACTION = 0, 1
+_BROKERS, _CONTROLLERS = 1, 2
 
 
 def java_hash(text: str) -> int:
@@ -64,13 +68,18 @@ def _why_none(key_type: int) -> tuple[int, str]:
     if key_type == _GROUP:
         return COORDINATOR_NOT_AVAILABLE, "the coordinator is starting"
     if key_type == _TRANSACTION:
-        return InvalidRequest.code, "transactions are not supported yet"
+        # The one code at which every client gives up at once: librdkafka asks again for all others.
+        return TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported yet"
     return InvalidRequest.code, f"there are no coordinators of key type {key_type}: 0 (groups) is possible"
 
 
 def cluster_described(request: Any, cluster: Cluster) -> Any:
     """The answer to DescribeCluster."""
     types = codec.response_types(ApiKey.DESCRIBE_CLUSTER)
+    if request.endpoint_type != _BROKERS:
+        code = MISMATCHED_ENDPOINT_TYPE if request.endpoint_type == _CONTROLLERS else UNSUPPORTED_ENDPOINT_TYPE
+        why = f"endpoints of type {request.endpoint_type} are not here: 1 (brokers) is possible"
+        return types.DescribeClusterResponse(error_code=code, error_message=why, endpoint_type=request.endpoint_type)
     return types.DescribeClusterResponse(
         endpoint_type=request.endpoint_type,
         cluster_id=cluster.cluster_id,

@@ -237,7 +237,7 @@ class FetchSessions:
     def begin(self, partitions: list[WantedPartition], by_id: bool, now_ms: int) -> FetchSession | None:
         """A new session with those partitions; None: there is no room for it."""
         size = len(partitions)
-        if not size or self._partition_count + size > self._partitions_max:
+        if self._partition_count + size > self._partitions_max:
             return None
         if len(self._by_id) >= self._slots_max and not self._make_room(size, now_ms):
             return None

@@ -9,12 +9,25 @@ from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.configs import BROKER, TOPIC
 
+_TRANSACTION_STATES: Final = frozenset(
+    {
+        "Empty",
+        "Ongoing",
+        "PrepareCommit",
+        "PrepareAbort",
+        "CompleteCommit",
+        "CompleteAbort",
+        "Dead",
+        "PrepareEpochFence",
+    }
+)
 _SINCE_ALL_TYPES: Final = 1
 
 
-def transactions() -> Any:
+def transactions(request: Any) -> Any:
     """The answer to ListTransactions: there are none yet."""
-    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse()
+    unknown = [state for state in request.state_filters if state not in _TRANSACTION_STATES]
+    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse(unknown_state_filters=unknown)
 
 
 def config_resources(request: Any, version: int, topics: Iterable[str], nodes: Iterable[int]) -> Any:

@@ -22,11 +22,12 @@ def port_of(broker: Broker, node: int) -> int:
 
 
 class KafkaClient:
-    """One connection to one node."""
+    """One connection to one node: of a broker, or at a port of this host."""
 
-    def __init__(self, broker: Broker, node: int) -> None:
+    def __init__(self, where: Broker | int, node: int) -> None:
         self.node = node
-        self._socket = socket.create_connection(("127.0.0.1", port_of(broker, node)))
+        port = where if isinstance(where, int) else port_of(where, node)
+        self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.settimeout(PATIENCE_S)
         self._number = 0
         self._asked: list[tuple[int, int]] = []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kbroker.testing import Broker
+from tests.compat.apache_kafka import ApacheKafka
 from tests.compat.java_tools import JavaTools, ToolsMissing, find_tools
 
 
@@ -30,3 +31,10 @@ def java() -> JavaTools:
         return find_tools()
     except ToolsMissing as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def apache(java: JavaTools) -> Iterator[ApacheKafka]:
+    """Apache Kafka's own broker, to compare answers with."""
+    with ApacheKafka(java) as running:
+        yield running

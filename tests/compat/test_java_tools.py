@@ -71,6 +71,8 @@ def test_records(tools: Tools, topic: str) -> None:
         )  # fmt: skip
     read = re.findall(r"Partition:(\d)\tOffset:(\d+)\th:1,n:null\t(k\d+)\t(v\d+)\n", found)
     assert sorted(int(value[1:]) for *_, value in read) == list(range(50)), found
+    everything = tools("kafka-console-consumer", "--topic", topic, "--from-beginning", "--max-messages", "50")
+    assert sorted(int(value[1:]) for value in everything.split()) == list(range(50)), everything
     for partition, count in offsets.items():
         assert [int(offset) for where, offset, *_ in read if where == partition] == list(range(int(count)))
 
@@ -98,6 +100,20 @@ def test_log_dirs(tools: Tools, topic: str, broker: Broker) -> None:
     assert sorted(partitions) == [f"{topic}-0", f"{topic}-1"]
 
 
+def test_delete_records(tools: Tools, topic: str, tmp_path: Path) -> None:
+    tools("kafka-topics", "--create", "--topic", topic)
+    tools("kafka-verifiable-producer", "--topic", topic, "--max-messages", "40")
+    wanted = tmp_path / "offsets.json"
+    wanted.write_text(json.dumps({"version": 1, "partitions": [{"topic": topic, "partition": 0, "offset": 7}]}))
+    said = tools("kafka-delete-records", "--offset-json-file", str(wanted))
+    assert re.search(r"partition: \S+-0\s+low_watermark: 7", said), said
+    assert f"{topic}:0:7" in tools("kafka-get-offsets", "--topic", topic, "--time", "earliest")
+
+
+def test_access_rules_are_said_to_be_off(tools: Tools) -> None:
+    assert "SecurityDisabledException" in tools.fails("kafka-acls", "--list")
+
+
 @pytest.fixture(scope="module")
 def files(java: JavaTools) -> Iterator[Path]:
     """The folder of a broker that has stopped, and that had: several segments, compressions, producers, commits."""
@@ -109,9 +125,27 @@ def files(java: JavaTools) -> Iterator[Path]:
                 "kafka-producer-perf-test", "--topic", "dumped", "--num-records", "5000", "--record-size", "100",
                 "--throughput", "-1", "--command-property", f"compression.type={codec}",
             )  # fmt: skip
-        consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "g"})
+        tools("kafka-topics", "--create", "--topic", "packed", "--config", "compression.type=zstd")
+        tools(
+            "kafka-producer-perf-test", "--topic", "packed", "--num-records", "5000", "--record-size", "100",
+            "--throughput", "-1", "--command-property", "compression.type=gzip",
+        )  # fmt: skip
+        member = {
+            "bootstrap.servers": broker.bootstrap_servers,
+            "group.id": "g",
+            "group.instance.id": "i",
+            "auto.offset.reset": "earliest",
+        }
+        consumer = confluent_kafka.Consumer(member)
+        consumer.subscribe(["dumped"])
+        consumer.poll(30)  # until there is an assignment, and a record
         consumer.commit(offsets=[confluent_kafka.TopicPartition("dumped", 0, 42)], asynchronous=False)
         consumer.close()
+        for protocol in ("classic", "consumer"):
+            tools(
+                "kafka-console-consumer", "--topic", "packed", "--from-beginning", "--max-messages", "9",
+                "--group", protocol, "--command-property", f"group.protocol={protocol}",
+            )  # fmt: skip
         broker.stop()
         yield broker.data_dir
 
@@ -136,6 +170,12 @@ def test_dump_log(java: JavaTools, files: Path) -> None:
     assert said.count("isvalid: true") == said.count("baseOffset:")
 
 
+def test_dump_log_of_what_the_broker_has_compressed(java: JavaTools, files: Path) -> None:
+    said = dump(java, sorted(files.glob("packed-0/*.log")), "--deep-iteration")
+    assert [int(offset) for offset in re.findall(r"^\| offset: (\d+)", said, re.M)] == list(range(5_000))
+    assert set(re.findall(r"compresscodec: (\w+)", said)) == {"zstd"}
+
+
 def test_dump_indexes(java: JavaTools, files: Path) -> None:
     # Every entry is looked up in the segment beside it.
     indexes = sorted(files.glob("dumped-0/*.index")) + sorted(files.glob("dumped-0/*.timeindex"))
@@ -149,3 +189,8 @@ def test_dump_producers_and_commits(java: JavaTools, files: Path) -> None:
     assert len(set(re.findall(r"^producerId: (\d+) producerEpoch: 0", dump(java, [snapshot]), re.M))) == 5
     said = dump(java, sorted(files.glob("__consumer_offsets-*/*.log")), "--deep-iteration", "--offsets-decoder")
     assert re.search(r'"group":"g".*"topic":"dumped".*"partition":0.*"offset":42', said), said
+    for protocol in ("classic", "consumer"):
+        assert re.search(rf'"group":"{protocol}".*"topic":"packed".*"partition":0.*"offset":9', said), said
+    assert '"groupId":"consumer"' in said, said
+    group = r'"type":"2","data":\{"group":"g"\}.*"protocolType":"consumer".*"groupInstanceId":"i".*"topic":"dumped"'
+    assert re.search(group, said), said

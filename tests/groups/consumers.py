@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kbroker.groups import protocol
-from kbroker.groups.events import Heartbeat, JoinedMember, JoinGroup, JoinGroupResult, SyncGroup, SyncGroupResult
+from kbroker.groups.events import (
+    Heartbeat,
+    JoinedMember,
+    JoinGroup,
+    JoinGroupResult,
+    SyncGroup,
+    SyncGroupResult,
+)
 
 MEMBER_ID_REQUIRED, UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID = 79, 25, 82
 
@@ -44,6 +51,8 @@ class Consumer:
     owned: frozenset[TopicPartition] = frozenset()
     asked: JoinGroup | SyncGroup | Heartbeat | None = None
     """The event that waits for its answer."""
+    joined: JoinGroupResult | None = None
+    """It has joined, and is to ask for its assignment next."""
     joined_with: tuple[str, ...] = ()
     """The topics that its last JoinGroup said."""
     stable: bool = False
@@ -51,10 +60,17 @@ class Consumer:
     counts: Mapping[str, int] = field(default_factory=dict)
     """The topics' partitions, as the client knows them."""
 
-    def next_event(self, token: Any) -> JoinGroup | Heartbeat | None:
-        """What it asks next, when it has nothing on its way: to join, or a heartbeat."""
+    @property
+    def is_about_to_assign(self) -> bool:
+        """It was told that it leads."""
+        return self.joined is not None and self.joined.leader == self.member_id
+
+    def next_event(self, token: Any) -> JoinGroup | SyncGroup | Heartbeat | None:
+        """What it asks next, when it has nothing on its way."""
         if self.asked is not None or self.fenced:
             return None
+        if self.joined is not None:
+            return self._sync(self.joined, token)
         if self.stable:
             heartbeat = Heartbeat(self.group_id, token, self.member_id, self.instance_id, self.generation_id)
             self.asked = heartbeat
@@ -83,24 +99,25 @@ class Consumer:
         """The coordinator died: whatever was on its way is asked again, by joining or a heartbeat."""
         if not isinstance(self.asked, Heartbeat):
             self.stable = False
-        self.asked = None
+        self.asked = self.joined = None
 
-    def take(self, answer: Any, token: Any) -> SyncGroup | None:
-        """Its answer has come; a JoinGroup that went well is followed by a SyncGroup."""
+    def take(self, answer: Any) -> None:
+        """Its answer has come."""
         self.asked = None
         if isinstance(answer, JoinGroupResult) and answer.error_code == MEMBER_ID_REQUIRED:
             self.member_id = answer.member_id
-            return None
-        if answer.error_code != 0:
+        elif answer.error_code != 0:
             self._refused(answer.error_code)
-            return None
-        if isinstance(answer, SyncGroupResult):
+        elif isinstance(answer, JoinGroupResult):
+            self.member_id, self.generation_id = answer.member_id, answer.generation_id
+            self.joined = answer
+        elif isinstance(answer, SyncGroupResult):
             partitions = protocol.decode_assignment(answer.assignment).partitions
             self.owned = frozenset((topic, number) for topic, numbers in partitions.items() for number in numbers)
             self.stable = self.joined_with == self.topics  # else it joins again at once
-        if not isinstance(answer, JoinGroupResult):
-            return None
-        self.member_id, self.generation_id = answer.member_id, answer.generation_id
+
+    def _sync(self, answer: JoinGroupResult, token: Any) -> SyncGroup:
+        self.joined = None
         leads = answer.leader == self.member_id and not answer.skip_assignment
         assignments = range_assigned(answer.members, self.counts) if leads else {}
         syncing = SyncGroup(

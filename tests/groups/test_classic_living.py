@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from kbroker.groups import classic
 from kbroker.groups.classic import ClassicGroup
-from kbroker.groups.events import DeleteGroup, LeavingMember, OffsetToCommit, TopicsChanged
+from kbroker.groups.classic_member import ClassicMember
+from kbroker.groups.classic_state import ClassicGroupState, State
+from kbroker.groups.effects import Record
+from kbroker.groups.events import DeleteGroup, LeavingMember, OffsetToCommit, SyncGroup, TopicsChanged
 from kbroker.groups.settings import GroupSettings
 from tests.groups.coordinator import GROUP, SECOND, START_MS, Coordinator
 
@@ -132,9 +136,10 @@ def test_who_waits_and_leaves_is_answered() -> None:
     one.leave(LeavingMember(first))
     assert joining.error == 25
     joined = [one.join(), one.join()]
-    one.advance(60 * SECOND)
+    one.advance(10 * SECOND)  # until the session of the other one ends
     assert {each.error for each in joined} == {0}
     waiting = one.sync(joined[1].answer.member_id, 2)
+    assert waiting.waits
     one.leave(LeavingMember(joined[1].answer.member_id))
     assert waiting.error == 25
 
@@ -250,6 +255,15 @@ def test_a_group_that_could_not_be_stored_goes_back_to_what_was() -> None:
     assert one.heartbeat(first, 1) == 25
 
 
+def test_who_waits_for_an_assignment_that_is_lost_is_told_to_join_again() -> None:
+    one = Coordinator()
+    joined = [one.join(), one.join()]
+    one.advance(0)
+    waiting = one.sync(joined[1].answer.member_id, 1)
+    one.perform(GROUP, one.groups.restore(GROUP, [], one.now_ms))
+    assert waiting.error == 15
+
+
 def test_a_group_of_which_nothing_was_stored_is_gone_after_a_failure() -> None:
     one = Coordinator()
     joining = one.join()
@@ -276,6 +290,34 @@ def test_topics_that_come_are_the_leaders_business() -> None:
     one = Coordinator()
     one.stable(1)
     assert one.groups.topics_changed(TopicsChanged(changed=frozenset({"a"})), START_MS) == []
+
+
+def test_pairs_that_cannot_be_are_our_mistake() -> None:
+    state = ClassicGroupState("g")
+    with pytest.raises(AssertionError, match="a group does not go from Empty to Stable"):
+        state.become(State.STABLE, START_MS)
+    group = ClassicGroup("g", GroupSettings())
+    group.group.members.add(ClassicMember("m", None, "c", "h", 1, 1, {}))
+    with pytest.raises(AssertionError, match="a member's SyncGroup has come to a group that is Empty"):
+        group.handle(SyncGroup("g", 0, "m", None, 0), START_MS)
+
+
+def test_so_many_may_be_about_to_join_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classic, "PENDING_MEMBERS_MAX", 3)
+    one = Coordinator()
+    codes = [one.join(requires_known_member_id=True).error for _ in range(5)]
+    assert codes == [79, 79, 79, 81, 81]
+    one.advance(10 * SECOND)
+    assert one.join(requires_known_member_id=True).error == 79
+
+
+def test_records_of_other_kinds_are_passed_over() -> None:
+    one = Coordinator()
+    one.stable(1)
+    before = one.describe()
+    one.groups.replay(Record(b"\0\x63unknown", b"?"), START_MS)
+    one.groups._groups[GROUP].replay(Record(b"\0\x63unknown", b"?"), START_MS)
+    assert one.describe() == before
 
 
 def test_unknown_events_are_our_mistake() -> None:

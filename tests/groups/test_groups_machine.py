@@ -21,6 +21,7 @@ from kbroker.groups.events import (
     LeaveGroup,
     LeavingMember,
     OffsetToCommit,
+    SyncGroup,
     SyncGroupResult,
 )
 from kbroker.groups.groups import Groups
@@ -71,7 +72,7 @@ class GroupsMachine(RuleBasedStateMachine):
         for instance in instances:
             self.a_consumer_comes("g", ("a", "b"), instance, True, True)
         if settled:
-            self.a_while_passes(16)
+            self.a_while_passes(20)
 
     # --- the driver ---
 
@@ -105,16 +106,13 @@ class GroupsMachine(RuleBasedStateMachine):
                 continue
             if isinstance(reply.message, SyncGroupResult) and reply.message.error_code == 0:
                 self._now_owns(consumer, reply.message)
-            following = consumer.take(reply.message, next(self.tokens))
-            if following is not None:
-                self.asked_by[following.token] = consumer.number
-                self.give(following)
+            consumer.take(reply.message)
 
     def _now_owns(self, consumer: Consumer, answer: SyncGroupResult) -> None:
         """Each partition has one owner in a generation, wherever a crash or a failed store came between."""
         generation = consumer.generation_id
         again = Consumer(-1, consumer.group_id, ())
-        again.take(answer, None)
+        again.take(answer)
         who = consumer.instance_id or consumer.member_id
         for partition in again.owned:
             key = (consumer.group_id, self.lives[consumer.group_id], generation, partition)
@@ -164,23 +162,27 @@ class GroupsMachine(RuleBasedStateMachine):
     def one_acts(self, data: st.DataObject) -> None:
         self._act(self._one(data))
 
-    @rule()
-    def all_act(self) -> None:
-        for consumer in list(self.consumers.values()):
-            self._act(consumer)
+    @rule(but=st.integers(0, 3))
+    def all_act(self, but: int | None = None) -> None:
+        """All but one, for whom the others may have to wait."""
+        for number, consumer in enumerate(list(self.consumers.values())):
+            if number != but:
+                self._act(consumer)
 
-    @rule(rounds=st.integers(1, 16))
-    def a_while_passes(self, rounds: int) -> None:
-        """Nothing special happens."""
+    @rule(rounds=st.integers(1, 16), slow_leaders=st.booleans())
+    def a_while_passes(self, rounds: int, slow_leaders: bool = False) -> None:
+        """Nothing special happens; or leaders take their time to assign, and the others wait."""
         for _ in range(rounds):
             self._store_all()
             self.tick_until(self.now_ms + 500)
-            self.all_act()
+            for consumer in list(self.consumers.values()):
+                if not (slow_leaders and consumer.is_about_to_assign):
+                    self._act(consumer)
 
     @precondition(lambda self: self.consumers)
-    @rule(data=st.data(), politely=st.booleans())
-    def one_goes(self, data: st.DataObject, politely: bool) -> None:
-        consumer = self._one(data)
+    @rule(data=st.data(), politely=st.booleans(), waiting=st.booleans())
+    def one_goes(self, data: st.DataObject, politely: bool, waiting: bool) -> None:
+        consumer = self._one(data, waiting)
         del self.consumers[consumer.number]
         if politely and consumer.member_id:
             leaving = LeavingMember(consumer.member_id, consumer.instance_id)
@@ -276,7 +278,7 @@ class GroupsMachine(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """With nothing in the way, every group is stable soon, and its partitions are all read."""
-        self.a_while_passes(200)
+        self.a_while_passes(250)
         self._store_all()
         for group_id in GROUPS:
             consumers = [each for each in self.consumers.values() if each.group_id == group_id and not each.fenced]
@@ -284,6 +286,7 @@ class GroupsMachine(RuleBasedStateMachine):
             assert len({each.generation_id for each in consumers}) <= 1
             owned = [partition for each in consumers for partition in each.owned]
             assert len(owned) == len(set(owned))
+            assert all(topic in each.topics for each in consumers for topic, _ in each.owned)
             subscribed = {topic for each in consumers for topic in each.topics}
             wanted = {(topic, number) for topic in subscribed for number in range(self.topics.counts[topic])}
             assert set(owned) == wanted
@@ -298,8 +301,10 @@ class GroupsMachine(RuleBasedStateMachine):
 
     # --- small steps ---
 
-    def _one(self, data: st.DataObject) -> Consumer:
-        return self.consumers[data.draw(st.sampled_from(sorted(self.consumers)))]
+    def _one(self, data: st.DataObject, waiting: bool = False) -> Consumer:
+        """One of all, or of those who wait for an assignment where there are some."""
+        some = sorted(number for number, each in self.consumers.items() if isinstance(each.asked, SyncGroup))
+        return self.consumers[data.draw(st.sampled_from(some if waiting and some else sorted(self.consumers)))]
 
     def _act(self, consumer: Consumer) -> None:
         event = consumer.next_event(next(self.tokens))

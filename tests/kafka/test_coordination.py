@@ -51,7 +51,7 @@ def test_the_leader_of_a_groups_partition_coordinates_it(version: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key_type", "leaders", "code"), [(0, [], 15), (0, [7], 15), (1, [0], 42), (2, [0], 42), (9, [0], 42)]
+    ("key_type", "leaders", "code"), [(0, [], 15), (0, [7], 15), (1, [0], 53), (2, [0], 42), (9, [0], 42)]
 )
 def test_when_there_is_none(key_type: int, leaders: list[int], code: int) -> None:
     types = codec.request_types(ApiKey.FIND_COORDINATOR)

@@ -181,11 +181,16 @@ def test_a_full_fetch_ends_the_session_that_it_names() -> None:
     assert broker.fetch(request(2, 1)).error_code == FETCH_SESSION_ID_NOT_FOUND
 
 
-def test_without_a_session_and_without_partitions_none_is_begun() -> None:
+def test_without_a_session_none_is_begun() -> None:
     broker = Broker(ends={("a", 0): 5})
     assert shown(broker.fetch(request(0, -1, [("a", 0)]))) == [("a", 0, 0)]
-    assert broker.fetch(request(0, 0)).session_id == 0
     assert len(broker.sessions) == 0
+
+
+def test_a_session_may_begin_without_partitions() -> None:
+    broker = Broker(ends={("a", 0): 5})
+    assert broker.begin([]) == 1
+    assert shown(broker.fetch(request(1, 1, [("a", 0)]))) == [("a", 0, 0)]
 
 
 def test_an_answer_that_comes_after_the_next_request_is_told_so() -> None:
