@@ -439,6 +439,11 @@ class GroupConfig:
         "Assignors of consumer groups; the first is taken when no member names one.",
         least=1, choices=("uniform", "range"),
     )  # fmt: skip
+    consumer_assignment_interval_ms: int = setting(
+        "group.consumer.assignment.interval.ms", 200,
+        "While members come and go, a consumer group's partitions are assigned anew once in this time.",
+        unit="ms", least=0, most=INT32_MAX,
+    )  # fmt: skip
     consumer_migration_policy: str = setting(
         "group.consumer.migration.policy", "bidirectional",
         "Which way a group may move between the classic and the consumer protocol while it has members.",

@@ -54,6 +54,7 @@ def settings_of(config: GroupConfig) -> GroupSettings:
         consumer_session_timeout_ms=config.consumer_session_timeout_ms,
         consumer_heartbeat_interval_ms=config.consumer_heartbeat_interval_ms,
         consumer_assignors=config.consumer_assignors,
+        consumer_assignment_interval_ms=config.consumer_assignment_interval_ms,
         consumer_migration_policy=config.consumer_migration_policy,
         consumer_regex_refresh_interval_ms=config.consumer_regex_refresh_interval_ms,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.compat.group_members import GROUP_SETTINGS
 from tests.compat.java_tools import JavaTools
 from tests.compat.test_groups_confluent import DEADLINE_S, fill, members
 from tests.compat.test_java_tools import Tools, dump
+from tests.groups.test_consumer_records import GOLDEN, TOPIC
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -95,3 +97,25 @@ def test_dump_of_a_compacted_log(java: JavaTools, tmp_path: Path) -> None:
         last[group] = int(offset)
     assert last == {f"group-{number}": 2_700 + number for number in range(300)}
     dump(java, [*sorted(folder.glob("*.index")), *sorted(folder.glob("*.timeindex"))], "--deep-iteration")
+
+
+def test_dump_of_a_consumer_groups_records(java: JavaTools, tmp_path: Path) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    log = open_offsets(Config(server=ServerConfig(data_dir=str(tmp_path))), now_ms, DISK, distrust_cache=False)
+    builder = BatchBuilder(batch_bytes=1 << 20)
+    for _, record, _, _ in GOLDEN:
+        builder.append(now_ms, record.key, record.value)
+    log.append(builder.build(), now_ms, sync=False)
+    log.close(now_ms)
+    said = dump(java, sorted(log.folder.glob("*.log")), "--deep-iteration", "--offsets-decoder")
+    topic_id = base64.urlsafe_b64encode(TOPIC).decode().rstrip("=")
+    for expected in (
+        r'"type":"3".*"epoch":7,"metadataHash":5',
+        r'"type":"5".*"memberId":"m".*"instanceId":"i".*"subscribedTopicNames":\["a","b"\].*"serverAssignor":"uniform"',
+        r'"rackId":"r".*"subscribedTopicRegex":"p".*"sessionTimeoutMs":10.*"name":"range","metadata":"AQI="',
+        r'"type":"6".*"assignmentEpoch":7',
+        rf'"type":"7".*"topicId":"{topic_id}","partitions":\[0,1\]',
+        rf'"type":"8".*"memberEpoch":7,"previousMemberEpoch":6,"state":1.*Revocation":\[{{"topicId":"{topic_id}"',
+        r'"type":"16".*"regularExpression":"a.\*".*"topics":\["ab"\],"version":3,"timestamp":9',
+    ):
+        assert re.search(expected, said), (expected, said)
