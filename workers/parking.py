@@ -38,7 +38,7 @@ class ParkedFetch:
         raise AssertionError("each protocol has its own")
 
     def _fail(self, error: Exception) -> None:
-        raise AssertionError("each protocol has its own")
+        raise AssertionError("each protocol has its own") from error
 
     def _step(self, step: Callable[[], None]) -> None:
         """Go on with what has waited. Who calls knows nothing of fetches: what goes wrong ends this one alone."""
