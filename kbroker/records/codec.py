@@ -102,8 +102,16 @@ class BatchBuilder:
         """Give the producer fields when they are known only now; before build()."""
         self._producer = (producer_id, producer_epoch, base_sequence)
 
+    def recount(self) -> None:
+        """Bring the facts here in line with the codec's: `append` may have been interrupted between the two."""
+        header = read_header(self._builder.build())
+        self.record_count, self._max_timestamp = header.record_count, header.max_timestamp
+
     def build(self) -> bytearray:
-        """The batch: base offset 0, leader epoch -1, compressed when that makes it smaller. Call once."""
+        """The batch: base offset 0, leader epoch -1, compressed when that makes it smaller.
+
+        Call it last; it may be called again when it was interrupted.
+        """
         batch = self._buffer
         if not isinstance(batch, bytearray) or len(batch) != self._builder.size():
             batch = bytearray(self._builder.build())  # a codec that works in another way, or an empty batch
@@ -126,12 +134,12 @@ def compress_batch(batch: bytearray, codec: int) -> bytearray:
     packed = compress(codec, memoryview(batch)[HEADER_BYTES:])
     if len(packed) >= len(batch) - HEADER_BYTES:
         return batch
-    batch[HEADER_BYTES:] = packed
-    (attributes,) = _SHORT.unpack_from(batch, ATTRIBUTES_POSITION)
-    _SHORT.pack_into(batch, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
-    _INT.pack_into(batch, LENGTH_POSITION, len(batch) - LENGTH_END)
-    write_crc(batch, 0, len(batch))
-    return batch
+    compressed = batch[:HEADER_BYTES] + packed
+    (attributes,) = _SHORT.unpack_from(compressed, ATTRIBUTES_POSITION)
+    _SHORT.pack_into(compressed, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
+    _INT.pack_into(compressed, LENGTH_POSITION, len(compressed) - LENGTH_END)
+    write_crc(compressed, 0, len(compressed))
+    return compressed
 
 
 def set_producer(batch: bytearray, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
