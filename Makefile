@@ -32,7 +32,7 @@ format: $(INSTALLED_FOR_TESTS)  ## Put the code in its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Every figure beside a calibration of this machine (3 minutes); see perf/
+bench: $(INSTALLED_FOR_TESTS)  ## Every figure beside a calibration of this machine (3 minutes); see perf/
 	@$(BIN)/python -m perf --save bench
 
 reference: $(INSTALLED)  ## Write docs/SETTINGS.md from kbroker/config.py

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
 
-from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
-from kbroker.clients.consumer_core import RESET_TIMESTAMPS, ConsumerCore, Cursor
-from kbroker.clients.consumer_options import ConsumerOptions, Deserializer
-from kbroker.clients.offset_lookup import find_offsets
-from kbroker.clients.producer_options import whole_number
-from kbroker.clients.reader import Reader
+from kbroker.clients.cluster import now_ms
+from kbroker.clients.consumer_steps import FOREVER_MS, ConsumerSteps
 from kbroker.clients.record_batch import RecordBatch
-from kbroker.clients.records import ConsumerRecord, OffsetAndTimestamp
-from kbroker.errors import BrokerUnavailable, ClientClosed, ConfigError, OffsetOutOfRange, UnknownTopicOrPartition
+from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
-log = logging.getLogger(__name__)
 
-_FOREVER_MS = 1 << 40
+class Consumer(ConsumerSteps):
+    """Reads partitions, alone or in a group. Not for use by several threads at once; a context manager.
 
-
-class Consumer:
-    """Reads partitions, without a group. Not for use by several threads at once; a context manager.
-
-    `Consumer('topic')` reads all partitions of the topics named, from the end (as it is when the constructor returns)
-    unless `auto_offset_reset` says 'earliest'; partitions that a topic gets later, and topics that appear later, are
-    read from their start. Without topics, `assign` says what to read.
+    `Consumer('topic', group='name')` shares the topic's partitions with all other members of that group, Kafka's
+    clients included, and goes on at the offsets that the group has committed. Without a group, `Consumer('topic')`
+    reads all partitions of the topics named, from the end (as it is when the constructor returns) unless
+    `auto_offset_reset` says 'earliest'; partitions that a topic gets later, and topics that appear later, are read from
+    their start. Without topics, `assign` says what to read.
 
     `server` as for Producer. Raises BrokerUnavailable when nobody answers within `api_timeout_ms` (10000), ConfigError
     naming a wrong argument.
@@ -48,70 +39,19 @@ class Consumer:
     - `direct` (True): through ZeroMQ, on the broker's host, talk to the process that owns a partition; False: through
       the front only. Shared memory is another matter: see `transport`.
     - `metadata_max_age_ms` (300000): how often new partitions are looked for.
+
+    In a group (KIP-848: the broker assigns, and only partitions that move are interrupted):
+
+    - `group` (or `group_id`); `group_instance_id` makes the member static: it may be away for a session timeout and
+      keeps its partitions. `partition_assignor`: 'uniform' or 'range' (None: what the group has).
+    - `enable_auto_commit` (True): where the caller stands is committed every `auto_commit_interval_ms` (5000), when
+      partitions are given up, and at close; a record counts as done when the next `poll`, or step of the iteration,
+      begins. `auto_offset_reset` says where to begin without a commit.
+    - `max_poll_interval_ms` (300000): a caller who takes longer between two polls loses the partitions, with a warning.
     """
 
-    def __init__(
-        self,
-        *topics: str,
-        server: str | None = None,
-        client_id: str = "kbroker-consumer",
-        group: str | None = None,
-        group_id: str | None = None,
-        auto_offset_reset: str = "latest",
-        fetch_max_bytes: int = 8 << 20,
-        max_partition_fetch_bytes: int = 1 << 20,
-        fetch_min_bytes: int = 1,
-        fetch_max_wait_ms: int = 500,
-        max_poll_records: int = 500,
-        key_deserializer: Deserializer | None = None,
-        value_deserializer: Deserializer | None = None,
-        consumer_timeout_ms: int | None = None,
-        transport: str = "auto",
-        isolation_level: str = "read_uncommitted",
-        check_crcs: bool = True,
-        metadata_max_age_ms: int = 300_000,
-        request_timeout_ms: int = 30_000,
-        retry_backoff_ms: int = 20,
-        api_timeout_ms: int = 10_000,
-        direct: bool = True,
-    ) -> None:
-        if group is not None or group_id is not None:
-            raise ConfigError(
-                "group and group_id: consumer groups come with the next release; leave it out and read all partitions, "
-                "or share them out with assign()"
-            )
-        if not all(isinstance(topic, str) and topic for topic in topics):
-            raise ConfigError(f"topics={topics!r} is not valid: each must be a topic's name")
-        self.options = ConsumerOptions(
-            client_id, auto_offset_reset, fetch_max_bytes, max_partition_fetch_bytes, fetch_min_bytes,
-            fetch_max_wait_ms, max_poll_records, key_deserializer, value_deserializer, consumer_timeout_ms, transport,
-            isolation_level, check_crcs, metadata_max_age_ms, request_timeout_ms, retry_backoff_ms, api_timeout_ms,
-        )  # fmt: skip
-        self.options.check()
-        self._topics = frozenset(topics)
-        self._closed = False
-        self._warned = False
-        self._cluster = Cluster(
-            server,
-            ClusterSettings(
-                client_id=client_id,
-                request_timeout_ms=request_timeout_ms,
-                retry_backoff_ms=retry_backoff_ms,
-                metadata_max_age_ms=metadata_max_age_ms,
-                direct=direct,
-            ),
-        )
-        self._core = ConsumerCore()
-        try:
-            self._cluster.add_topics(set(topics))
-            self._cluster.connect(api_timeout_ms)
-            self._reader = Reader(self._cluster, self._core, self.options)
-            self._follow_metadata(first=True)
-            self._cluster.on_metadata = self._follow_metadata
-            self._await_positions(self._core.cursors.values(), api_timeout_ms)
-        except BaseException:
-            self._cluster.close()
-            raise
+    def _made(self) -> None:
+        self._cluster.run(self._connect())
 
     # --- reading ---
 
@@ -119,43 +59,17 @@ class Consumer:
         """Records by partition, as soon as there are some; {} when none came within `timeout_ms` (≥ 0).
 
         At most `max_records` (default: max_poll_records). While the broker is away it is looked for until the time is
-        up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptMessage, ClientClosed.
+        up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptMessage, ClientClosed; in a group
+        what the coordinator refuses for good, and what the listener raises.
         """
-        self._check()
-        self._core.settle()
-        count = self.options.max_poll_records if max_records is None else whole_number("max_records", max_records, 1)
-        found: dict[TopicPartition, list[ConsumerRecord]] = {}
-        deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, _FOREVER_MS)
-        while count > 0:
-            cursor = self._next(None if found else deadline)
-            if cursor is None:
-                break
-            records = cursor.take(count)
-            count -= len(records)
-            found.setdefault(cursor.topic_partition, []).extend(records)
-        return found
+        return self._cluster.run(self._poll(timeout_ms, max_records))
 
     def poll_batches(self, timeout_ms: int = 0) -> list[RecordBatch]:
         """Whole batches, as soon as there are some; [] when none came within `timeout_ms` (≥ 0). Raises as `poll`.
 
         Nothing is decoded until a batch is iterated over. Positions move past the batches that are returned.
         """
-        self._check()
-        self._core.settle()
-        deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, _FOREVER_MS)
-        while True:
-            found: list[RecordBatch] = []
-            while (cursor := self._core.next_ready()) is not None:
-                found += cursor.take_batches()
-            now = now_ms()
-            if found:
-                self._reader.keep_going(now)
-                return found
-            if not self._reader.gather(now):
-                left = deadline - now
-                if left <= 0:
-                    return []
-                self._sleep(left)
+        return self._cluster.run(self._poll_batches(timeout_ms))
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
         """Records of all partitions, for ever, or until nothing came for `consumer_timeout_ms`. Raises as `poll`.
@@ -164,9 +78,8 @@ class Consumer:
         """
         wait_ms = self.options.consumer_timeout_ms
         while True:
-            self._check()
-            self._core.settle()
-            cursor = self._next(now_ms() + (_FOREVER_MS if wait_ms is None else wait_ms))
+            self._begin()
+            cursor = self._cluster.run(self._next(now_ms() + (FOREVER_MS if wait_ms is None else wait_ms)))
             if cursor is None:
                 return
             records = cursor.records
@@ -177,116 +90,61 @@ class Consumer:
             if cursor.records is records:
                 cursor.finish_batch()
 
-    def _next(self, deadline: int | None) -> Cursor | None:
-        """A partition with decoded records; None: there was none before the deadline (None: do not wait)."""
-        while True:
-            cursor = self._core.next_ready()
-            now = now_ms()
-            if cursor is not None:
-                self._reader.keep_going(now)
-                if cursor.records or cursor.decode(self._decode):
-                    return cursor
-                continue
-            if deadline is None:
-                return None
-            if not self._reader.gather(now):
-                left = deadline - now
-                if left <= 0:
-                    return None
-                self._sleep(left)
-
-    def _decode(self, batch: RecordBatch) -> list[ConsumerRecord]:
-        return batch.records(self.options.key_deserializer, self.options.value_deserializer)
-
-    def _sleep(self, left_ms: int) -> None:
-        self._reader.sleep(min(left_ms, 60_000))
-
     # --- what to read ---
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Read these partitions from now on; those that are read already keep their position, others take theirs from
         `auto_offset_reset` at the next poll unless `seek` tells one.
 
-        Raises UnknownTopicOrPartition, BrokerUnavailable; ConfigError for a consumer that was given topics.
+        Raises UnknownTopicOrPartition, BrokerUnavailable; ConfigError for a consumer that was given topics. In a group,
+        it begins at committed offsets and may commit, but is no member.
         """
-        self._check()
-        if self._topics:
-            raise ConfigError("partitions cannot be assigned: this consumer reads the topics that it was given")
-        wanted = [_checked_partition(partition) for partition in partitions]
-        self._core.settle()
-        self._know({partition.topic for partition in wanted})
-        for partition in wanted:
-            self._check_partition(partition)
-        for cursor in self._core.assign(wanted):
-            self._start(cursor, RESET_TIMESTAMPS.get(self.options.auto_offset_reset))
-        self._cluster.topics = {partition.topic for partition in wanted}
-        self._reader.forget()
-        self._reader.follow_topics()
+        self._cluster.run(self._assign(partitions))
 
-    def assignment(self) -> set[TopicPartition]:
-        """The partitions that are read."""
-        return set(self._core.cursors)
+    def unsubscribe(self) -> None:
+        """Read nothing any more: leave the group, after a last commit where commits are automatic."""
+        self._cluster.run(self._unsubscribe())
 
-    def subscription(self) -> set[str]:
-        """The topics that this consumer was given."""
-        return set(self._topics)
+    # --- what the group has committed ---
 
-    def pause(self, *partitions: TopicPartition) -> None:
-        """Give out nothing from these until `resume`; they stay assigned, in their place. Raises ConfigError."""
-        self._core.settle()
-        for partition in partitions:
-            self._cursor(partition).paused = True
+    def commit(self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None = None) -> None:
+        """Commit these offsets (of the next record to read), or where the caller stands in all partitions.
 
-    def resume(self, *partitions: TopicPartition) -> None:
-        """Go on where `pause` stopped. Raises ConfigError."""
-        self._core.settle()
-        for partition in partitions:
-            self._cursor(partition).paused = False
+        Returns when they are durable. Raises ConfigError without a group, StaleMemberEpoch or UnknownMemberId when the
+        partitions are another member's by now, BrokerUnavailable.
+        """
+        self._cluster.run(self._commit(offsets))
 
-    def paused(self) -> set[TopicPartition]:
-        """The partitions that are paused."""
-        return {partition for partition, cursor in self._core.cursors.items() if cursor.paused}
+    def committed(self, partition: TopicPartition) -> OffsetAndMetadata | None:
+        """What the group has committed there; None: nothing. Raises ConfigError, BrokerUnavailable."""
+        return self._cluster.run(self._committed(partition))
 
     # --- where to read ---
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        """The next record from this partition is the one at `offset` (≥ 0), or the first after it.
-
-        Raises ConfigError. An offset that is not there shows at the next poll: see `auto_offset_reset`.
-        """
-        self._check()
-        self._core.settle()
-        self._cursor(partition).move(whole_number("offset", offset, 0, 2**63 - 1))
-
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         """To the first record there is; without arguments in all assigned partitions. Raises as beginning_offsets."""
-        self._seek_to(partitions, EARLIEST_TIMESTAMP)
+        self._cluster.run(self._seek_to(partitions, EARLIEST_TIMESTAMP))
 
     def seek_to_end(self, *partitions: TopicPartition) -> None:
         """Behind the last record that is there now; without arguments in all. Raises as end_offsets."""
-        self._seek_to(partitions, LATEST_TIMESTAMP)
+        self._cluster.run(self._seek_to(partitions, LATEST_TIMESTAMP))
 
     def seek_to_timestamp(self, timestamp_ms: int, *partitions: TopicPartition) -> None:
         """Go to the first record that is not older than `timestamp_ms` (ms since 1970 UTC, ≥ 0), or to the end when
         all are; without partitions, in all that are assigned. Raises as `seek_to_beginning`."""
-        self._seek_to(partitions, whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1))
+        self._cluster.run(self._seek_to_timestamp(partitions, timestamp_ms))
 
     def position(self, partition: TopicPartition) -> int:
         """Offset of the next record for the caller. Raises OffsetOutOfRange when there is none, BrokerUnavailable."""
-        cursor = self._cursor(partition)
-        if not cursor.known:
-            self._await_positions([cursor], self.options.api_timeout_ms)
-        if not cursor.known:
-            raise OffsetOutOfRange(f"{partition} has no position, and auto_offset_reset='none': seek first")
-        return cursor.now_at()
+        return self._cluster.run(self._position(partition))
 
     def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the first record there is in each. Raises UnknownTopicOrPartition, BrokerUnavailable."""
-        return self._offsets(dict.fromkeys(partitions, int(EARLIEST_TIMESTAMP)))
+        return self._cluster.run(self._offsets(partitions, EARLIEST_TIMESTAMP))
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The high watermark of each: the offset after the last record that may be read. Raises likewise."""
-        return self._offsets(dict.fromkeys(partitions, int(LATEST_TIMESTAMP)))
+        return self._cluster.run(self._offsets(partitions, LATEST_TIMESTAMP))
 
     def offsets_for_times(
         self, timestamps: Mapping[TopicPartition, int]
@@ -295,60 +153,21 @@ class Consumer:
 
         Raises UnknownTopicOrPartition, BrokerUnavailable, ConfigError.
         """
-        for partition, timestamp_ms in timestamps.items():
-            whole_number(f"timestamps[{partition}]", timestamp_ms, 0, 2**63 - 1)
-        found = self._find(timestamps)
-        return {
-            tp: OffsetAndTimestamp(one.offset, one.timestamp_ms, one.leader_epoch) if one.offset >= 0 else None
-            for tp, one in found.items()
-        }
-
-    def highwater(self, partition: TopicPartition) -> int | None:
-        """The high watermark as last heard of, without asking; None: never."""
-        known = self._reader.high_watermark(self._cursor(partition))
-        return known if known >= 0 else None
+        return self._cluster.run(self._offsets_for_times(timestamps))
 
     # --- about the broker ---
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """The numbers of the topic's partitions; None: there is no such topic. Raises BrokerUnavailable."""
-        self._check()
-        try:
-            self._know({topic})
-        except UnknownTopicOrPartition:
-            return None
-        finally:
-            self._cluster.topics &= self._wanted_topics()
-        return {partition.partition for partition in self._cluster.view.partitions(topic)}
+        return self._cluster.run(self._partitions_for_topic(topic))
 
     def topics(self) -> set[str]:
         """The names of all topics. Raises BrokerUnavailable."""
-        self._check()
-        self._cluster.all_topics = True
-        try:
-            self._cluster.fresh_metadata(self.options.api_timeout_ms)
-        finally:
-            self._cluster.all_topics = False
-        return set(self._cluster.view.topics)
-
-    @property
-    def transport(self) -> str:
-        """Which way is used now: "shm", or "zmq" when any partition is read through ZeroMQ."""
-        return self._reader.transport
-
-    @property
-    def transport_reason(self) -> str:
-        """Why it is not "shm"; empty when it is."""
-        return self._reader.reason
+        return self._cluster.run(self._all_topics())
 
     def close(self) -> None:
-        """Free everything. A second call does nothing; nor does one in a child process after fork."""
-        if self._closed or self._cluster.guard.forked:
-            return
-        self._closed = True
-        self._core.settle()
-        self._reader.close()
-        self._cluster.close()
+        """Leave the group and free everything. A second call does nothing; nor does one in a child after fork."""
+        self._cluster.run(self._close())
 
     def __enter__(self) -> Consumer:
         return self
@@ -357,101 +176,3 @@ class Consumer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # --- inside ---
-
-    def _check(self) -> None:
-        self._cluster.guard.check("consumer")
-        if self._closed:
-            raise ClientClosed("this consumer was closed")
-
-    def _cursor(self, partition: TopicPartition) -> Cursor:
-        cursor = self._core.cursors.get(partition)
-        if cursor is None:
-            raise ConfigError(f"{partition} is not assigned to this consumer")
-        return cursor
-
-    def _start(self, cursor: Cursor, timestamp_ms: int | None) -> None:
-        if timestamp_ms is not None:
-            cursor.look_up(timestamp_ms)
-        else:
-            cursor.fault = OffsetOutOfRange(
-                f"{cursor.topic_partition} has no position, and auto_offset_reset='none': seek first"
-            )
-
-    def _follow_metadata(self, first: bool = False) -> None:
-        """New partitions of our topics come in, at their start unless this is the beginning."""
-        if self._topics:
-            partitions = [tp for topic in sorted(self._topics) for tp in self._cluster.view.partitions(topic)]
-            known = [tp for tp in self._core.cursors if tp not in set(partitions)]  # a topic that is away for now
-            reset = RESET_TIMESTAMPS.get(self.options.auto_offset_reset) if first else EARLIEST_TIMESTAMP
-            if len(partitions) + len(known) > len(self._core.cursors):
-                for cursor in self._core.assign([*known, *partitions]):
-                    self._start(cursor, reset)
-            missing = self._topics - set(self._cluster.view.topics)
-            if missing and not self._warned:
-                self._warned = True
-                log.warning("there is no topic %s yet; it is read as soon as it is there", ", ".join(sorted(missing)))
-        self._reader.follow_topics()
-
-    def _await_positions(self, cursors: Iterable[Cursor], timeout_ms: int) -> None:
-        deadline = now_ms() + timeout_ms
-        waiting = [cursor for cursor in cursors if cursor.reset_to is not None]
-        while any(cursor.reset_to is not None and cursor.fault is None for cursor in waiting):
-            left = deadline - now_ms()
-            if left <= 0:
-                raise BrokerUnavailable(f"positions could not be looked up within {timeout_ms} ms")
-            if not self._reader.gather(now_ms()):
-                self._reader.sleep(left)
-
-    def _wanted_topics(self) -> set[str]:
-        return set(self._topics) | {partition.topic for partition in self._core.cursors}
-
-    def _know(self, topics: set[str]) -> None:
-        """Make sure that there is metadata of these topics. Raises the broker's error, BrokerUnavailable."""
-        if not topics <= set(self._cluster.view.topics):
-            self._cluster.add_topics(topics)
-            self._cluster.fresh_metadata(self.options.api_timeout_ms)
-        for topic in topics:
-            self._cluster.view.check(topic)
-
-    def _check_partition(self, partition: TopicPartition) -> None:
-        count = self._cluster.view.partition_count(partition.topic)
-        if count is not None and partition.partition >= count:
-            raise UnknownTopicOrPartition(
-                f"topic {partition.topic!r} has partitions 0 … {count - 1}; there is no {partition.partition}"
-            )
-
-    def _seek_to(self, partitions: Sequence[TopicPartition], timestamp_ms: int) -> None:
-        self._check()
-        self._core.settle()
-        cursors = [self._cursor(partition) for partition in partitions or tuple(self._core.cursors)]
-        for cursor in cursors:
-            cursor.look_up(timestamp_ms)
-        self._await_positions(cursors, self.options.api_timeout_ms)
-
-    def _offsets(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        return {tp: one.offset for tp, one in self._find(wanted).items()}
-
-    def _find(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Any]:
-        self._check()
-        if not wanted:
-            return {}
-        checked = {_checked_partition(tp): timestamp_ms for tp, timestamp_ms in wanted.items()}
-        self._know({tp.topic for tp in checked})
-        for partition in checked:
-            self._check_partition(partition)
-        try:
-            return dict(find_offsets(self._cluster, checked, self.options.api_timeout_ms))
-        finally:
-            self._cluster.topics &= self._wanted_topics()
-
-
-def _checked_partition(partition: object) -> TopicPartition:
-    if not isinstance(partition, tuple) or len(partition) != 2:
-        raise ConfigError(f"{partition!r} is not a TopicPartition(topic, partition)")
-    topic, number = partition
-    if not isinstance(topic, str):
-        raise ConfigError(f"{partition!r}: the topic must be text")
-    whole_number("partition", number, 0)
-    return TopicPartition(topic, number)

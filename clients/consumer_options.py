@@ -33,6 +33,12 @@ class ConsumerOptions:
     request_timeout_ms: int = 30_000
     retry_backoff_ms: int = 20
     api_timeout_ms: int = 10_000
+    group: str | None = None
+    group_instance_id: str | None = None
+    partition_assignor: str | None = None
+    enable_auto_commit: bool = True
+    auto_commit_interval_ms: int = 5_000
+    max_poll_interval_ms: int = 300_000
 
     def check(self) -> None:
         """Raises ConfigError naming the argument at fault."""
@@ -55,9 +61,17 @@ class ConsumerOptions:
             ("request_timeout_ms", 1),
             ("retry_backoff_ms", 1),
             ("api_timeout_ms", 1),
+            ("auto_commit_interval_ms", 1),
+            ("max_poll_interval_ms", 1),
         ):
             whole_number(name, getattr(self, name), least)
         if self.consumer_timeout_ms is not None:
             whole_number("consumer_timeout_ms", self.consumer_timeout_ms, 0)
+        for name in ("group", "group_instance_id", "partition_assignor"):
+            text = getattr(self, name)
+            if text is not None and (not isinstance(text, str) or not text):
+                raise ConfigError(f"{name}={text!r} is not valid: it must be a text that is not empty")
+        if self.group is None and (self.group_instance_id is not None or self.partition_assignor is not None):
+            raise ConfigError("group_instance_id and partition_assignor mean nothing without group")
         check_callable("key_deserializer", self.key_deserializer)
         check_callable("value_deserializer", self.value_deserializer)

@@ -75,6 +75,10 @@ class RecordFuture:
                 )
         return self.metadata()
 
+    def watch(self, waiter: Callable[[], object]) -> bool:
+        """Hurry the record, and call `waiter` from the producer's thread when the outcome is known; False: it is."""
+        return self._producer.watch_batch(self._batch, waiter)
+
     def metadata(self) -> RecordMetadata:
         """The outcome, which must be known. Raises the error that the record failed with."""
         outcome = self._batch.outcome

@@ -130,7 +130,7 @@ class Producer(ProducerLoop):
             ),
         )
         try:
-            cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1))
+            cluster.run(cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1)))
         except BaseException:
             cluster.close()
             raise
@@ -212,6 +212,10 @@ class Producer(ProducerLoop):
         except BaseException:
             self._interrupted()
             raise
+
+    def would_block(self, topic: str) -> bool:
+        """Whether `send` would wait now: for the topic's partitions, or for space in the buffer."""
+        return topic not in self._topics or self._accumulator.free_bytes <= 0
 
     def flush(self, timeout: float | None = None) -> None:
         """Send everything now and wait until each record that was queued before is acknowledged or given up.

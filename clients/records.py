@@ -61,6 +61,17 @@ class OffsetAndTimestamp(NamedTuple):
     leader_epoch: int
 
 
+class OffsetAndMetadata(NamedTuple):
+    """A committed offset: of the next record to be read, with a text of the caller's.
+
+    `leader_epoch` of the record before it (-1: not known): with it a consumer notices when that record was lost.
+    """
+
+    offset: int
+    metadata: str = ""
+    leader_epoch: int = -1
+
+
 @dataclass(slots=True)
 class NewTopic:
     """A topic to create. `num_partitions` -1: the broker's `num.partitions`.

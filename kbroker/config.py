@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -24,7 +25,9 @@ from kbroker.errors import ConfigError
 class Setting:
     """What is known of one setting besides its value.
 
-    `topic_name` is the name under which a topic may override it, if it may. `reloadable` settings follow SIGHUP.
+    `topic_name` is the name under which a topic may override it, if it may; `name` is empty where only topics have it.
+    `choices` are a text's, or those of each item of a list. `pattern` is what a value's text, or each item of a list,
+    must match, and `pattern_means` says so to people. `reloadable` settings follow SIGHUP.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Setting:
     choices: tuple[str, ...] = ()
     topic_name: str | None = None
     reloadable: bool = False
+    pattern: str = ""
+    pattern_means: str = ""
 
 
 def setting(
@@ -48,14 +53,19 @@ def setting(
     choices: tuple[str, ...] = (),
     topic: str | None = None,
     reloadable: bool = False,
+    pattern: str = "",
+    pattern_means: str = "",
 ) -> Any:
     """A dataclass field that carries its Setting."""
-    facts = Setting(name, doc, unit, least, most, choices, topic, reloadable)
+    facts = Setting(name, doc, unit, least, most, choices, topic, reloadable, pattern, pattern_means)
     return field(default=default, metadata={"setting": facts})
 
 
-_INT32_MAX = 2**31 - 1
+INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_REPLICA = r"\*|[0-9]+:[0-9]+"
+_REPLICA_MEANS = "`*`, or PARTITION:NODE items"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class LogConfig:
 
     segment_bytes: int = setting(
         "log.segment.bytes", 1 << 30, "A segment is rolled before it grows past this.",
-        unit="bytes", least=1 << 20, most=_INT32_MAX, topic="segment.bytes", reloadable=True,
+        unit="bytes", least=1 << 20, most=INT32_MAX, topic="segment.bytes", reloadable=True,
     )  # fmt: skip
     segment_ms: int = setting(
         "log.roll.ms", 7 * 86_400_000, "A segment is rolled when its first record is older than this.",
@@ -80,27 +90,31 @@ class LogConfig:
     )  # fmt: skip
     retention_check_interval_ms: int = setting(
         "log.retention.check.interval.ms", 300_000, "How often retention and rolling by age are looked at.",
-        unit="ms", least=1, most=_INT32_MAX, reloadable=True,
+        unit="ms", least=1, most=_INT64_MAX, reloadable=True,
     )  # fmt: skip
     delete_delay_ms: int = setting(
         "log.segment.delete.delay.ms", 60_000, "A file taken out of the log is unlinked after this.",
-        unit="ms", least=0, most=_INT32_MAX, topic="file.delete.delay.ms", reloadable=True,
+        unit="ms", least=0, most=_INT64_MAX, topic="file.delete.delay.ms", reloadable=True,
     )  # fmt: skip
     index_interval_bytes: int = setting(
         "log.index.interval.bytes", 4096, "About one index entry for this many bytes of log.",
-        unit="bytes", least=0, most=_INT32_MAX, topic="index.interval.bytes",
+        unit="bytes", least=0, most=INT32_MAX, topic="index.interval.bytes", reloadable=True,
     )  # fmt: skip
     index_size_max_bytes: int = setting(
         "log.index.size.max.bytes", 10 << 20, "A segment is rolled when one of its indexes reaches this.",
-        unit="bytes", least=256, most=_INT32_MAX, topic="segment.index.bytes",
+        unit="bytes", least=4, most=INT32_MAX, topic="segment.index.bytes", reloadable=True,
     )  # fmt: skip
     message_max_bytes: int = setting(
         "message.max.bytes", 1_048_588, "The largest record batch that is accepted, header included.",
-        unit="bytes", least=61, most=_INT32_MAX, topic="max.message.bytes", reloadable=True,
+        unit="bytes", least=0, most=INT32_MAX, topic="max.message.bytes", reloadable=True,
     )  # fmt: skip
     flush_interval_ms: int = setting(
         "log.flush.interval.ms", 1000, "What acks=1 wrote is on the disk after this at the latest.",
-        unit="ms", least=1, most=_INT64_MAX, topic="flush.ms", reloadable=True,
+        unit="ms", least=0, most=_INT64_MAX, topic="flush.ms", reloadable=True,
+    )  # fmt: skip
+    flush_messages: int = setting(
+        "log.flush.interval.messages", _INT64_MAX, "A flush begins when this many records are not on the disk yet.",
+        least=1, most=_INT64_MAX, topic="flush.messages", reloadable=True,
     )  # fmt: skip
     flush_acks_all: str = setting(
         "log.flush.acks.all", "fdatasync",
@@ -109,28 +123,53 @@ class LogConfig:
     )  # fmt: skip
     recovery_point_bytes: int = setting(
         "log.recovery.point.bytes", 64 << 20, "A new recovery point at least each time this much was written.",
-        unit="bytes", least=1 << 20, most=_INT32_MAX,
+        unit="bytes", least=1 << 20, most=INT32_MAX,
     )  # fmt: skip
     recovery_point_batches: int = setting(
         "log.recovery.point.batches", 50_000, "A new recovery point at least each time this many batches were written.",
-        least=100, most=_INT32_MAX,
+        least=100, most=INT32_MAX,
     )  # fmt: skip
     producer_id_expiration_ms: int = setting(
         "producer.id.expiration.ms", 86_400_000, "An idempotent producer that is silent for this long is forgotten.",
-        unit="ms", least=1, most=_INT64_MAX,
+        unit="ms", least=1, most=INT32_MAX,
     )  # fmt: skip
-    cleanup_policy: str = setting(
-        "log.cleanup.policy", "delete", "What happens to old segments. Compaction comes with a later release.",
-        choices=("delete",), topic="cleanup.policy", reloadable=True,
+    cleanup_policy: tuple[str, ...] = setting(
+        "log.cleanup.policy", ("delete",),
+        "`delete`: old segments go by age and size. `compact`: every record needs a key, and without `delete` none "
+        "goes by age or size; dropping all but the newest record of a key comes with a later release. Empty: all stay.",
+        choices=("compact", "delete"), topic="cleanup.policy", reloadable=True,
     )  # fmt: skip
     compression_type: str = setting(
         "compression.type", "producer",
-        "`producer`: batches are kept as they were compressed. Recompression by the broker comes with a later release.",
-        choices=("producer",), topic="compression.type",
+        "`producer`: batches are kept as they were compressed. Else those of another compression are compressed anew.",
+        choices=("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"), topic="compression.type",
+        reloadable=True,
+    )  # fmt: skip
+    compression_gzip_level: int = setting(
+        "compression.gzip.level", -1, "The level when the broker compresses by gzip.", least=-1, most=9,
+        topic="compression.gzip.level", reloadable=True, pattern="-1|[1-9]", pattern_means="1 … 9, or -1 (gzip's own)",
+    )  # fmt: skip
+    compression_lz4_level: int = setting(
+        "compression.lz4.level", 9, "The level when the broker compresses by lz4; 9 is the fast one.", least=1, most=17,
+        topic="compression.lz4.level", reloadable=True,
+    )  # fmt: skip
+    compression_zstd_level: int = setting(
+        "compression.zstd.level", 3, "The level when the broker compresses by zstd.", least=-131_072, most=22,
+        topic="compression.zstd.level", reloadable=True,
     )  # fmt: skip
     timestamp_type: str = setting(
         "log.message.timestamp.type", "CreateTime", "Whose clock stamps records: the producer's or the broker's.",
         choices=("CreateTime", "LogAppendTime"), topic="message.timestamp.type", reloadable=True,
+    )  # fmt: skip
+    timestamp_before_max_ms: int = setting(
+        "log.message.timestamp.before.max.ms", _INT64_MAX,
+        "Records with a producer's timestamp that lies further in the past are refused.",
+        unit="ms", least=0, most=_INT64_MAX, topic="message.timestamp.before.max.ms", reloadable=True,
+    )  # fmt: skip
+    timestamp_after_max_ms: int = setting(
+        "log.message.timestamp.after.max.ms", 3_600_000,
+        "Records with a producer's timestamp that lies further in the future are refused.",
+        unit="ms", least=0, most=_INT64_MAX, topic="message.timestamp.after.max.ms", reloadable=True,
     )  # fmt: skip
 
 
@@ -188,7 +227,7 @@ class NativeConfig:
     frame_bytes_max: int = setting(
         "native.frame.bytes.max", 32 << 20,
         "The largest frame that is taken from a client, and the most in all frames of a produce.",
-        unit="bytes", least=1 << 16, most=_INT32_MAX,
+        unit="bytes", least=1 << 16, most=INT32_MAX,
     )  # fmt: skip
     frames_max: int = setting(
         "native.frames.max", 256, "The most payload frames in one request.", least=1, most=100_000
@@ -211,7 +250,7 @@ class NativeConfig:
     clients_max: int = setting("native.clients.max", 4096, "More clients than this are refused.", least=1, most=1 << 20)
     fetch_bytes_max: int = setting(
         "fetch.max.bytes", 8 << 20, "The most bytes in the answer to one fetch, but for a single larger batch.",
-        unit="bytes", least=1024, most=_INT32_MAX,
+        unit="bytes", least=1024, most=INT32_MAX,
     )  # fmt: skip
 
 
@@ -242,13 +281,18 @@ class KafkaConfig:
     """The doors for Kafka clients, and their limits. Each is checked before our code allocates anything."""
 
     listeners: str = setting(
-        "listeners", "",
-        "PLAINTEXT://HOST:PORT for Kafka clients (9092 is usual). The coordinator takes PORT, worker i PORT+1+i; "
-        "port 0: free ones. Empty: no Kafka clients.",
+        "listeners", "PLAINTEXT://localhost:9092",
+        "PLAINTEXT://HOST:PORT for Kafka clients, or HOST:PORT. The coordinator takes PORT, worker i PORT+1+i; "
+        "port 0: free ones. `localhost` is 127.0.0.1 and ::1, `*` every address. Empty: no Kafka clients.",
     )  # fmt: skip
     advertised_host: str = setting(
         "advertised.host", "",
         "The host that Kafka clients are told, where it is not the address they dialled (behind NAT or port mapping).",
+    )  # fmt: skip
+    advertised_ports: str = setting(
+        "advertised.ports", "",
+        "The ports that Kafka clients are told, where they are not the listeners' own: the coordinator's (worker i "
+        "follows at PORT+1+i), or a list of one for each node.",
     )  # fmt: skip
     connections_max: int = setting(
         "max.connections", 20_000, "Kafka clients connected to one process; more are refused.", least=1, most=1 << 20
@@ -267,11 +311,11 @@ class KafkaConfig:
     )  # fmt: skip
     request_bytes_max: int = setting(
         "socket.request.max.bytes", 100 << 20, "The largest request of a Kafka client (Produce).",
-        unit="bytes", least=1024, most=_INT32_MAX,
+        unit="bytes", least=1024, most=INT32_MAX,
     )  # fmt: skip
     small_request_bytes_max: int = setting(
         "kafka.request.max.bytes", 4 << 20, "The largest request of a Kafka client other than Produce.",
-        unit="bytes", least=1024, most=_INT32_MAX,
+        unit="bytes", least=1024, most=INT32_MAX,
     )  # fmt: skip
     buffered_bytes_max: int = setting(
         "queued.max.request.bytes", 512 << 20,
@@ -282,9 +326,144 @@ class KafkaConfig:
         "kafka.requests.in.flight.max", 64, "A Kafka connection with so many unanswered requests is not read from.",
         least=1, most=65_536,
     )  # fmt: skip
+    fetch_sessions_max: int = setting(
+        "max.incremental.fetch.session.cache.slots", 1000,
+        "Fetch sessions that each process remembers; above it the smallest and the unused give way.",
+        least=0, most=1_000_000,
+    )  # fmt: skip
     fetch_bytes_max: int = setting(
         "kafka.fetch.max.bytes", 55 << 20, "The most bytes in the answer to one fetch of a Kafka client, but for "
-        "a single larger batch.", unit="bytes", least=1024, most=_INT32_MAX,
+        "a single larger batch.", unit="bytes", least=1024, most=INT32_MAX,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class InertConfig:
+    """Kafka's settings for what is not here. Checked, kept and shown, so that what was written for Kafka works."""
+
+    min_insync_replicas: int = setting(
+        "min.insync.replicas", 1, "Replicas that acks=all waits for. Each partition has one, which is always in sync.",
+        least=1, most=INT32_MAX, topic="min.insync.replicas", reloadable=True,
+    )  # fmt: skip
+    unclean_leader_election: bool = setting(
+        "unclean.leader.election.enable", False, "Whether a replica that is not in sync may lead: there is no other.",
+        topic="unclean.leader.election.enable", reloadable=True,
+    )  # fmt: skip
+    preallocate: bool = setting(
+        "log.preallocate", False, "Whether a new segment takes its space at once.", topic="preallocate", reloadable=True
+    )
+    segment_jitter_ms: int = setting(
+        "log.roll.jitter.ms", 0, "Spreads the times at which the segments of many partitions roll.",
+        unit="ms", least=0, most=_INT64_MAX, topic="segment.jitter.ms", reloadable=True,
+    )  # fmt: skip
+    min_cleanable_ratio: float = setting(
+        "log.cleaner.min.cleanable.ratio", 0.5, "The part of a log that must be new before it is compacted.",
+        least=0, most=1, topic="min.cleanable.dirty.ratio", reloadable=True,
+    )  # fmt: skip
+    tombstone_retention_ms: int = setting(
+        "log.cleaner.delete.retention.ms", 86_400_000, "How long compaction keeps a record without a value.",
+        unit="ms", least=0, most=_INT64_MAX, topic="delete.retention.ms", reloadable=True,
+    )  # fmt: skip
+    min_compaction_lag_ms: int = setting(
+        "log.cleaner.min.compaction.lag.ms", 0, "A record is not compacted away before it is this old.",
+        unit="ms", least=0, most=_INT64_MAX, topic="min.compaction.lag.ms", reloadable=True,
+    )  # fmt: skip
+    max_compaction_lag_ms: int = setting(
+        "log.cleaner.max.compaction.lag.ms", _INT64_MAX, "A record is looked at by compaction when it is this old.",
+        unit="ms", least=1, most=_INT64_MAX, topic="max.compaction.lag.ms", reloadable=True,
+    )  # fmt: skip
+    local_retention_ms: int = setting(
+        "log.local.retention.ms", -2, "retention.ms of what lies here under tiered storage; -2: the same.",
+        unit="ms", least=-2, most=_INT64_MAX, topic="local.retention.ms", reloadable=True,
+    )  # fmt: skip
+    local_retention_bytes: int = setting(
+        "log.local.retention.bytes", -2, "retention.bytes of what lies here under tiered storage; -2: the same.",
+        unit="bytes", least=-2, most=_INT64_MAX, topic="local.retention.bytes", reloadable=True,
+    )  # fmt: skip
+    remote_storage: bool = setting(
+        "", False, "Tiered storage.", topic="remote.storage.enable",
+        pattern="(?i:false)", pattern_means="false: there is no tiered storage",
+    )  # fmt: skip
+    remote_copy_disable: bool = setting(
+        "", False, "Whether tiered storage takes nothing new.", topic="remote.log.copy.disable"
+    )
+    remote_delete_on_disable: bool = setting(
+        "", False, "Whether tiered data goes when it is switched off.", topic="remote.log.delete.on.disable"
+    )
+    leader_throttled_replicas: tuple[str, ...] = setting(
+        "", (), "Replicas whose copying is throttled at their leader.", topic="leader.replication.throttled.replicas",
+        pattern=_REPLICA, pattern_means=_REPLICA_MEANS,
+    )  # fmt: skip
+    follower_throttled_replicas: tuple[str, ...] = setting(
+        "", (), "Replicas whose copying is throttled where they are.", topic="follower.replication.throttled.replicas",
+        pattern=_REPLICA, pattern_means=_REPLICA_MEANS,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """Consumer groups, their limits, and the topic that keeps their offsets."""
+
+    groups_max: int = setting("groups.max", 100_000, "More groups than this are refused.", least=1, most=10_000_000)
+    max_size: int = setting(
+        "group.max.size", INT32_MAX, "The most members of a classic group.", least=1, most=INT32_MAX
+    )
+    min_session_timeout_ms: int = setting(
+        "group.min.session.timeout.ms", 6_000, "The shortest session timeout that a classic member may ask for.",
+        unit="ms", least=1, most=INT32_MAX,
+    )  # fmt: skip
+    max_session_timeout_ms: int = setting(
+        "group.max.session.timeout.ms", 1_800_000, "The longest session timeout that a classic member may ask for.",
+        unit="ms", least=1, most=INT32_MAX,
+    )  # fmt: skip
+    initial_rebalance_delay_ms: int = setting(
+        "group.initial.rebalance.delay.ms", 3_000,
+        "How long an empty classic group waits for more members before its first rebalance.",
+        unit="ms", least=0, most=INT32_MAX,
+    )  # fmt: skip
+    consumer_max_size: int = setting(
+        "group.consumer.max.size", INT32_MAX, "The most members of a consumer group (KIP-848).",
+        least=1, most=INT32_MAX,
+    )  # fmt: skip
+    consumer_session_timeout_ms: int = setting(
+        "group.consumer.session.timeout.ms", 45_000, "A member of a consumer group that is silent for this is put out.",
+        unit="ms", least=1, most=INT32_MAX,
+    )  # fmt: skip
+    consumer_heartbeat_interval_ms: int = setting(
+        "group.consumer.heartbeat.interval.ms", 5_000, "How often members of consumer groups are told to be heard of.",
+        unit="ms", least=1, most=INT32_MAX,
+    )  # fmt: skip
+    consumer_assignors: str = setting(
+        "group.consumer.assignors", "uniform,range",
+        "Assignors of consumer groups; the first is taken when no member names one.",
+        choices=("uniform,range", "range,uniform", "uniform", "range"),
+    )  # fmt: skip
+    consumer_migration_policy: str = setting(
+        "group.consumer.migration.policy", "bidirectional",
+        "Which way a group may move between the classic and the consumer protocol while it has members.",
+        choices=("bidirectional", "upgrade", "downgrade", "disabled"),
+    )  # fmt: skip
+    consumer_regex_refresh_interval_ms: int = setting(
+        "group.consumer.regex.refresh.interval.ms", 600_000,
+        "Subscribed patterns of consumer groups are matched anew after this, whatever happens.",
+        unit="ms", least=10_000, most=INT32_MAX,
+    )  # fmt: skip
+    offsets_retention_minutes: int = setting(
+        "offsets.retention.minutes", 10_080, "Offsets of a group without members are kept for this long.",
+        unit="minutes", least=1, most=INT32_MAX,
+    )  # fmt: skip
+    offsets_retention_check_interval_ms: int = setting(
+        "offsets.retention.check.interval.ms", 600_000, "How often a group is looked at for offsets that have expired.",
+        unit="ms", least=1, most=_INT64_MAX,
+    )  # fmt: skip
+    offset_metadata_max_bytes: int = setting(
+        "offset.metadata.max.bytes", 4096, "The longest text that may be committed with an offset.",
+        unit="bytes", least=0, most=32_767,
+    )  # fmt: skip
+    offsets_segment_bytes: int = setting(
+        "offsets.topic.segment.bytes", 16 << 20,
+        "Segment size of `__consumer_offsets`: small ones are compacted early, which keeps the start short.",
+        unit="bytes", least=1 << 16, most=INT32_MAX,
     )  # fmt: skip
 
 
@@ -297,6 +476,8 @@ class Config:
     native: NativeConfig = field(default_factory=NativeConfig)
     shm: ShmConfig = field(default_factory=ShmConfig)
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    inert: InertConfig = field(default_factory=InertConfig)
+    groups: GroupConfig = field(default_factory=GroupConfig)
 
     @property
     def data_dir(self) -> Path:
@@ -325,6 +506,11 @@ class Known:
     kind: type
     default: Any
 
+    @property
+    def alterable(self) -> bool:
+        """Whether an admin may alter it while the broker runs: what topics fall back to."""
+        return self.setting.reloadable and self.section in ("log", "inert")
+
 
 def _walk() -> Iterator[Known]:
     defaults = Config()
@@ -335,40 +521,60 @@ def _walk() -> Iterator[Known]:
             yield Known(item.metadata["setting"], section.name, item.name, type(default), default)
 
 
-SETTINGS: dict[str, Known] = {known.setting.name: known for known in _walk()}
-TOPIC_SETTINGS: dict[str, Known] = {k.setting.topic_name: k for k in SETTINGS.values() if k.setting.topic_name}
+ALL_SETTINGS: tuple[Known, ...] = tuple(_walk())
+SETTINGS: dict[str, Known] = {known.setting.name: known for known in ALL_SETTINGS if known.setting.name}
+TOPIC_SETTINGS: dict[str, Known] = {k.setting.topic_name: k for k in ALL_SETTINGS if k.setting.topic_name}
 
 
 def allowed(known: Known) -> str:
     """What a value may be, for people: `1 … 10 ms`, `one of a, b`, `true or false`."""
     facts = known.setting
+    if facts.pattern_means:
+        return facts.pattern_means
     if facts.choices:
-        return "one of " + ", ".join(facts.choices)
+        return ("any of " if known.kind is tuple else "one of ") + ", ".join(facts.choices)
     if known.kind is bool:
         return "true or false"
-    if known.kind is int:
+    if known.kind in (int, float):
         unit = f" {facts.unit}" if facts.unit else ""
-        return f"a whole number, {facts.least} … {facts.most}{unit}"
-    return "text"
+        return f"a {'whole ' if known.kind is int else ''}number, {facts.least} … {facts.most}{unit}"
+    return "items with commas between them" if known.kind is tuple else "text"
 
 
 def parse_value(known: Known, text: str, name: str) -> Any:
     """The value that `text` stands for. Raises ConfigError naming the setting, the value and what is allowed."""
     facts = known.setting
-    value: Any = text.strip()
+    text = text.strip()
+    value: Any = text
     try:
+        if known.kind is tuple:
+            value = list_items(text)
+        for item in value if known.kind is tuple else (text,):
+            if facts.choices and item not in facts.choices:
+                raise ValueError
+            if facts.pattern and not re.fullmatch(facts.pattern, item):
+                raise ValueError
         if known.kind is bool:
-            value = {"true": True, "false": False}[value.lower()]
-        elif known.kind is int:
-            value = int(value)
+            value = {"true": True, "false": False}[text.lower()]
+        elif known.kind in (int, float):
+            value = _number(known.kind, text)
             if not (facts.least or 0) <= value <= (_INT64_MAX if facts.most is None else facts.most):
                 raise ValueError
-        elif facts.choices:
-            by_lower = {choice.lower(): choice for choice in facts.choices}
-            value = by_lower[value.lower()]
     except (KeyError, ValueError):
-        raise ConfigError(f"{name}={text.strip()!r} is not valid: it must be {allowed(known)}") from None
+        raise ConfigError(f"{name}={text!r:.200} is not valid: it must be {allowed(known)}") from None
     return value
+
+
+def _number(kind: type, text: str) -> int | float:
+    if not _NUMBER.fullmatch(text):  # Python also takes 1_000, nan and other scripts' digits
+        raise ValueError
+    number: int | float = kind(text)
+    return number
+
+
+def list_items(text: str) -> tuple[str, ...]:
+    """The items of a list as it is written, `a, b`: each once, in their order."""
+    return tuple(dict.fromkeys(item for part in text.split(",") if (item := part.strip())))
 
 
 def _known(names: Mapping[str, Known], name: str, what: str) -> Known:
@@ -391,6 +597,20 @@ def make_config(values: Mapping[str, str], base: Config | None = None) -> Config
     return dataclasses.replace(config, **replaced)
 
 
+def check_alterable(settings: Mapping[str, str]) -> None:
+    """Raises ConfigError unless an admin may set all these broker settings, to these values, while it runs."""
+    for name, text in settings.items():
+        known = _known(SETTINGS, name, "setting")
+        if not known.alterable:
+            raise ConfigError(f"{name} cannot be altered while the broker runs; it is set in its file or by a flag")
+        parse_value(known, text, name)
+
+
+def check_setting_name(name: str) -> None:
+    """Raises ConfigError, naming the nearest right one, unless the broker has a setting of that name."""
+    _known(SETTINGS, name, "setting")
+
+
 def parse_toml(text: str, source: str) -> dict[str, str]:
     """The settings of a TOML file, tables joined by dots; `source` names the file in errors. Raises ConfigError."""
     try:
@@ -404,10 +624,12 @@ def parse_toml(text: str, source: str) -> dict[str, str]:
             name = f"{prefix}{key}"
             if isinstance(value, dict):
                 flatten(f"{name}.", value)
-            elif isinstance(value, (str, int, bool)):
+            elif isinstance(value, (str, int, float, bool)):
                 values[name] = value_text(value)
+            elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+                values[name] = value_text(tuple(value))
             else:
-                raise ConfigError(f"{source}: {name} must be text, a whole number, true or false, not {value!r}")
+                raise ConfigError(f"{source}: {name} must be text, a number, true, false or a list, not {value!r:.200}")
 
     flatten("", table)
     return values
@@ -449,6 +671,10 @@ def check_topic_settings(settings: Mapping[str, str]) -> None:
     """Raises ConfigError for the first topic setting whose name or value is wrong."""
     for name, text in settings.items():
         parse_value(_known(TOPIC_SETTINGS, name, "topic setting"), text, name)
+    defaults = Config()
+    least, most = (topic_value(defaults, settings, f"{end}.compaction.lag.ms") for end in ("min", "max"))
+    if least > most:
+        raise ConfigError(f"min.compaction.lag.ms={least} is more than max.compaction.lag.ms={most}")
 
 
 def check_topic_setting_name(name: str) -> None:
@@ -456,15 +682,26 @@ def check_topic_setting_name(name: str) -> None:
     _known(TOPIC_SETTINGS, name, "topic setting")
 
 
+def topic_value(config: Config, settings: Mapping[str, str], name: str) -> Any:
+    """The value in force of a topic's setting: the topic's own, else the broker's. Raises ConfigError."""
+    known = _known(TOPIC_SETTINGS, name, "topic setting")
+    if name in settings:
+        return parse_value(known, settings[name], name)
+    return getattr(getattr(config, known.section), known.attribute)
+
+
 def topic_log_config(base: LogConfig, settings: Mapping[str, str]) -> LogConfig:
     """The broker's log settings with a topic's own on top. Raises ConfigError."""
     changes = {}
     for name, text in settings.items():
         known = _known(TOPIC_SETTINGS, name, "topic setting")
-        changes[known.attribute] = parse_value(known, text, name)
+        if known.section == "log":
+            changes[known.attribute] = parse_value(known, text, name)
     return dataclasses.replace(base, **changes)
 
 
 def value_text(value: Any) -> str:
     """A value as it is written in a configuration file."""
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -19,6 +19,7 @@ class from what came over the wire.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -102,10 +103,30 @@ class MessageTooLarge(RequestError):
     code = 10
 
 
+class OffsetMetadataTooLarge(RequestError):
+    code = 12
+
+
 class NetworkError(RetriableError):
     """The connection to a broker process ended before the answer came: nobody knows whether it acted."""
 
     code = 13
+
+
+class CoordinatorLoadInProgress(RetriableError):
+    """The coordinator is still reading what its groups were."""
+
+    code = 14
+
+
+class CoordinatorNotAvailable(RetriableError):
+    """The coordinator is away, or could not store what was asked."""
+
+    code = 15
+
+
+class NotCoordinator(RetriableError):
+    code = 16
 
 
 class InvalidTopic(RequestError):
@@ -116,7 +137,51 @@ class RecordListTooLarge(RequestError):
     code = 18
 
 
-class InvalidTimestamp(RequestError):
+class RecordsRefused(RequestError):
+    """Single records of a batch are at fault: `records` says of each, by its number in the batch, why."""
+
+    def __init__(self, message: str, records: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.records = records or {}
+
+
+class IllegalGeneration(RequestError):
+    """The group has gone on to another generation: join again."""
+
+    code = 22
+
+
+class InconsistentGroupProtocol(RequestError):
+    """The members of the group have no protocol in common with this one."""
+
+    code = 23
+
+
+class InvalidGroupId(RequestError):
+    code = 24
+
+
+class UnknownMemberId(RequestError):
+    """The group does not know that member, or not any more: join again as a new one."""
+
+    code = 25
+
+
+class InvalidSessionTimeout(RequestError):
+    code = 26
+
+
+class RebalanceInProgress(RequestError):
+    """The group's members are joining anew: join again with the same member id."""
+
+    code = 27
+
+
+class InvalidCommitOffsetSize(RequestError):
+    code = 28
+
+
+class InvalidTimestamp(RecordsRefused):
     code = 32
 
 
@@ -153,6 +218,12 @@ class UnsupportedForMessageFormat(RequestError):
     code = 43
 
 
+class PolicyViolation(RequestError):
+    """A setting of the topic or the broker does not allow it."""
+
+    code = 44
+
+
 class OutOfOrderSequence(RequestError):
     code = 45
 
@@ -175,6 +246,14 @@ class KafkaStorageError(RetriableError):
     code = 56
 
 
+class NonEmptyGroup(RequestError):
+    code = 68
+
+
+class GroupIdNotFound(RequestError):
+    code = 69
+
+
 class FencedLeaderEpoch(RetriableError):
     code = 74
 
@@ -187,8 +266,34 @@ class UnsupportedCompressionType(RequestError):
     code = 76
 
 
-class InvalidRecord(RequestError):
+class MemberIdRequired(RequestError):
+    """The answer holds the id with which a new member is to join."""
+
+    code = 79
+
+
+class GroupMaxSizeReached(RequestError):
+    code = 81
+
+
+class FencedInstanceId(RequestError):
+    """Another member has taken over that static member's place."""
+
+    code = 82
+
+
+class GroupSubscribedToTopic(RequestError):
+    code = 86
+
+
+class InvalidRecord(RecordsRefused):
     code = 87
+
+
+class UnstableOffsetCommit(RetriableError):
+    """An open transaction may still change that offset."""
+
+    code = 88
 
 
 class ThrottlingQuotaExceeded(RetriableError):
@@ -199,6 +304,32 @@ class ThrottlingQuotaExceeded(RetriableError):
 
 class UnknownTopicId(RetriableError):
     code = 100
+
+
+class InconsistentTopicId(RetriableError):
+    """The topic was deleted and made anew: it has another id now."""
+
+    code = 103
+
+
+class FencedMemberEpoch(RequestError):
+    code = 110
+
+
+class UnreleasedInstanceId(RequestError):
+    code = 111
+
+
+class UnsupportedAssignor(RequestError):
+    code = 112
+
+
+class StaleMemberEpoch(RequestError):
+    code = 113
+
+
+class InvalidRegularExpression(RequestError):
+    code = 128
 
 
 class BufferFull(ClientError):

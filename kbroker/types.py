@@ -32,6 +32,12 @@ LATEST_TIMESTAMP = TimestampMs(-1)
 
 COORDINATOR_NODE = NodeId(0)
 
+OFFSETS_TOPIC = "__consumer_offsets"
+"""Where groups and their committed offsets are kept; the leader of a group's partition coordinates the group."""
+TRANSACTIONS_TOPIC = "__transaction_state"
+INTERNAL_TOPICS = frozenset({OFFSETS_TOPIC, TRANSACTIONS_TOPIC})
+"""Topics that only the broker writes. The coordinator leads them."""
+
 
 def worker_node(worker_index: int) -> NodeId:
     """Node id of worker `worker_index` (from 0)."""

@@ -6,18 +6,17 @@ import time
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 from kbroker.testing import Broker
 
 
 def broker_cpu_s(broker: Broker) -> float:
-    """User and system time of every process of the broker."""
-    total = 0.0
-    for process in broker.processes().values():
-        times = psutil.Process(process["pid"]).cpu_times()
-        total += times.user + times.system
-    return total
+    """User and system time of every process of the broker, all threads."""
+    return sum(time.clock_gettime(_cpu_clock(process["pid"])) for process in broker.processes().values())
+
+
+def _cpu_clock(pid: int) -> int:
+    """The clock of a process's CPU time, as clock_getcpuclockid(3) names it: in ns, where /proc counts in ticks."""
+    return ~pid << 3 | 2
 
 
 class Measured:

@@ -88,7 +88,6 @@ def _median(broker: Broker, run: Callable[[], None]) -> Measured:
         with Measured(broker) as measured:
             run()
         runs.append(measured)
-    # CPU time is counted in ticks: better a mean of all runs than one run's.
     middle = Measured(broker)
     middle.wall_s = statistics.median(one.wall_s for one in runs)
     middle.broker_cpu_s = statistics.mean(one.broker_cpu_s for one in runs)

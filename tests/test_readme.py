@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.network import own_network
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
@@ -62,8 +64,9 @@ def folder() -> Iterator[Path]:
 class Shell:
     """Runs the tour's commands: each in a shell of its own, with the environment that was exported so far."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, network: list[str]) -> None:
         self.folder = folder
+        self.network = network  # words before each command
         programs = folder / "bin"
         programs.mkdir()
         # `kbroker` and `python3` of this tree, whatever is installed here.
@@ -92,7 +95,7 @@ class Shell:
             return self.start(command.removesuffix("&").strip(), len(step.shown))
         arguments = [sys.executable, "-c", command] if step.is_python else ["bash", "-eo", "pipefail", "-c", command]
         done = subprocess.run(
-            arguments,
+            [*self.network, *arguments],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -107,7 +110,7 @@ class Shell:
 
     def start(self, command: str, lines: int) -> str:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"],
+            [*self.network, "bash", "-c", f"exec {command}"],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -135,11 +138,17 @@ class Shell:
             process.wait()
 
 
+@pytest.fixture
+def network() -> Iterator[list[str]]:
+    with own_network() as words:
+        yield words
+
+
 @pytest.mark.slow
-def test_the_tour_works_as_typed(folder: Path) -> None:
+def test_the_tour_works_as_typed(folder: Path, network: list[str]) -> None:
     steps = tour()
     assert len(steps) > 8
-    shell = Shell(folder)
+    shell = Shell(folder, network)
     try:
         for step in steps:
             printed = shell.run(step)

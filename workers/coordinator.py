@@ -17,32 +17,43 @@ from typing import Any
 
 import zmq
 
-from kbroker.catalog.catalog import PRODUCER_IDS, TOPICS, Catalog, check_entries
+from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries
 from kbroker.catalog.rebuild import topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change
-from kbroker.config import TOPIC_SETTINGS, Config, Known, allowed, topic_log_config, value_text
+from kbroker.config import (
+    TOPIC_SETTINGS,
+    Config,
+    Known,
+    allowed,
+    make_config,
+    topic_log_config,
+    topic_value,
+    value_text,
+)
 from kbroker.errors import (
     InvalidReplicationFactor,
     InvalidRequest,
     KbrokerError,
+    RequestError,
     RequestTimedOut,
     StartError,
     StorageError,
-    UnknownTopicOrPartition,
     code_of,
 )
-from kbroker.types import worker_node
+from kbroker.types import COORDINATOR_NODE, NO_EPOCH, worker_node
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import Asked
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_coordinator import GroupCoordinator
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
+from kbroker.workers.native_groups import NativeGroups
 from kbroker.workers.stream_connection import Streams
 
 log = logging.getLogger(__name__)
@@ -61,12 +72,15 @@ class Coordinator:
 
     def __init__(self, child: ChildContext) -> None:
         self.child = child
+        self.given: Config = child.config
+        """The settings as the file and the flags have them, before what was altered."""
         self.config: Config = child.config
         self.loop = Loop()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         nodes = [int(worker_node(index)) for index in range(child.worker_count)]
         self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
         self.store = self._open_store()
+        self._reload(self.given)
         self.io = IoThreads(self.loop, 1, "store")
         self.producer_ids = iter(range(0))
         self.wanting_ids: list[TakeId] = []
@@ -76,6 +90,7 @@ class Coordinator:
         self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
         self.streams = Streams(self.loop)
         self.front = FrontDialler(child, self.streams, self._serve)
+        self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
@@ -85,6 +100,7 @@ class Coordinator:
             m.DescribeSettings: self._describe_settings,
             m.AlterSettings: self._alter_settings,
             m.InitProducerId: self._init_producer_id,
+            **NativeGroups(self.groups).requests,
         }
 
     # --- start and end ---
@@ -140,15 +156,15 @@ class Coordinator:
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
-        if self.kafka is not None:
-            self.kafka.offsets.close(time.time_ns() // 1_000_000)
+        self.groups.close()
         self.store.close()
         self.members.close()
         self.front.close()
         self.context.term()
 
     def _reload(self, config: Config) -> None:
-        self.config = config
+        self.given = config
+        self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), config)
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()
@@ -190,7 +206,7 @@ class Coordinator:
     def _topic_info(self, name: str) -> m.TopicInfo:
         try:
             info = topic_info(self.catalog, name)
-        except UnknownTopicOrPartition as error:
+        except RequestError as error:
             return m.TopicInfo(name, error.code, str(error))
         info.batch_bytes_max = topic_log_config(self.config.log, info.settings).message_max_bytes
         return info
@@ -246,13 +262,10 @@ class Coordinator:
 
     def _describe_settings(self, asked: Asked, request: m.DescribeSettings) -> None:
         own = self.catalog.topic(request.topic).settings if request.topic else {}
-        effective = topic_log_config(self.config.log, own)
-        default = Config().log
         found = []
         for name, known in sorted(TOPIC_SETTINGS.items()):
-            value = getattr(effective, known.attribute)
-            changed = getattr(self.config.log, known.attribute) != getattr(default, known.attribute)
-            source = "topic" if name in own else "broker" if changed else "default"
+            value = topic_value(self.config, own, name)
+            source = "topic" if name in own else "default" if value == known.default else "broker"
             found.append(_setting_info(name, value, source, known))
         asked.answer(codec.encode_answer(m.SettingsAnswer(found)))
 
@@ -288,8 +301,11 @@ class Coordinator:
             self.take_producer_id(done)
 
     def epoch_of(self, topic: str, index: int, known_epoch: int) -> int:
-        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet."""
-        return max(known_epoch, self._epochs.get((topic, index), -1))
+        """The leader epoch of a partition as its owner has told it, which the catalog may not have recorded yet.
+
+        -1: no owner has told one yet. They begin with 1: the catalog's 0 is no epoch to compare with.
+        """
+        return max(known_epoch, self._epochs.get((topic, index), -1)) or NO_EPOCH
 
     # --- changes ---
 
@@ -347,6 +363,10 @@ class Coordinator:
             self.is_committing = False
             if error is None:
                 self.catalog.apply(changes)
+                self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
+                if any(change.key.startswith(ALTERED) for change in changes):
+                    self._reload(self.given)
+                self.groups.catalog_changed(changes)
                 self.members.broadcast(changes, done, timeout_ms)
             else:
                 log.error("a change of the catalog failed: %s", error)
@@ -372,9 +392,14 @@ class Coordinator:
                 log.error("leader epochs could not be recorded: %s", error)
 
         self._epochs.update(epochs)
+        self._topics_changed(name for name, _ in epochs)
         if epochs or removed:
             self.changes.append((decide, committed, 30_000))
             self._next_change()
+
+    def _topics_changed(self, names: Iterable[str]) -> None:
+        if self.kafka is not None:
+            self.kafka.topics_changed(names)
 
     def _result_of(self, name: str, decide: Decide) -> m.TopicResult:
         try:

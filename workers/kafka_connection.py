@@ -181,16 +181,16 @@ class Connection:
     def _note_partial(self) -> None:
         """Count what an unfinished request holds in memory, and since when it is here."""
         buffered = self._framer.buffered_bytes
-        if not buffered:
-            self.partial_ms = 0
-        elif not self.partial_ms:
+        if not buffered or self._is_paused:
+            self.partial_ms = 0  # nothing is missing, or it is we who do not read on
+        elif self._framer.has_begun() or not self.partial_ms:
             self.partial_ms = self._door.loop.now_ms()
             self._door.watch(self)
         if buffered != self._buffered:
             self._door.buffered_bytes += buffered - self._buffered
             self._buffered = buffered
             if self._door.buffered_bytes > self._door.limits.buffered_bytes_max:
-                self.close("queued.max.request.bytes of half-received requests are here already")
+                self.close("queued.max.request.bytes of requests that are not yet served are here already")
 
     def _resume(self) -> None:
         if not self.is_closed and self._is_paused:
@@ -286,8 +286,10 @@ class Connection:
         """Hang up when the client has stalled for too long. False: there is nothing to watch any longer."""
         if self.is_closed or not (self.partial_ms or self.blocked_ms):
             return False
-        if self.blocked_ms and now_ms - self.blocked_ms > stall_max_ms:
-            self.close(f"took nothing of its answers for {stall_max_ms} ms")
-        elif self.partial_ms and now_ms - self.partial_ms > stall_max_ms + self._buffered // _BYTES_PER_MS_MIN:
+        if self.blocked_ms:
+            self.partial_ms = now_ms if self.partial_ms else 0  # meanwhile we do not read on
+            if now_ms - self.blocked_ms > stall_max_ms:
+                self.close(f"took nothing of its answers for {stall_max_ms} ms")
+        elif now_ms - self.partial_ms > stall_max_ms + self._buffered // _BYTES_PER_MS_MIN:
             self.close(f"sent half a request and did not end it within {stall_max_ms} ms")
         return not self.is_closed

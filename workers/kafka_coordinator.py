@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kbroker.errors import InvalidRequest, KbrokerError, NotLeaderOrFollower, RequestError, code_of
-from kbroker.groups.committed import Committed, Place
+from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.kafka import (
     configs,
     coordination,
-    fetch,
-    list_offsets,
+    delete_records,
     listings,
     log_dirs,
     metadata,
-    offset_for_leader_epoch,
-    offsets,
     produce,
-    topic_partitions,
     topics,
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.internal_topics import InternalTopics
+from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_connection import Part
 from kbroker.workers.kafka_door import KafkaDoor
+from kbroker.workers.kafka_groups import KafkaGroups
+from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
+from kbroker.workers.kafka_records import KafkaRecords
 from kbroker.workers.kafka_service import Call, KafkaService
-from kbroker.workers.listeners import kafka_listener
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 
@@ -45,29 +44,32 @@ if TYPE_CHECKING:
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
-_NOT_LEADER = NotLeaderOrFollower.code
 
 
 class _Topics(Mapping[str, m.TopicInfo]):
-    """The catalog's topics as clients are told of them, each made when it is looked at."""
+    """The catalog's topics and the internal ones as clients are told of them, each made when it is looked at."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, internal: Mapping[str, m.TopicInfo]) -> None:
         self._catalog = catalog
+        self._internal = internal
 
     def __getitem__(self, name: str) -> m.TopicInfo:
         if name not in self._catalog.topics:
-            raise KeyError(name)
+            return self._internal[name]
         return topic_info(self._catalog, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._catalog.topics))
+        return iter(sorted((*self._catalog.topics, *self._internal)))
 
     def __len__(self) -> int:
-        return len(self._catalog.topics)
+        return len(self._catalog.topics) + len(self._internal)
 
     def name_of(self, topic_id: bytes) -> str | None:
         """The topic with that id."""
-        return next((name for name, topic in self._catalog.topics.items() if topic.topic_id == topic_id), None)
+        for name, topic in self._internal.items():
+            if topic.topic_id == topic_id:
+                return name
+        return self._catalog.name_of(topic_id)
 
 
 class KafkaCoordinator:
@@ -75,21 +77,22 @@ class KafkaCoordinator:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
+        internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
+        self._topics = _Topics(coordinator.catalog, internal)
+        self._answers = MetadataAnswers()
+        self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
+        coordinator.groups.follow_log(self._lead)
+        kafka = coordinator.config.kafka
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
         self._service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
-                ApiKey.FETCH: self._fetch,
-                ApiKey.LIST_OFFSETS: self._list_offsets,
-                ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+                **records.serves,
+                **KafkaCluster(self._cluster).serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
-                ApiKey.OFFSET_COMMIT: self._offset_commit,
-                ApiKey.OFFSET_FETCH: self._offset_fetch,
-                ApiKey.LIST_GROUPS: self._list_groups,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
-                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.FIND_COORDINATOR: self._find_coordinator,
-                ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
                 ApiKey.CREATE_TOPICS: self._create_topics,
                 ApiKey.DELETE_TOPICS: self._delete_topics,
                 ApiKey.CREATE_PARTITIONS: self._create_partitions,
@@ -97,15 +100,20 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
+                **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
             }
         )
-        now_ms = time.time_ns() // 1_000_000
-        config = coordinator.config
-        self.offsets = OffsetsLog(config.data_dir, config.log, coordinator.io, now_ms)
         child = coordinator.child
-        listener = child.listeners[kafka_listener(COORDINATOR_NODE)]
-        self.door = KafkaDoor(coordinator.loop, listener, self._service.serve, coordinator.config.kafka)
+        sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
+        self.door = KafkaDoor(coordinator.loop, sockets, self._service.serve, kafka)
         coordinator.members.on_forward = self._serve_forwarded
+
+    def _lead(self, offsets: OffsetsLog) -> None:
+        """The log of an internal topic is open: clients may see it, on every node."""
+        offsets.on_published = self._internal.serve(offsets.log).published
+        topic = offsets.log.partition.topic
+        self.topics_changed((topic,))
+        self._coordinator.members.announce_internal(topic)
 
     def _serve_forwarded(self, name: str, message: KafkaForward) -> None:
         """A request that a worker's client sent; the worker passes the answer on as it is."""
@@ -129,28 +137,29 @@ class KafkaCoordinator:
 
     def _cluster(self, host: str) -> Cluster:
         coordinator = self._coordinator
-        known = _Topics(coordinator.catalog)
         nodes = nodes_for(coordinator.child, host)
-        return Cluster(coordinator.child.cluster_id, nodes, known, known.name_of, coordinator.epoch_of)
+        return Cluster(coordinator.child.cluster_id, nodes, self._topics, self._topics.name_of, coordinator.epoch_of)
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._cluster(call.host).topics)
+        missing = metadata.missing(call.request, call.version, self._topics)
         if not missing or not coordinator.config.server.auto_create_topics:
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host)))
+            self._answer_metadata(call, illegal_names(call.request, self._topics))
             return
 
         def created(results: list[m.TopicResult]) -> None:
-            refused = {result.name: result.error for result in results if result.error}
-            call.answer(metadata.answer(call.request, call.version, self._cluster(call.host), refused))
+            self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
         coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
 
-    def _find_coordinator(self, call: Call) -> None:
-        call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
+    def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
+        cluster = self._cluster(call.host)
+        encoded = self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused)
+        call.answer_pieces((encoded,))
 
-    def _describe_cluster(self, call: Call) -> None:
-        call.answer(coordination.cluster_described(call.request, self._cluster(call.host)))
+    def topics_changed(self, names: Iterable[str]) -> None:
+        """Something else is known of these topics now: also leader epochs."""
+        self._answers.forget(names)
 
     def _init_producer_id(self, call: Call) -> None:
         if call.request.transactional_id is not None:
@@ -165,56 +174,17 @@ class KafkaCoordinator:
 
         self._coordinator.take_producer_id(done)
 
-    # --- committed offsets ---
-
-    def _offset_commit(self, call: Call) -> None:
-        request = call.request
-        now_ms = time.time_ns() // 1_000_000
-        accepted, refused = offsets.commits(request, self._exists)
-
-        def done(error: KbrokerError | None) -> None:
-            code = 0 if error is None else coordination.COORDINATOR_NOT_AVAILABLE
-            call.answer(offsets.committed(request, refused, code))
-
-        if not accepted:
-            done(None)
-            return
-        commits = [
-            (
-                Place(request.group_id, item.topic, item.partition),
-                Committed(item.offset, item.leader_epoch, item.metadata, now_ms),
-            )
-            for item in accepted
-        ]
-        self.offsets.commit(commits, now_ms, done)
-
-    def _exists(self, topic: str, index: int) -> bool:
-        known = self._coordinator.catalog.topics.get(topic)
-        return known is not None and 0 <= index < len(known.partitions)
-
-    def _offset_fetch(self, call: Call) -> None:
-        call.answer(offsets.fetched(call.request, call.version, self._committed))
-
-    def _committed(self, group: str) -> dict[tuple[str, int], offsets.Known]:
-        found = self.offsets.offsets.of_group(group)
-        return {place: offsets.Known(item.offset, item.leader_epoch, item.metadata) for place, item in found.items()}
-
-    def _list_groups(self, call: Call) -> None:
-        call.answer(listings.groups(call.request, self.offsets.offsets.groups()))
-
     # --- listings ---
 
     def _config_resources(self, call: Call) -> None:
         coordinator = self._coordinator
-        names, nodes = sorted(coordinator.catalog.topics), sorted(coordinator.child.kafka_ports)
+        names, nodes = list(self._topics), sorted(coordinator.child.kafka_ports)
         call.answer(listings.config_resources(call.request, call.version, names, nodes))
-
-    def _topic_partitions(self, call: Call) -> None:
-        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._coordinator.config.data_dir
-        call.answer(log_dirs.answer(call.request, str(folder), {}, *disk_room(folder)))
+        sizes = {(name.topic, name.partition): led.log.size_bytes for name, led in self._internal.serving.items()}
+        call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
 
     # --- topics ---
 
@@ -232,42 +202,62 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics))
+            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
+    def _settings_created(self, name: str) -> list[Any]:
+        own = self._coordinator.catalog.topic(name).settings
+        return configs.created_topic_configs(self._broker_settings(), own)
+
     def _delete_topics(self, call: Call) -> None:
-        request, catalog = call.request, self._coordinator.catalog
-        names = {topic.topic_id: name for name, topic in catalog.topics.items()}
-        asked = topics.deletions(request, call.version, names)
-        known = list(dict.fromkeys(item.name for item in asked if item.name is not None))
-        decisions: list[Callable[[], list[Change]] | Result] = [partial(catalog.delete, name) for name in known]
+        request = call.request
+        asked = topics.deletions(request, call.version, self._topics.name_of, self._topics)
+        decisions: list[Callable[[], list[Change]] | Result] = [
+            item.fault if item.fault is not None else partial(self._deletion, item.name or "", item.topic_id)
+            for item in asked
+        ]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.deleted(asked, dict(zip(known, results, strict=True))))
+            call.answer(topics.deleted(asked, results))
 
-        self._decide(known, decisions, request.timeout_ms, False, done)
+        self._decide([item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
+
+    def _deletion(self, name: str, topic_id: bytes) -> list[Change]:
+        catalog = self._coordinator.catalog
+        if any(topic_id) and name in catalog.topics and catalog.topic(name).topic_id != topic_id:
+            raise UnknownTopicId(f"topic {name} was deleted and made anew meanwhile; its id is another one now")
+        return catalog.delete(name)
 
     def _create_partitions(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
-        names = [topic.name for topic in request.topics]
         decisions: list[Callable[[], list[Change]] | Result] = [
-            partial(catalog.grow, topic.name, topic.count) for topic in request.topics
+            item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total)
+            for item in topics.growths(request, self._topics)
         ]
 
         def done(results: list[Result]) -> None:
             call.answer(topics.grown(request, results))
 
+        names = [topic.name for topic in request.topics]
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
-        nodes = self._coordinator.child.kafka_ports
-        call.answer(configs.described(call.request, self._coordinator.config, own, nodes))
+        own |= {name: topic.settings for name, topic in self._coordinator.members.internal_topics.items()}
+        call.answer(configs.described(call.request, self._broker_settings(), own, self._nodes))
+
+    def _broker_settings(self) -> configs.BrokerSettings:
+        return configs.BrokerSettings(self._coordinator.given, self._coordinator.catalog.altered)
+
+    @property
+    def _nodes(self) -> Collection[int]:
+        return self._coordinator.child.kafka_ports
 
     def _alter_configs(self, call: Call) -> None:
         request = call.request
-        asked = configs.alterations(request, incremental=call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS)
+        incremental = call.api_key == ApiKey.INCREMENTAL_ALTER_CONFIGS
+        asked = configs.alterations(request, incremental=incremental, nodes=self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item if isinstance(item, Result) else partial(self._altered, item) for item in asked
         ]
@@ -278,12 +268,11 @@ class KafkaCoordinator:
 
         self._decide(names, decisions, 30_000, request.validate_only, done)
 
-    def _altered(self, item: configs.Alteration) -> list[Change]:
+    def _altered(self, asked: configs.Alteration) -> list[Change]:
         catalog = self._coordinator.catalog
-        removed = item.remove
-        if item.only:
-            removed = [name for name in catalog.topic(item.topic).settings if name not in item.set]
-        return catalog.alter(item.topic, item.set, removed)
+        if asked.resource_type == configs.BROKER:
+            return catalog.alter_broker(asked.name, *configs.outcome(asked, catalog.altered.get(asked.name, {})))
+        return catalog.alter(asked.name, *configs.outcome(asked, catalog.topic(asked.name).settings))
 
     def _decide(
         self,
@@ -314,32 +303,29 @@ class KafkaCoordinator:
             [names[number] for number, _ in open_ones], [decide for _, decide in open_ones], timeout_ms, changed
         )
 
-    # --- what a worker leads ---
+    # --- records: of the internal topics alone ---
 
     def _produce(self, call: Call) -> None:
         request = call.request
         if request.acks == 0:
-            raise InvalidRequest("acks=0 for a partition that a worker leads")
-        failed = produce.failed(_NOT_LEADER, "the coordinator leads no partition")
-        count = sum(len(topic.partition_data) for topic in request.topic_data)
-        call.answer(produce.answer(request, [failed] * count, lambda _number: None))
+            raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
+        outcomes = [
+            produce.failed(*self._refusal(topic.name or self._internal.name_of(topic.topic_id), partition.index))
+            for topic in request.topic_data
+            for partition in topic.partition_data
+        ]
+        call.answer(produce.answer(request, outcomes, partial(self._cluster, call.host)))
 
-    def _fetch(self, call: Call) -> None:
-        answered: list[list[fetch.FetchedPartition[fetch.Records]]] = []
-        by_id = call.version >= fetch.TOPIC_IDS
-        for topic in call.request.topics:
-            answered.append([])
-            for item in topic.partitions:
-                name, topic_id = ("", topic.topic_id) if by_id else (topic.topic, bytes(16))
-                found: fetch.FetchedPartition[fetch.Records] = fetch.FetchedPartition(name, topic_id, item.partition)
-                found.error_code = _NOT_LEADER
-                answered[-1].append(found)
-        pieces = fetch.encode(call.version, call.correlation_id, answered)
-        call.answer_pieces([piece for piece in pieces if isinstance(piece, bytes)])
+    def _delete_records(self, call: Call) -> None:
+        refusals = [self._refusal(item.topic, item.partition) for item in delete_records.wanted(call.request)]
+        call.answer(delete_records.answer(call.request, [delete_records.Result(code) for code, _ in refusals]))
 
-    def _list_offsets(self, call: Call) -> None:
-        call.answer(list_offsets.answer(call.request, lambda *_: list_offsets.Found(_NOT_LEADER)))
-
-    def _offset_for_leader_epoch(self, call: Call) -> None:
-        found = offset_for_leader_epoch.Found(_NOT_LEADER)
-        call.answer(offset_for_leader_epoch.answer(call.request, lambda *_: found))
+    def _refusal(self, topic: str | None, index: int) -> tuple[int, str]:
+        """Why clients may not change that partition here: error code and reason."""
+        try:
+            if topic is None:
+                raise UnknownTopicId("no topic has that id")
+            self._internal.get(topic, index)
+        except RequestError as error:
+            return error.code, str(error)
+        return InvalidTopic.code, f"topic {topic} is the broker's own: clients may read it only"

@@ -1,4 +1,4 @@
-"""Where Kafka clients come in: accepts connections on an inherited listener, holds their limits and deadlines.
+"""Where Kafka clients come in: accepts connections on an inherited listeners, holds their limits and deadlines.
 
 The same door stands in every worker and in the coordinator; they differ in what they serve.
 """
@@ -12,7 +12,8 @@ import resource
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from kbroker.config import KafkaConfig
 from kbroker.kafka.framing import FrameLimits
@@ -43,7 +44,7 @@ class KafkaDoor:
     """All Kafka connections of one process."""
 
     def __init__(
-        self, loop: Loop, listener: socket.socket, serve: Callable[[Asked], None], limits: KafkaConfig
+        self, loop: Loop, listeners: Sequence[socket.socket], serve: Callable[[Asked], None], limits: KafkaConfig
     ) -> None:
         self.loop = loop
         self.serve = serve
@@ -52,7 +53,7 @@ class KafkaDoor:
         self.buffered_bytes = 0
         self.connections: set[Connection] = set()
         self._frame_limits = FrameLimits(limits.request_bytes_max, limits.small_request_bytes_max)
-        self._listener = listener
+        self._listeners = listeners
         self._by_address: Counter[str] = Counter()
         self._stalled: set[Connection] = set()
         self._told_full = False
@@ -65,13 +66,15 @@ class KafkaDoor:
         """Begin to accept."""
         if not self._is_listening:
             self._is_listening = True
-            self.loop.add(self._listener.fileno(), READ, self._accept)
+            for listener in self._listeners:
+                self.loop.add(listener.fileno(), READ, partial(self._accept, listener))
 
     def stop_listening(self) -> None:
         """Accept nobody any more; who comes waits for this process's successor."""
         if self._is_listening:
             self._is_listening = False
-            self.loop.remove(self._listener.fileno())
+            for listener in self._listeners:
+                self.loop.remove(listener.fileno())
 
     def close(self) -> None:
         """Hang up on everybody."""
@@ -84,10 +87,10 @@ class KafkaDoor:
         """Whether somebody waits for an answer."""
         return any(connection.is_waiting for connection in self.connections)
 
-    def _accept(self, _events: int) -> None:
+    def _accept(self, listener: socket.socket, _events: int) -> None:
         for _ in range(TURN_ACCEPTS):
             try:
-                sock, peer = self._listener.accept()
+                sock, peer = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple, Protocol
 
 from kbroker.errors import (
     FencedLeaderEpoch,
+    InconsistentTopicId,
+    InvalidRequest,
     KafkaStorageError,
+    NotLeaderOrFollower,
     RequestError,
     StorageError,
     UnknownLeaderEpoch,
@@ -20,19 +25,21 @@ from kbroker.errors import (
     code_of,
 )
 from kbroker.kafka import fetch
+from kbroker.kafka.cluster import Cluster, Node
+from kbroker.kafka.fetch_sessions import FetchSessions, WantedPartition
 from kbroker.log.log import PartitionLog
 from kbroker.log.slices import LogSlice
 from kbroker.types import TopicPartition
+from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import FilePart, Part
 from kbroker.workers.kafka_service import Call
+from kbroker.workers.loop import Loop
 from kbroker.workers.parking import ParkedFetch
-
-if TYPE_CHECKING:
-    from kbroker.workers.worker import Worker
+from kbroker.workers.partition import HighWatermarkWaiter
 
 WAIT_MS_MAX = 60_000
-FETCH_SESSION_ID_NOT_FOUND = 70
-_WITHOUT_SESSION = (0, -1)
+READ_COMMITTED: Final = 1
+_MISLED = (NotLeaderOrFollower.code, FencedLeaderEpoch.code)
 _WOULD_BLOCK = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOTSUP)
 _NO_ID = bytes(16)
 
@@ -71,81 +78,109 @@ def check_epoch(log: PartitionLog, known_epoch: int) -> None:
         raise kind(f"{log.partition} has leader epoch {log.leader_epoch}, not {known_epoch}")
 
 
+class Led(Protocol):
+    """A partition that is led here."""
+
+    @property
+    def log(self) -> PartitionLog: ...
+    @property
+    def parked(self) -> set[HighWatermarkWaiter]: ...
+
+
+class Leads(Protocol):
+    """The partitions that a node leads. `get` raises the RequestError that says why one is not served here."""
+
+    @property
+    def serving(self) -> Mapping[TopicPartition, Led]: ...
+    def get(self, topic: str, index: int) -> Led: ...
+    def name_of(self, topic_id: bytes) -> str | None: ...
+
+
+class FetchSource(NamedTuple):
+    """What fetches of one node read from."""
+
+    loop: Loop
+    io: IoThreads
+    leads: Leads
+    sessions: FetchSessions
+    cluster: Callable[[str], Cluster]
+    """The cluster as a client that reached us at that address sees it."""
+    bytes_max: int
+
+
 class KafkaFetch(ParkedFetch):
     """One fetch request from arrival to answer."""
 
-    __slots__ = ("_call", "_items", "_request", "_served", "_worker")
+    __slots__ = ("_call", "_fetching", "_is_replica", "_request", "_served", "_source")
 
-    def __init__(self, worker: Worker, call: Call) -> None:
-        super().__init__(worker.loop)
-        self._worker = worker
+    def __init__(self, source: FetchSource, call: Call) -> None:
+        super().__init__(source.loop)
+        self._source = source
         self._call = call
-        self._request = call.request
-        self._served: list[list[Fetched]] = []
-        self._items: list[tuple[str, bytes, Any]] = []
+        self._request = request = call.request
+        replica = request.replica_state
+        self._is_replica = request.replica_id >= 0 or (replica is not None and replica.replica_id >= 0)
+        self._fetching = source.sessions.open(call.request, call.version, source.leads.name_of, source.loop.now_ms())
+        self._served: list[Fetched] = []
 
     def start(self) -> None:
         """Answer at once when there is enough, or something to say; else park."""
-        request = self._request
-        if request.session_id != 0 and request.session_epoch not in _WITHOUT_SESSION:
-            self._call.answer_pieces(
-                fetch.encode(self._call.version, self._call.correlation_id, [], error_code=FETCH_SESSION_ID_NOT_FOUND)
-            )
-            return
-        if self._gather() or request.max_wait_ms <= 0:
+        if self._gather() or self._request.max_wait_ms <= 0:
             self._respond()
             return
-        names = (TopicPartition(item.topic, item.index) for topics in self._served for item in topics)
-        self._park(names, self._worker.table.serving, min(request.max_wait_ms, WAIT_MS_MAX))
+        names = (TopicPartition(item.topic, item.index) for item in self._served)
+        self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
+        self._served = []  # looked up anew when there is more: what waits keeps little
 
     # --- what there is ---
 
     def _gather(self) -> bool:
         """Look up each partition. True when there is enough to answer, or something that must not wait."""
         request = self._request
-        left = min(request.max_bytes, self._worker.config.kafka.fetch_bytes_max)
+        left = min(request.max_bytes, self._source.bytes_max)
         found = 0
-        is_urgent = not request.topics
-        self._served = []
-        by_id = self._call.version >= fetch.TOPIC_IDS
-        for topic in request.topics:
-            name = (self._worker.table.name_of(topic.topic_id) or "") if by_id else topic.topic
-            partitions: list[Fetched] = []
-            for item in topic.partitions:
-                answer: Fetched = fetch.FetchedPartition(name, topic.topic_id if by_id else _NO_ID, item.partition)
-                piece = None
-                try:
-                    if by_id and not name:
-                        raise UnknownTopicId(f"no topic has the id {topic.topic_id.hex()}")
-                    # A full answer is looked no further for than the facts that every partition gets.
-                    most = min(item.partition_max_bytes, left) if left > 0 or not found else None
-                    piece = self._look_up(item, answer, most)
-                except (RequestError, StorageError) as error:
-                    answer.error_code = code_of(error)
-                    is_urgent = True
-                is_urgent = is_urgent or answer.diverging is not None
-                # At least one batch in all, whatever its size; after that only what fits.
-                if piece is not None and (not found or piece.size_bytes <= left):
-                    answer.records = piece
-                    found += piece.size_bytes
-                    left = max(0, left - piece.size_bytes)
-                partitions.append(answer)
-            self._served.append(partitions)
+        is_urgent = not self._fetching.partitions
+        served = self._served = []
+        for wanted in self._fetching.partitions:
+            answer: Fetched = fetch.FetchedPartition(wanted.topic, wanted.topic_id, wanted.partition)
+            served.append(answer)
+            try:
+                # A full answer is looked no further for than the facts that every partition gets.
+                most = min(wanted.max_bytes, left) if left > 0 or not found else None
+                piece = self._look_up(wanted, answer, most)
+            except (RequestError, StorageError) as error:
+                answer.fail(code_of(error))
+                is_urgent = True
+                continue
+            is_urgent = is_urgent or answer.diverging is not None
+            # At least one batch in all, whatever its size; after that only what fits.
+            if piece is not None and (not found or piece.size_bytes <= min(wanted.max_bytes, left)):
+                answer.records = piece
+                found += piece.size_bytes
+                left = max(0, left - piece.size_bytes)
         return is_urgent or found >= max(1, request.min_bytes)
 
-    def _look_up(self, item: Any, answer: Fetched, max_bytes: int | None) -> LogSlice | None:
-        log = self._worker.table.get(answer.topic, answer.index).log
+    def _look_up(self, wanted: WantedPartition, answer: Fetched, max_bytes: int | None) -> LogSlice | None:
+        if self._is_replica:
+            raise InvalidRequest("replicas of other hosts do not fetch here")
+        if not wanted.topic:
+            raise UnknownTopicId(f"no topic has the id {wanted.topic_id.hex()}")
+        log = self._source.leads.get(wanted.topic, wanted.partition).log
+        if wanted.topic_id not in (_NO_ID, log.topic_id):
+            raise InconsistentTopicId(f"topic {wanted.topic} was deleted and made anew; its id is another one now")
         answer.high_watermark = log.high_watermark
+        answer.last_stable_offset = log.last_stable_offset
         answer.log_start_offset = log.log_start_offset
-        check_epoch(log, item.current_leader_epoch)
-        if item.last_fetched_epoch >= 0:
-            epoch, end_offset = log.epoch_end_offset(item.last_fetched_epoch)
-            if epoch >= 0 and (epoch != item.last_fetched_epoch or end_offset < item.fetch_offset):
+        check_epoch(log, wanted.current_leader_epoch)
+        if wanted.last_fetched_epoch >= 0:
+            epoch, end_offset = log.epoch_end_offset(wanted.last_fetched_epoch)
+            if epoch >= 0 and (epoch != wanted.last_fetched_epoch or end_offset < wanted.fetch_offset):
                 answer.diverging = (epoch, end_offset)
                 return None
         if max_bytes is None:
             return None
-        piece = log.read(item.fetch_offset, max(1, max_bytes))
+        isolation = "committed" if self._request.isolation_level == READ_COMMITTED else "uncommitted"
+        piece = log.read(wanted.fetch_offset, max(1, max_bytes), isolation=isolation)
         return piece if piece.size_bytes else None
 
     # --- the answer ---
@@ -153,10 +188,9 @@ class KafkaFetch(ParkedFetch):
     def _respond(self) -> None:
         self._is_over = True
         cold: list[Fetched] = []
-        for partitions in self._served:
-            for item in partitions:
-                if isinstance(item.records, LogSlice) and not self._is_cached(item, item.records):
-                    cold.append(item)
+        for item in self._served:
+            if isinstance(item.records, LogSlice) and not self._is_cached(item, item.records):
+                cold.append(item)
         if not cold:
             self._answer()
             return
@@ -170,26 +204,46 @@ class KafkaFetch(ParkedFetch):
                 if isinstance(read, bytes):
                     item.records = Loaded(read)
                 else:
-                    item.records, item.error_code = None, KafkaStorageError.code
+                    item.fail(KafkaStorageError.code)
             self._answer()
 
-        self._worker.io.submit(read, done)
+        self._source.io.submit(read, done)
 
     def _is_cached(self, item: Fetched, piece: LogSlice) -> bool:
         try:
             return is_cached(piece)
         except StorageError:
-            item.records, item.error_code = None, KafkaStorageError.code
+            item.fail(KafkaStorageError.code)
             return True
 
     def _answer(self) -> None:
+        call = self._call
+        result = self._fetching.result(self._served, self._source.loop.now_ms())
+        nodes = self._name_leaders(result.shown) if call.version >= fetch.NEW_LEADERS else ()
         pieces = fetch.encode(
-            self._call.version,
-            self._call.correlation_id,
-            self._served,
-            read_committed=self._request.isolation_level == 1,
+            call.version,
+            call.correlation_id,
+            [list(partitions) for _, partitions in groupby(result.shown, _topic_of)],
+            error_code=result.error_code,
+            session_id=result.session_id,
+            read_committed=self._request.isolation_level == READ_COMMITTED,
+            nodes=nodes,
         )
-        self._call.answer_pieces([_part(piece) for piece in pieces])
+        call.answer_pieces([_part(piece) for piece in pieces])
+
+    def _name_leaders(self, shown: list[Fetched]) -> Sequence[Node]:
+        """Tell who came to the wrong node, or with an old epoch, who leads (KIP-951). The nodes that are named."""
+        misled = [item for item in shown if item.error_code in _MISLED]
+        if not misled:
+            return ()
+        cluster = self._source.cluster(self._call.host)
+        for item in misled:
+            item.current_leader = cluster.leader_of(item.topic, item.index)
+        return cluster.nodes_of(item.current_leader for item in misled)
+
+
+def _topic_of(item: Fetched) -> tuple[str, bytes]:
+    return item.topic, item.topic_id
 
 
 def _read(piece: LogSlice) -> bytes | StorageError:

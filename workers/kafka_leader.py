@@ -13,41 +13,34 @@ from kbroker.errors import (
     RequestError,
     StorageError,
     UnknownTopicId,
-    code_of,
 )
 from kbroker.kafka import (
-    list_offsets,
-    listings,
     log_dirs,
     metadata,
-    offset_for_leader_epoch,
     produce,
-    topic_partitions,
 )
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
-from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
+from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
+from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
+from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
-from kbroker.workers.kafka_fetching import KafkaFetch, check_epoch
 from kbroker.workers.kafka_forwarding import Forwarding
+from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
+from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
+from kbroker.workers.kafka_records import KafkaRecords
 from kbroker.workers.kafka_service import Call, KafkaService
-from kbroker.workers.listeners import kafka_listener
 from kbroker.workers.partition import AckWaiter, Partition
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
 
-MAX_TIMESTAMP = -3
-EARLIEST_LOCAL_TIMESTAMP = -4
-"""Of what lies on this host; nothing lies elsewhere."""
-LATEST_TIERED_TIMESTAMP = -5
-
 _NOTHING = memoryview(b"")
 AckDone = Callable[[KbrokerError | None], None]
-LeaderOf = Callable[[int], tuple[int, int] | None]
 
 
 class KafkaLeader:
@@ -57,21 +50,23 @@ class KafkaLeader:
         self._worker = worker
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
+        self._answers = MetadataAnswers()
+        worker.table.on_change = lambda topic: self._answers.forget((topic,))
+        records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
             {
                 ApiKey.PRODUCE: self._produce,
-                ApiKey.FETCH: self._fetch,
-                ApiKey.LIST_OFFSETS: self._list_offsets,
-                ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+                **records.serves,
+                **KafkaCluster(self._cluster).serves,
+                ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
-                ApiKey.DESCRIBE_TOPIC_PARTITIONS: self._topic_partitions,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                ApiKey.LIST_GROUPS: self._list_groups,
+                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
         )
-        listener = worker.child.listeners[kafka_listener(worker.node)]
-        self.door = KafkaDoor(worker.loop, listener, self.service.serve, worker.config.kafka)
+        sockets = kafka_sockets(worker.child.listeners, worker.node)
+        self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)
 
     def _forward(self, call: Call) -> None:
         if not self._forwarding.forward(call):
@@ -87,19 +82,13 @@ class KafkaLeader:
         cluster = self._cluster(call.host)
         if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
             return
-        call.answer(metadata.answer(call.request, call.version, cluster))
-
-    def _topic_partitions(self, call: Call) -> None:
-        call.answer(topic_partitions.answer(call.request, self._cluster(call.host)))
+        refused = illegal_names(call.request, cluster.topics)
+        call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused),))
 
     def _log_dirs(self, call: Call) -> None:
         folder = self._worker.config.data_dir
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
         call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
-
-    def _list_groups(self, call: Call) -> None:
-        # Clients ask every node and merge: the coordinator lists them all.
-        call.answer(listings.groups(call.request, ()))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child
@@ -107,13 +96,15 @@ class KafkaLeader:
 
     def _epoch_of(self, topic: str, index: int, known_epoch: int) -> int:
         own = self._worker.table.serving.get(TopicPartition(topic, index))
-        return known_epoch if own is None else own.log.leader_epoch
+        # Owners begin with 1: what the catalog says before it was told of that is no epoch to compare with.
+        return own.log.leader_epoch if own is not None else known_epoch or NO_EPOCH
 
     # --- produce ---
 
     def _produce(self, call: Call) -> None:
         request = call.request
         acks = request.acks
+        cluster = partial(self._cluster, call.host)
         try:
             items = produce.wanted(request)
         except InvalidRequest as error:
@@ -121,23 +112,55 @@ class KafkaLeader:
                 raise
             failed = produce.failed(error.code, str(error))
             count = sum(len(topic.partition_data) for topic in request.topic_data)
-            call.answer(produce.answer(request, [failed] * count, lambda _number: None))
+            call.answer(produce.answer(request, [failed] * count, cluster))
             return
-        progress = _ProduceInProgress(call, len(items), partial(self._leader_of, items))
+        progress = _ProduceInProgress(call, len(items), cluster)
         for number, item in enumerate(items):
             try:
                 partition = self._find(item)
-                produce.check_not_empty(item.batches)
-                result = self._worker.append(partition, item.batches, acks)
+                produce.check_payload(item.batches, call.version)
+                if partition.is_rewritten:
+                    then = partial(self._rewritten, partition, request.timeout_ms, acks, progress, number)
+                    self._worker.rewriting.rewrite(partition, item.batches, then)
+                    continue
+                self._append(partition, item.batches, request.timeout_ms, acks, progress, number)
             except (RequestError, StorageError) as error:
-                progress.settle(number, produce.failed(code_of(error), str(error)))
-                continue
-            outcome = _appended(result)
-            if result.sync_needed:
-                self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
-            else:
-                progress.settle(number, outcome)
+                progress.settle(number, produce.refused(error))
         progress.strip(items)
+
+    def _append(
+        self,
+        partition: Partition,
+        batches: bytes | bytearray | memoryview,
+        timeout_ms: int,
+        acks: int,
+        progress: _ProduceInProgress,
+        number: int,
+    ) -> None:
+        result = self._worker.append(partition, batches, acks)
+        outcome = _appended(result)
+        if result.sync_needed:
+            self._when_synced(partition, result, timeout_ms, partial(progress.synced, number, outcome))
+        else:
+            progress.settle(number, outcome)
+
+    def _rewritten(
+        self,
+        partition: Partition,
+        timeout_ms: int,
+        acks: int,
+        progress: _ProduceInProgress,
+        number: int,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        """The batches are as their topic wants them, or it does not want them."""
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, timeout_ms, acks, progress, number)
+        except (RequestError, StorageError) as refusal:
+            progress.settle(number, produce.refused(refusal))
 
     def _find(self, item: produce.Wanted) -> Partition:
         if self._worker.is_draining:
@@ -150,71 +173,22 @@ class KafkaLeader:
             name = known
         return self._worker.table.get(name, item.partition)
 
-    def _leader_of(self, items: list[produce.Wanted], number: int) -> tuple[int, int] | None:
-        item = items[number]
-        table = self._worker.table
-        topic = table.topics.get(item.topic or table.name_of(item.topic_id) or "")
-        if topic is None or not 0 <= item.partition < len(topic.partitions):
-            return None
-        known = topic.partitions[item.partition]
-        return None if known.leader == self._worker.node else (known.leader, known.leader_epoch)
+    def _delete_records(self, call: Call) -> None:
+        DeletionInProgress(self._worker, call).start()
 
     def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)
         partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
 
-    # --- fetch and the like ---
-
-    def _fetch(self, call: Call) -> None:
-        KafkaFetch(self._worker, call).start()
-
-    def _list_offsets(self, call: Call) -> None:
-        call.answer(list_offsets.answer(call.request, self._find_offset))
-
-    def _find_offset(self, topic: str, index: int, known_epoch: int, timestamp_ms: int) -> list_offsets.Found:
-        try:
-            log = self._worker.table.get(topic, index).log
-            check_epoch(log, known_epoch)
-            if timestamp_ms in (EARLIEST_TIMESTAMP, EARLIEST_LOCAL_TIMESTAMP):
-                offset = log.log_start_offset
-                return list_offsets.Found(0, offset, -1, log.epochs.at(offset))
-            if timestamp_ms == LATEST_TIMESTAMP:
-                return list_offsets.Found(0, log.high_watermark, -1, log.leader_epoch)
-            if timestamp_ms == LATEST_TIERED_TIMESTAMP:
-                return list_offsets.Found()
-            if timestamp_ms == MAX_TIMESTAMP:
-                timestamp_ms = max(segment.max_timestamp for segment in log.segments)
-                place = log.offset_for_timestamp(timestamp_ms) if timestamp_ms >= 0 else None
-            elif timestamp_ms < 0:
-                raise InvalidRequest(f"timestamp {timestamp_ms} means nothing")
-            else:
-                place = log.offset_for_timestamp(timestamp_ms)
-        except (RequestError, StorageError) as error:
-            return list_offsets.Found(code_of(error))
-        if place is None:
-            return list_offsets.Found(0, -1, -1, -1)
-        return list_offsets.Found(0, place[0], place[1], log.epochs.at(place[0]))
-
-    def _offset_for_leader_epoch(self, call: Call) -> None:
-        call.answer(offset_for_leader_epoch.answer(call.request, self._find_epoch_end))
-
-    def _find_epoch_end(self, topic: str, index: int, known_epoch: int, epoch: int) -> offset_for_leader_epoch.Found:
-        try:
-            log = self._worker.table.get(topic, index).log
-            check_epoch(log, known_epoch)
-        except (RequestError, StorageError) as error:
-            return offset_for_leader_epoch.Found(code_of(error))
-        return offset_for_leader_epoch.Found(0, *log.epoch_end_offset(epoch))
-
 
 class _ProduceInProgress:
     """A Produce request whose partitions are settled one by one; answered after the last."""
 
-    __slots__ = ("_call", "_leader_of", "_left", "_outcomes")
+    __slots__ = ("_call", "_cluster", "_left", "_outcomes")
 
-    def __init__(self, call: Call, count: int, leader_of: LeaderOf) -> None:
+    def __init__(self, call: Call, count: int, cluster: Callable[[], Cluster]) -> None:
         self._call = call
-        self._leader_of = leader_of
+        self._cluster = cluster
         self._left = count
         self._outcomes = [produce.failed(-1, "")] * count
         if not count:
@@ -230,7 +204,7 @@ class _ProduceInProgress:
     def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
         """The disk has them, or does not."""
         if error is not None:
-            outcome = produce.failed(code_of(error), str(error))
+            outcome = produce.refused(error)
         self.settle(number, outcome)
 
     def strip(self, items: list[produce.Wanted]) -> None:
@@ -246,7 +220,7 @@ class _ProduceInProgress:
         call, request = self._call, self._call.request
         if request.acks != 0:
             if any(outcome.error_code for outcome in self._outcomes):
-                call.answer(produce.answer(request, self._outcomes, self._leader_of))
+                call.answer(produce.answer(request, self._outcomes, self._cluster))
             else:
                 call.answer_pieces(
                     (produce.encode_success(call.version, call.correlation_id, request, self._outcomes),)
@@ -255,7 +229,8 @@ class _ProduceInProgress:
         failed = next((outcome for outcome in self._outcomes if outcome.error_code), None)
         if failed is not None:
             # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.
-            raise InvalidRequest(f"acks=0 and error {failed.error_code}: {failed.message}")
+            call.give_up(f"acks=0 and error {failed.error_code}: {failed.message}")
+            return
         call.answer_pieces(())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kbroker.errors import UnsupportedVersion
-from kbroker.kafka import acls, api_versions, codec, listings
+from kbroker.kafka import acls, api_versions, codec, listings, quotas, replicas
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.kafka_connection import Asked, Part
@@ -20,27 +20,42 @@ SERVED = frozenset(
         ApiKey.OFFSET_COMMIT,
         ApiKey.OFFSET_FETCH,
         ApiKey.FIND_COORDINATOR,
+        ApiKey.JOIN_GROUP,
+        ApiKey.HEARTBEAT,
+        ApiKey.LEAVE_GROUP,
+        ApiKey.SYNC_GROUP,
+        ApiKey.DESCRIBE_GROUPS,
+        ApiKey.DELETE_GROUPS,
+        ApiKey.OFFSET_DELETE,
+        ApiKey.CONSUMER_GROUP_HEARTBEAT,
+        ApiKey.CONSUMER_GROUP_DESCRIBE,
         ApiKey.API_VERSIONS,
         ApiKey.CREATE_TOPICS,
         ApiKey.DELETE_TOPICS,
+        ApiKey.DELETE_RECORDS,
         ApiKey.INIT_PRODUCER_ID,
         ApiKey.OFFSET_FOR_LEADER_EPOCH,
         ApiKey.DESCRIBE_CONFIGS,
         ApiKey.ALTER_CONFIGS,
         ApiKey.CREATE_PARTITIONS,
+        ApiKey.ELECT_LEADERS,
         ApiKey.INCREMENTAL_ALTER_CONFIGS,
+        ApiKey.ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey.LIST_PARTITION_REASSIGNMENTS,
+        ApiKey.DESCRIBE_CLIENT_QUOTAS,
         ApiKey.DESCRIBE_CLUSTER,
         ApiKey.DESCRIBE_ACLS,
         ApiKey.CREATE_ACLS,
         ApiKey.DELETE_ACLS,
         ApiKey.LIST_GROUPS,
+        ApiKey.DESCRIBE_PRODUCERS,
         ApiKey.LIST_TRANSACTIONS,
         ApiKey.LIST_CONFIG_RESOURCES,
         ApiKey.DESCRIBE_LOG_DIRS,
         ApiKey.DESCRIBE_TOPIC_PARTITIONS,
     }
 )
-"""What every node answers, by itself or through the coordinator."""
+"""What every node answers, by itself or through the coordinator. Requests about groups are refused by workers."""
 
 
 Send = Callable[[Sequence[Part]], None]
@@ -49,17 +64,22 @@ GiveUp = Callable[[str], None]
 
 
 class Call:
-    """A decoded request. `host`: the address at which its client reached us. `request` lives as long as the frame
-    does, which is until the call that serves it returns; text and numbers in it stay."""
+    """A decoded request. `host`: the address at which its client reached us; `client_host`: the client's own, "" when
+    another node has passed the request on. `request` lives as long as the frame does, which is until the call that
+    serves it returns; text and numbers in it stay."""
 
-    __slots__ = ("_send", "api_key", "client_id", "correlation_id", "give_up", "head", "host", "request", "version")
+    __slots__ = (
+        "_send", "api_key", "client_host", "client_id", "correlation_id", "give_up", "head", "host", "request",
+        "version",
+    )  # fmt: skip
 
-    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp) -> None:
+    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp, client_host: str = "") -> None:
         self.api_key = head.api_key
         self.version = head.version
         self.correlation_id = head.correlation_id
         self.client_id = head.client_id or ""
         self.host = host
+        self.client_host = client_host
         self.head = head
         self.request: Any = None
         self._send = send
@@ -89,7 +109,8 @@ class KafkaService:
         connection = asked.connection
         if asked.request.client_id:
             connection.client_id = asked.request.client_id
-        self.serve_call(Call(asked.request, connection.host, asked.answer, connection.close))
+        client_host = connection.address.rpartition(":")[0].strip("[]")
+        self.serve_call(Call(asked.request, connection.host, asked.answer, connection.close, client_host))
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""
@@ -117,7 +138,15 @@ def _acls(call: Call) -> None:
 
 
 def _list_transactions(call: Call) -> None:
-    call.answer(listings.transactions())
+    call.answer(listings.transactions(call.request))
+
+
+def _list_reassignments(call: Call) -> None:
+    call.answer(replicas.reassignments())
+
+
+def _describe_quotas(call: Call) -> None:
+    call.answer(quotas.described())
 
 
 _EVERYWHERE: dict[int, Serve] = {
@@ -126,4 +155,6 @@ _EVERYWHERE: dict[int, Serve] = {
     ApiKey.CREATE_ACLS: _acls,
     ApiKey.DELETE_ACLS: _acls,
     ApiKey.LIST_TRANSACTIONS: _list_transactions,
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: _list_reassignments,
+    ApiKey.DESCRIBE_CLIENT_QUOTAS: _describe_quotas,
 }

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 PREDECESSOR_PORT_WAIT_MS = 2_000
 """How long a port may stay taken after a broker was killed: its processes may still be dying."""
+TWIN_ATTEMPTS = 16
+"""How many free ports of 127.0.0.1 are tried until one is free at ::1 too."""
 _ACTIVATION_FIRST_FD = 3
 
 
@@ -55,11 +57,16 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One listening socket: which process gets it, and under which name."""
+    """One listening socket: which process gets it, and under which name.
+
+    `has_twin`: `localhost` is meant as clients understand it, so there is a second socket at the same port of ::1,
+    where this host has that address. It is named as `twin_name` says.
+    """
 
     process: str
     name: str
     address: TcpAddress | UnixAddress
+    has_twin: bool = False
 
 
 @dataclass
@@ -69,15 +76,6 @@ class OpenListeners:
     by_process: dict[str, dict[str, socket.socket]] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     """Where clients connect: `{"native": "127.0.0.1:7092", "worker-0/shm": "/run/…"}`; ports as they were bound."""
-
-    @property
-    def kafka_ports(self) -> dict[int, int]:
-        """The port of each node that serves Kafka clients."""
-        return {
-            int(name.removeprefix("kafka-")): int(address.rpartition(":")[2])
-            for name, address in self.addresses.items()
-            if name.startswith("kafka-")
-        }
 
     def close(self) -> None:
         """Close all; removes the unix ones from the file system."""
@@ -122,44 +120,12 @@ def planned(config: Config) -> list[Listener]:
         listeners.append(unix(f"worker-{i}", "door", worker_door(i)))
         if config.shm.enabled:
             listeners.append(unix(f"worker-{i}", "shm", worker_shm(i), socket.SOCK_SEQPACKET))
-    if config.kafka.listeners:
-        listeners += _kafka(config)
     return listeners
 
 
-def kafka_listener(node: int) -> str:
-    """Name of the listener on which that node serves Kafka clients."""
-    return f"kafka-{node}"
-
-
-def _kafka(config: Config) -> list[Listener]:
-    """One port for each node: the coordinator's, then the workers' in order."""
-    address = parse_kafka_address(config.kafka.listeners)
-    if address.port + config.worker_count > 65_535:
-        raise ConfigError(
-            f"listeners={config.kafka.listeners}: {config.worker_count} workers need a port each above it"
-        )
-    processes = ["coordinator", *(f"worker-{i}" for i in range(config.worker_count))]
-    return [
-        Listener(
-            process,
-            kafka_listener(node),
-            TcpAddress(address.host, address.port + node if address.port else 0, address.setting),
-        )
-        for node, process in enumerate(processes)
-    ]
-
-
-def parse_kafka_address(text: str) -> TcpAddress:
-    """The address in `PLAINTEXT://HOST:PORT` or `HOST:PORT`. Raises ConfigError: one listener, no other protocol."""
-    scheme, separator, rest = text.strip().rpartition("://")
-    if separator and scheme.upper() != "PLAINTEXT":
-        raise ConfigError(f"listeners={text!r}: only PLAINTEXT://HOST:PORT is possible, there is no {scheme[:32]} yet")
-    if "," in rest:
-        raise ConfigError(f"listeners={text!r}: only one listener is possible")
-    host, colon, port = rest.rpartition(":")
-    # Kafka's own way to say "every address": nothing before the colon.
-    return parse_address(f"*:{port}" if colon and not host else rest, "listeners")
+def twin_name(name: str) -> str:
+    """Name of the second socket of a listener that has a twin."""
+    return f"{name}/ipv6"
 
 
 def open_listeners(
@@ -171,17 +137,17 @@ def open_listeners(
     """
     result = OpenListeners()
     exposed: list[str] = []
+    wait_ms = PREDECESSOR_PORT_WAIT_MS if predecessor_died else 0
     try:
         for listener in listeners:
-            sock = inherited.get(listener.name) if isinstance(listener.address, TcpAddress) else None
-            if sock is None:
-                sock = _bind(listener.address, PREDECESSOR_PORT_WAIT_MS if predecessor_died else 0)
-            result.by_process.setdefault(listener.process, {})[listener.name] = sock
+            own = result.by_process.setdefault(listener.process, {})
             if isinstance(listener.address, UnixAddress):
+                own[listener.name] = bind_unix(listener.address.path, listener.address.kind)
                 result.addresses[f"{listener.process}/{listener.name}"] = str(listener.address)
-            else:
-                bound = _bound_address(sock)
-                result.addresses[listener.name] = bound
+                continue
+            for name, sock in _tcp_sockets(listener, listener.address, inherited, wait_ms).items():
+                own[name] = sock
+                result.addresses[name] = bound = _bound_address(sock)
                 if not _is_loopback(sock):
                     exposed.append(bound)
     except BaseException:
@@ -253,9 +219,29 @@ def _is_workers(name: str) -> bool:
     return index.isdigit() and name in (worker_door(int(index)), worker_shm(int(index)))
 
 
-def _bind(address: TcpAddress | UnixAddress, wait_ms: int) -> socket.socket:
-    if isinstance(address, UnixAddress):
-        return bind_unix(address.path, address.kind)
+def _tcp_sockets(
+    listener: Listener, address: TcpAddress, inherited: Mapping[str, socket.socket], wait_ms: int
+) -> dict[str, socket.socket]:
+    """A listener's socket, and its twin where it has one, by name: passed by systemd, or bound here."""
+    twin = twin_name(listener.name)
+    if listener.name in inherited:
+        return {name: inherited[name] for name in (listener.name, twin) if name in inherited}
+    if not listener.has_twin:
+        return {listener.name: _bind(address, wait_ms)}
+    for _ in range(1 if address.port else TWIN_ATTEMPTS):
+        sock = _bind(TcpAddress("127.0.0.1", address.port, address.setting), wait_ms)
+        try:
+            twin_address = TcpAddress("::1", sock.getsockname()[1], address.setting)
+            return {listener.name: sock, twin: _listen_tcp(socket.AF_INET6, (twin_address.host, twin_address.port))}
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                return {listener.name: sock}  # no IPv6 here: no client comes by it
+            sock.close()
+            failure = StartError(_bind_failure(twin_address, error))
+    raise failure
+
+
+def _bind(address: TcpAddress, wait_ms: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -293,13 +279,19 @@ def _bind_failure(address: TcpAddress, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {address.port} is taken by another program ({address.setting}={address}): stop it (`ss -ltnp` "
-            f"shows which one), or choose another port with {address.setting}"
+            f"shows which one), or choose another port with {_remedy(address.setting)}"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"not allowed to listen on {address}: choose a port from 1024 up with {address.setting}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"cannot listen on {address}: no interface of this host has that address; change {address.setting}"
     return f"cannot listen on {address} ({address.setting}): {error.strerror}"
+
+
+def _remedy(setting: str) -> str:
+    if setting == "listeners":
+        return "--listen HOST:PORT (each worker takes one more above it; port 0: free ones; '': no Kafka clients)"
+    return setting
 
 
 def _bound_address(sock: socket.socket) -> str:

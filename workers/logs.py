@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Mapping
 
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+"""Names that clients choose stand in messages: none of them may begin a line, or move a terminal's cursor."""
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -35,7 +37,7 @@ class LineFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; with a traceback several, each with its priority."""
-        message = record.getMessage()
+        message = record.getMessage().translate(_ESCAPED)
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
         if self.journal:

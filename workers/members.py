@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from kbroker.catalog.catalog import REMOVED, TOPICS, Catalog
+from kbroker.catalog.catalog import ALTERED, REMOVED, TOPICS, Catalog
 from kbroker.catalog.store import ABSENT, Change
 from kbroker.errors import InvalidRequest, KafkaStorageError, KbrokerError, RequestTimedOut
 from kbroker.wire import endpoints
@@ -71,6 +71,8 @@ class Members:
         self._members: dict[str, Member] = {}
         self._waiting: dict[int, Waiting] = {}
         self._version = 0
+        self.internal_topics: dict[str, TopicInfo] = {}
+        """What the coordinator leads itself: whoever joins is told of it."""
         self.on_forward: Callable[[str, KafkaForward], None] | None = None
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
@@ -118,7 +120,8 @@ class Members:
             for change in changes
             if change.key.startswith(REMOVED) and change.expected == ABSENT
         ]
-        if not topics and not gone:
+        altered = any(change.key.startswith(ALTERED) for change in changes)
+        if not topics and not gone and not altered:
             done(None)
             return
         waiting = self._waiting[version] = Waiting(done, set(self._members))
@@ -127,6 +130,13 @@ class Members:
                 waiting.missing.discard(name)
         waiting.timer = self._loop.call_later(max(0, timeout_ms), lambda: self._time_out(version))
         self._settle(version)
+
+    def announce_internal(self, name: str) -> None:
+        """Tell everybody of an internal topic that is led now, or led anew."""
+        self._version += 1
+        for member in self._members.values():
+            topics = [self.internal_topics[name]]
+            self._send(member, self._update(member.join.node, self._version, False, topics, []))
 
     # --- what the members send ---
 
@@ -171,6 +181,7 @@ class Members:
         self._no_longer_missing(join.name)
         member = self._members[join.name] = Member(join, self._version)
         topics = [topic_info(self._catalog, name) for name in self._catalog.topics]
+        topics += self.internal_topics.values()
         self._send(member, self._update(join.node, self._version, True, topics, list(self._catalog.removed)))
 
     def _acknowledged(self, name: str, ack: CatalogAck) -> None:
@@ -193,7 +204,8 @@ class Members:
             if topic is not None:
                 own = [index for index, leader in enumerate(topic.leaders) if leader == node]
                 removed.append(RemovedInfo(topic.name, topic_id, own))
-        return CatalogUpdate(self._child.incarnation, version, full, topics, removed, self.nodes())
+        altered = self._catalog.altered_for(node)
+        return CatalogUpdate(self._child.incarnation, version, full, topics, removed, self.nodes(), altered)
 
     def _send(self, member: Member, update: CatalogUpdate) -> bool:
         receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)

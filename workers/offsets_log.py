@@ -1,101 +1,216 @@
-"""The coordinator's log of committed offsets: synced before a commit is answered, replayed at the start."""
+"""The log of `__consumer_offsets`: what groups decide is stored here, one fdatasync for all of a loop's turn."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 import uuid
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from kbroker.catalog.rebuild import read_topic_id
-from kbroker.config import LogConfig
+from kbroker.config import Config
 from kbroker.errors import KbrokerError, StorageError
-from kbroker.groups.committed import Committed, CommittedOffsets, Place, decode, encode_key, encode_value
+from kbroker.groups.effects import Record
+from kbroker.log import compaction
+from kbroker.log.compaction import Compaction, Rules
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
-from kbroker.records.codec import BatchBuilder, decode_list, iter_batches
-from kbroker.types import TopicPartition
+from kbroker.log.storage import Storage
+from kbroker.records.codec import BatchBuilder, decode, iter_batches
+from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
 
 log = logging.getLogger(__name__)
 
-PARTITION = TopicPartition("__consumer_offsets", 0)
+PARTITION = TopicPartition(OFFSETS_TOPIC, 0)
+COMPACTION = Rules()
+COMPACTION_PAUSE_S = 0.001
+"""Between two pieces: it computes, and the loop wants its turn."""
 READ_BYTES = 1 << 20
-RETRY_OPEN_MS = 5_000
+BATCH_BYTES = 1 << 20
+"""Records of several groups share a batch up to here. What one group stores at once is never divided."""
+BATCH_BYTES_MAX = 256 << 20
+"""So a group's own batch may be larger: the metadata of thousands of members, each up to a request's size."""
 
-Done = Callable[[KbrokerError | None], None]
-Commits = list[tuple[Place, Committed]]
+
+def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cache: bool) -> PartitionLog:
+    """The log of `__consumer_offsets-0`, recovered. May block. Raises StorageError, StartError."""
+    folder = config.data_dir / str(PARTITION)
+    topic_id = read_topic_id(folder / PARTITION_METADATA) or uuid.uuid4().bytes
+    # Not for users' settings: what retention took would be forgotten.
+    own = dataclasses.replace(
+        config.log,
+        segment_bytes=config.groups.offsets_segment_bytes,
+        retention_ms=-1,
+        retention_bytes=-1,
+        flush_acks_all="fdatasync",
+        message_max_bytes=BATCH_BYTES_MAX,
+    )
+    return PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, storage, distrust_cache=distrust_cache)
+
+
+def stored_records(partition_log: PartitionLog) -> Iterator[Record]:
+    """All records, in the log's order. Raises StorageError, CorruptMessage."""
+    offset = partition_log.log_start_offset
+    while offset < partition_log.next_offset:
+        piece = partition_log.read(offset, READ_BYTES)
+        if not piece.size_bytes:
+            return
+        for batch in iter_batches(piece.read()):
+            for record in decode(batch, check_crc=False):  # recovery has checked what a crash can have harmed
+                if record.key is not None:
+                    yield Record(record.key, record.value)
+        offset = piece.next_offset
 
 
 class OffsetsLog:
-    """`offsets` has what is committed and on the disk. Opening it raises StorageError or StartError."""
+    """Takes what is stored in a turn of the loop, appends and syncs it together.
 
-    def __init__(self, data_dir: Path, config: LogConfig, io: IoThreads, now_ms: int) -> None:
-        folder = data_dir / str(PARTITION)
-        topic_id = read_topic_id(folder / PARTITION_METADATA) or uuid.uuid4().bytes
-        # Not for users' settings: what retention took would be forgotten.
-        config = dataclasses.replace(config, retention_ms=-1, retention_bytes=-1, flush_acks_all="fdatasync")
-        self.offsets = CommittedOffsets()
+    `failed(error)` is called once, when the disk did not take something; nothing is stored any more after that, and
+    nobody who waits is told: that is the business of whoever made this.
+    """
+
+    def __init__(
+        self,
+        partition_log: PartitionLog,
+        io: IoThreads,
+        now_ms: Callable[[], int],
+        failed: Callable[[KbrokerError], None],
+    ) -> None:
+        self.log = partition_log
+        self.on_published: Callable[[], None] = lambda: None
         self._io = io
-        self._folder = folder
-        self._waiting: deque[tuple[int, Commits, Done]] = deque()
-        self._log = PartitionLog.open(folder, PARTITION, topic_id, config, 0, now_ms)
-        self._replay()
+        self._now_ms = now_ms
+        self._failed = failed
+        self._is_over = False
+        self._turn: list[tuple[Sequence[Record], Callable[[], None]]] = []
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._compaction: Compaction | None = None
+        self._segments = 0  # when it was last looked at whether a compaction is worth the while
 
-    def _replay(self) -> None:
-        offset = self._log.log_start_offset
-        while offset < self._log.next_offset:
-            piece = self._log.read(offset, READ_BYTES)
-            if not piece.size_bytes:
-                return
-            for batch in iter_batches(piece.read()):
-                for record in decode_list(batch):
-                    found = decode(record[3], record[4])
-                    if found is not None:
-                        self.offsets.put(*found)
-            offset = piece.next_offset
+    def store(self, records: Sequence[Record], stored: Callable[[], None]) -> None:
+        """Keep the records, all or none of them; `stored()` follows when they are on the disk, in order."""
+        if not self._is_over:
+            self._turn.append((records, stored))
 
-    def commit(self, commits: Commits, now_ms: int, done: Done) -> None:
-        """Append; `done` follows when the disk has them, or with the error."""
-        builder = BatchBuilder(batch_bytes=self._log.config.message_max_bytes)
-        for place, committed in commits:
-            if not builder.append(now_ms, encode_key(place), encode_value(committed)):
-                done(StorageError("more offsets than fit into one batch"))
-                return
-        try:
-            result = self._log.append(builder.build(), now_ms, sync=True)
-        except KbrokerError as error:
-            done(error)
+    def end_turn(self) -> None:
+        """Append what this turn has brought, and begin to sync it."""
+        if not self._turn or self._is_over:
             return
-        self._waiting.append((result.ack_offset, commits, done))
+        now_ms = self._now_ms()
+        turn, self._turn = self._turn, []
+        try:
+            for batch, whose in _batches(turn, now_ms):
+                result = self.log.append(batch, now_ms, sync=True)
+                self._waiting += [(result.ack_offset, stored) for stored in whose]
+        except KbrokerError as error:
+            self._give_up(error)
+            return
         self._flush()
 
     def _flush(self) -> None:
-        flush = self._log.begin_flush()
+        flush = self.log.begin_flush()
         if flush is not None:
             self._io.submit(flush.run, lambda _result, error: self._flushed(flush, error))
 
     def _flushed(self, flush: Flush, error: BaseException | None) -> None:
         if error is not None:
-            self._log.fail_flush(flush, error)
-            log.critical("committed offsets: %s; this process ends, so that its successor recovers them", error)
-            raise SystemExit(1)
-        self._log.finish_flush(flush, 0)
-        acknowledged = self._log.acknowledged_offset
+            self.log.fail_flush(flush, error)
+            self._give_up(StorageError(f"{PARTITION}: the disk did not take the records: {error}"))
+        else:
+            self.log.finish_flush(flush, 0)
+            self.on_published()
+        if self._is_over:
+            self.log.abandon()
+            return
+        acknowledged = self.log.acknowledged_offset
         while self._waiting and self._waiting[0][0] <= acknowledged:
-            _, commits, done = self._waiting.popleft()
-            for place, committed in commits:
-                self.offsets.put(place, committed)
-            done(None)
-        if self._log.needs_sync:
+            self._waiting.popleft()[1]()
+        self._tidy()
+        if self.log.needs_sync:
             self._flush()
 
-    def close(self, now_ms: int) -> None:
-        """Close cleanly, after the I/O threads have ended."""
+    # --- compaction ---
+
+    def _tidy(self) -> None:
+        """While no flush is out: unlink what is due, and begin a compaction if a segment was rolled."""
+        now_ms = self._now_ms()
         try:
-            self._log.close(now_ms)
+            self.log.delete_due(now_ms)
+            if len(self.log.segments) == self._segments or self._compaction is not None:
+                return
+            self._segments = len(self.log.segments)
+            self._compaction = compaction.begin(self.log, COMPACTION, now_ms)
         except StorageError as error:
-            log.error("the committed offsets could not be closed cleanly: %s", error)
+            log.error("%s", error)
+        if self._compaction is not None:
+            pause = partial(time.sleep, COMPACTION_PAUSE_S)
+            self._io.submit(partial(self._compaction.run, pause), partial(self._compacted, self._compaction))
+
+    def _compacted(self, done: Compaction, _result: None, error: BaseException | None) -> None:
+        self._compaction = None
+        if self._is_over:
+            return
+        if error is not None:
+            log.error("%s", error)  # tried again with the next segment
+            return
+        try:
+            freed = done.finish(self.log, self._now_ms())
+        except StorageError as raised:
+            self._give_up(raised)
+            return
+        self._segments = len(self.log.segments)
+        log.info("%s: compaction has freed %d KiB of %d", PARTITION, freed >> 10, (self.log.size_bytes + freed) >> 10)
+
+    def _give_up(self, error: KbrokerError) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._compaction is not None:
+            self._compaction.cancel()
+        self._turn.clear()
+        self._waiting.clear()
+        if not self.log.flushing:
+            self.log.abandon()
+        self._failed(error)
+
+    def cancel_compaction(self) -> None:
+        """The process is about to end: nobody waits for a compaction."""
+        if self._compaction is not None:
+            self._compaction.cancel()
+
+    def close(self) -> None:
+        """Close cleanly, after the I/O threads have ended."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self.log.flushing:
+            self.log.abandon()  # how that sync ended is not known here: the successor recovers
+            return
+        try:
+            self.log.close(self._now_ms())
+        except StorageError as error:
+            log.error("%s could not be closed cleanly: %s", PARTITION, error)
+
+
+def _batches(
+    turn: list[tuple[Sequence[Record], Callable[[], None]]], now_ms: int
+) -> Iterator[tuple[bytearray, list[Callable[[], None]]]]:
+    """Everything that was stored in a turn as few batches, each with those who wait for it."""
+    builder = BatchBuilder(batch_bytes=BATCH_BYTES_MAX)
+    whose: list[Callable[[], None]] = []
+    for records, stored in turn:
+        size_bytes = sum(len(record.key) + len(record.value or b"") for record in records)
+        if whose and builder.size_bytes + size_bytes > BATCH_BYTES:
+            yield builder.build(), whose
+            builder, whose = BatchBuilder(batch_bytes=BATCH_BYTES_MAX), []
+        for record in records:
+            if not builder.append(now_ms, record.key, record.value):
+                raise StorageError(f"more than {BATCH_BYTES_MAX} bytes of one group's records")
+        whose.append(stored)
+    if whose:
+        yield builder.build(), whose

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from kbroker.errors import KbrokerError
 from kbroker.types import TopicPartition
 from kbroker.workers.loop import Loop, Timer
-from kbroker.workers.partition import Partition
+from kbroker.workers.partition import HighWatermarkWaiter
+
+
+class Parkable(Protocol):
+    """A partition at which fetches wait."""
+
+    @property
+    def parked(self) -> set[HighWatermarkWaiter]: ...
 
 
 class ParkedFetch:
@@ -19,7 +27,7 @@ class ParkedFetch:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._is_over = False
-        self._places: list[Partition] = []
+        self._places: list[Parkable] = []
         self._timer: Timer | None = None
 
     def _gather(self) -> bool:
@@ -28,7 +36,7 @@ class ParkedFetch:
     def _respond(self) -> None:
         raise AssertionError("each protocol has its own")
 
-    def _park(self, names: Iterable[TopicPartition], serving: dict[TopicPartition, Partition], wait_ms: int) -> None:
+    def _park(self, names: Iterable[TopicPartition], serving: Mapping[TopicPartition, Parkable], wait_ms: int) -> None:
         for name in names:
             partition = serving.get(name)
             if partition is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kbroker.config import LogConfig
 from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
@@ -15,11 +16,14 @@ from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
 
+if TYPE_CHECKING:
+    from kbroker.workers.rewriting import Rewrite
+
 log = logging.getLogger(__name__)
 
 
 class AckWaiter(NamedTuple):
-    """A produce request whose answer waits for the disk. `done(None)` answers it, `done(error)` refuses it."""
+    """A request whose answer waits for the disk. `done(None)` answers it, `done(error)` refuses it."""
 
     ack_offset: int
     deadline_ms: int
@@ -44,9 +48,14 @@ class Partition:
         self.parked: set[HighWatermarkWaiter] = set()
         self.is_dirty = False
         """Appended to since the high watermark was last published."""
+        self.rewrites: deque[Rewrite] = deque()
+        """What is on its way through `Rewriting` to be appended."""
+        self.is_rewritten = partition_log.policy is not None
+        """Whether what is appended must come through `Rewriting`: its topic asks more of records, or did until now."""
         self.told = ""
         """The last complaint about the disk; empty once it took something again."""
         self._waiters: deque[AckWaiter] = deque()
+        self._start_waiters: deque[AckWaiter] = deque()  # for the log start offset to be on the disk
         self._is_flushing = False
         self._published = -1
         self._when_left: Callable[[], None] | None = None
@@ -68,8 +77,13 @@ class Partition:
 
     @property
     def has_waiters(self) -> bool:
-        """Whether an acks=all answer waits for the disk."""
-        return bool(self._waiters)
+        """Whether an answer waits for the disk."""
+        return bool(self._waiters) or bool(self._start_waiters)
+
+    def configure(self, config: LogConfig) -> None:
+        """Other settings, from now on."""
+        self.log.configure(config)
+        self.is_rewritten = self.log.policy is not None or bool(self.rewrites)
 
     def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
         """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""
@@ -86,6 +100,16 @@ class Partition:
     def answer_when_synced(self, waiter: AckWaiter) -> None:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
         self._waiters.append(waiter)
+
+    def delete_records(self, before_offset: int, deadline_ms: int, done: Callable[[KbrokerError | None], None]) -> int:
+        """Begin the log at that offset; `done` is called when a flush has carried that to the disk.
+
+        Returns the log start offset. Raises OffsetOutOfRange.
+        """
+        start = self.log.delete_records(before_offset)
+        self.show()
+        self._start_waiters.append(AckWaiter(start, deadline_ms, done))
+        return start
 
     # --- flushing ---
 
@@ -129,6 +153,8 @@ class Partition:
         acknowledged = self.log.acknowledged_offset
         while self._waiters and self._waiters[0].ack_offset <= acknowledged:
             self._waiters.popleft().done(None)
+        while self._start_waiters and self._start_waiters[0].ack_offset <= self.log.durable_log_start_offset:
+            self._start_waiters.popleft().done(None)
         if self.log.high_watermark == self._published:
             return False
         self._published = self.log.high_watermark
@@ -149,16 +175,21 @@ class Partition:
         )
 
     def expire_waiters(self, now_ms: int) -> None:
-        """Refuse the acks=all requests whose time-out has passed; their records stay in the log."""
-        if any(waiter.deadline_ms <= now_ms for waiter in self._waiters):
-            late = [waiter for waiter in self._waiters if waiter.deadline_ms <= now_ms]
-            self._waiters = deque(waiter for waiter in self._waiters if waiter.deadline_ms > now_ms)
+        """Refuse what waits for the disk and whose time-out has passed; what it did stands."""
+        for waiters in (self._waiters, self._start_waiters):
+            late = [waiter for waiter in waiters if waiter.deadline_ms <= now_ms]
+            if late:
+                kept = [waiter for waiter in waiters if waiter.deadline_ms > now_ms]
+                waiters.clear()
+                waiters.extend(kept)
             for waiter in late:
-                waiter.done(RequestTimedOut(f"{self.name}: the disk did not confirm the records in time"))
+                waiter.done(RequestTimedOut(f"{self.name}: the disk did not confirm it in time"))
 
     def fail_waiters(self, error: KbrokerError) -> None:
-        """Refuse all acks=all requests that wait."""
-        waiters, self._waiters = self._waiters, deque()
+        """Refuse all that waits for the disk."""
+        waiters = [*self._waiters, *self._start_waiters]
+        self._waiters.clear()
+        self._start_waiters.clear()
         for waiter in waiters:
             waiter.done(error)
 

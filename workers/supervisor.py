@@ -30,6 +30,7 @@ from kbroker.workers.health import (
     check_memory,
     heard_from,
 )
+from kbroker.workers.kafka_listeners import bootstrap_servers, kafka_listeners, node_ports, warn_in_container
 from kbroker.workers.listeners import inherited_listeners, open_listeners, planned
 from kbroker.workers.logs import start_logging
 from kbroker.workers.loop import Loop
@@ -106,14 +107,18 @@ class Supervisor:
         stack.callback(self._notifier.close)
         signals = SignalSource((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._loop, self._on_signal)
         stack.callback(signals.close)
-        self._listeners = open_listeners(planned(config), inherited_listeners(), self._premises.predecessor_died)
+        wanted = [*planned(config), *kafka_listeners(config)]
+        self._listeners = open_listeners(wanted, inherited_listeners(), self._premises.predecessor_died)
         stack.callback(self._listeners.close)
+        self._kafka_ports = node_ports(config, self._listeners.addresses)
+        self._bootstrap_servers = bootstrap_servers(config, self._listeners.addresses)
+        warn_in_container(config)
         status_socket = StatusSocket(config.runtime_dir, self._loop, self.status)
         stack.callback(status_socket.close)
 
     def _start(self) -> None:
         # Children share the supervisor's pages as long as the garbage collector does not write into them.
-        if self._listeners.kafka_ports:
+        if self._kafka_ports:
             codec.prepare()
         gc.collect()
         gc.freeze()
@@ -150,7 +155,7 @@ class Supervisor:
                     cluster_id=self._premises.cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
                     listeners=listeners, remembered=dict(process.remembered),
                     peers=peers_from({**self._peer_table(), **own}), _channel=Channel(end),
-                    kafka_ports=self._listeners.kafka_ports,
+                    kafka_ports=self._kafka_ports,
                 )  # fmt: skip
 
             kept = [end.fileno(), self._premises.processes_lock.fd, *(sock.fileno() for sock in listeners.values())]
@@ -382,6 +387,7 @@ class Supervisor:
             "runtime_dir": str(self._config.runtime_dir),
             "worker_count": self._worker_count,
             "listeners": self._listeners.addresses,
+            "bootstrap_servers": self._bootstrap_servers,
             "processes": [process.status(now_ms) for process in self._processes.values()],
         }
 

@@ -52,6 +52,8 @@ class PartitionTable:
         self._worker = worker
         self.serving: dict[TopicPartition, Partition] = {}
         self.topics: dict[str, TopicInfo] = {}
+        self.on_change: Callable[[str], None] = lambda _topic: None
+        """Called with the name of a topic of which something else is known now: also a leader epoch."""
         self._names: dict[bytes, str] = {}
         self._opening: dict[TopicPartition, _Opening] = {}
         self._failed: dict[TopicPartition, str] = {}
@@ -80,6 +82,11 @@ class PartitionTable:
         """The topic with that id, wherever its partitions are led."""
         return self._names.get(topic_id)
 
+    def id_of(self, name: str) -> bytes | None:
+        """A topic's id, 16 bytes."""
+        known = self.topics.get(name)
+        return None if known is None else known.topic_id
+
     def counts(self) -> dict[str, int]:
         """How many partitions are served, being opened, out of service."""
         return {"partitions": len(self.serving), "opening": len(self._opening), "failed": len(self._failed)}
@@ -107,13 +114,14 @@ class PartitionTable:
             self._forget(topic.name)
         self.topics[topic.name] = topic
         self._names[topic.topic_id] = topic.name
+        self.on_change(topic.name)
         config = self._config_of(topic)
         for info in topic.partitions:
             name = TopicPartition(topic.name, info.partition)
             if info.leader != self._worker.node:
                 self._let_go(name, False, NotLeaderOrFollower(f"{name} belongs to node {info.leader} now"))
             elif name in self.serving:
-                self.serving[name].log.configure(config)
+                self.serving[name].configure(config)
                 tasks.owned.append(_owned(self.serving[name]))
             elif name in self._opening:
                 tasks.begin()
@@ -128,7 +136,7 @@ class PartitionTable:
     def configure(self) -> None:
         """The broker's settings have changed: each log gets them, with its topic's own on top."""
         for name, partition in self.serving.items():
-            partition.log.configure(self._config_of(self.topics[name.topic]))
+            partition.configure(self._config_of(self.topics[name.topic]))
 
     def _acknowledge(self, update: CatalogUpdate, tasks: _Tasks) -> None:
         ack = CatalogAck(self._worker.child.incarnation, update.version, tasks.owned, tasks.removed, tasks.failed)
@@ -185,6 +193,7 @@ class PartitionTable:
         opened.configure(self._config_of(self.topics[name.topic]))
         partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
         self.serving[name] = partition
+        self.on_change(name.topic)
         partition.publish()
         for tasks in opening.waiting:
             tasks.owned.append(_owned(partition))
@@ -231,6 +240,7 @@ class PartitionTable:
             self._turns.give_back(partition.name)
 
         del self.serving[partition.name]
+        self.on_change(partition.name.topic)
         self._worker.descriptors_forget(partition.name)
         partition.leave(deleted, error, left)
 
@@ -249,6 +259,7 @@ class PartitionTable:
         """Stop serving a topic that is no longer in the catalog; its folders are deleted by `_remove`."""
         topic = self.topics.pop(topic_name)
         self._names.pop(topic.topic_id, None)
+        self.on_change(topic_name)
         error = UnknownTopicOrPartition(f"topic {topic_name} was deleted")
         for info in topic.partitions:
             name = TopicPartition(topic_name, info.partition)

@@ -15,12 +15,13 @@ from typing import Any
 
 import zmq
 
-from kbroker.config import Config
+from kbroker.config import Config, make_config
 from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
     MessageTooLarge,
     NotLeaderOrFollower,
+    PolicyViolation,
     RequestError,
     StorageError,
     UnknownTopicId,
@@ -43,6 +44,7 @@ from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.partition import AckWaiter, Partition
+from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.stream_connection import Streams
 from kbroker.workers.table import PartitionTable
 
@@ -58,6 +60,8 @@ class Worker:
         assert child.worker_index is not None
         self.child = child
         self.config: Config = child.config
+        self._given = child.config  # as the file and the flags have it, before what was altered
+        self._altered: dict[str, str] = {}
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
@@ -66,8 +70,10 @@ class Worker:
         self.is_draining = False
         self.table = PartitionTable(self)
         self._dirty: dict[TopicPartition, Partition] = {}
-        self._unflushed: dict[TopicPartition, Partition] = {}
+        self._unflushed: dict[int, dict[TopicPartition, Partition]] = {}
+        """Partitions that were appended to, by the time (ms) within which they are to be on the disk."""
         self._answers: list[tuple[Asked, bytes]] = []
+        self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
         self._next_retention_ms = 0
 
         runtime = self.config.runtime_dir
@@ -117,7 +123,6 @@ class Worker:
         self.loop.at_turn_end(self._end_turn)
         self.loop.at_turn_end(self.streams.flush)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
-        self._flush_later()
         self._follow_peers()
         self.loop.run()
         if self.kafka is not None:
@@ -136,6 +141,9 @@ class Worker:
     def _update_catalog(self, update: CatalogUpdate) -> None:
         if update.full:
             self.has_catalog = True
+        if update.altered != self._altered:
+            self._altered = update.altered
+            self._reload(self._given)
         self.table.update(update)
 
     def catalog_done(self) -> None:
@@ -145,7 +153,8 @@ class Worker:
         self.child.ready(f"{len(self.table.serving)} partitions")
 
     def _reload(self, config: Config) -> None:
-        self.config = config
+        self._given = config
+        self.config = make_config(self._altered, config)
         self.table.configure()
 
     def _drain(self) -> None:
@@ -163,7 +172,7 @@ class Worker:
         self._when_answered(partial(self.table.close_all, closed))
 
     def _when_answered(self, then: Callable[[], None]) -> None:
-        if any(partition.has_waiters for partition in self.table.serving.values()):
+        if not self.rewriting.is_idle or any(partition.has_waiters for partition in self.table.serving.values()):
             self.loop.call_later(5, partial(self._when_answered, then))
         else:
             then()
@@ -198,12 +207,31 @@ class Worker:
         if not one and sum(map(len, asked.payload)) > most:
             raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0] if one else bytearray().join(asked.payload)
+        asked = asked._replace(payload=[])
+        if not partition.is_rewritten:
+            self._append(partition, batches, request, asked)
+            return
+
+        def rewritten(batches: bytes | bytearray | memoryview, error: KbrokerError | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                self._append(partition, batches, request, asked)
+            except KbrokerError as refusal:
+                asked.refuse(refusal)
+
+        self.rewriting.rewrite(partition, batches, rewritten)
+
+    def _append(
+        self, partition: Partition, batches: bytes | bytearray | memoryview, request: m.Produce, asked: Asked
+    ) -> None:
+        """Append what a native client sent, and answer it when it may be answered."""
         result = self.append(partition, batches, request.acks)
         header = codec.encode_answer(
             m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
         )
         if not result.sync_needed:
-            self._answers.append((asked._replace(payload=[]), header))
+            self._answers.append((asked, header))
             return
 
         def done(error: KbrokerError | None) -> None:
@@ -212,9 +240,11 @@ class Worker:
             else:
                 asked.refuse(error)
 
-        asked = asked._replace(payload=[])
         deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
         partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+
+    def _is_served(self, partition: Partition) -> bool:
+        return self.table.serving.get(partition.name) is partition
 
     def append(self, partition: Partition, batches: bytes | bytearray | memoryview, acks: int) -> AppendResult:
         """Append what a client of either protocol sent; it is published at the end of this turn.
@@ -231,8 +261,23 @@ class Worker:
             raise
         partition.told = ""
         self._dirty[partition.name] = partition
-        self._unflushed[partition.name] = partition
         return result
+
+    def delete_records(
+        self, partition: Partition, before_offset: int, timeout_ms: int, done: Callable[[KbrokerError | None], None]
+    ) -> int:
+        """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
+
+        Returns the log start offset. Raises OffsetOutOfRange, PolicyViolation.
+        """
+        policy = partition.log.config.cleanup_policy
+        if "delete" not in policy:
+            raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
+        wanted = partition.log.high_watermark if before_offset == -1 else before_offset
+        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
+        self._dirty[partition.name] = partition  # the end of this turn flushes it
+        self._retain(partition)
+        return start
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:
@@ -271,6 +316,7 @@ class Worker:
             self._publish(partition)
             if partition.has_waiters or partition.log.flush_due:
                 partition.flush(self.io, self.now_ms, self._flushed)
+            self._flush_later(partition)
         # Readers first: who waits for a record waits longer than who has sent it.
         answers, self._answers = self._answers, []
         for asked, header in answers:
@@ -293,18 +339,20 @@ class Worker:
 
     # --- in the background ---
 
-    def _flush_later(self) -> None:
-        interval_ms = min(self.config.log.flush_interval_ms, 3_600_000)
-        self.loop.call_later(interval_ms, self._flush_all)
+    def _flush_later(self, partition: Partition) -> None:
+        interval_ms = partition.log.config.flush_interval_ms
+        unflushed = self._unflushed.get(interval_ms)
+        if unflushed is None:
+            unflushed = self._unflushed[interval_ms] = {}
+            self.loop.call_later(interval_ms, partial(self._flush_all, interval_ms))
+        unflushed[partition.name] = partition
 
-    def _flush_all(self) -> None:
-        unflushed, self._unflushed = self._unflushed, {}
-        for name, partition in unflushed.items():
-            if self.table.serving.get(name) is partition:
+    def _flush_all(self, interval_ms: int) -> None:
+        for partition in self._unflushed.pop(interval_ms).values():
+            if self._is_served(partition):
                 if partition.is_flushing:
-                    self._unflushed[name] = partition
+                    self._flush_later(partition)
                 partition.flush(self.io, self.now_ms, self._flushed)
-        self._flush_later()
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()
@@ -331,7 +379,7 @@ class Worker:
         if removed:
             partition.show()
             log.info(
-                "%s: %d segments are past their retention, the log starts at %d now",
+                "%s: %d segments are past their retention or deleted, the log starts at %d now",
                 partition.name,
                 len(removed),
                 partition.log.log_start_offset,

@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgpack
 
 from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
-from kbroker.catalog.topics import INTERNAL, PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
-from kbroker.config import check_topic_setting_name, check_topic_settings
+from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
+from kbroker.config import check_alterable, check_setting_name, check_topic_setting_name, check_topic_settings
 from kbroker.errors import (
     ConfigError,
     InvalidConfig,
     InvalidPartitions,
+    InvalidRequest,
     InvalidTopic,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
 )
+from kbroker.types import INTERNAL_TOPICS
 
 TOPICS = "topics/"
 REMOVED = "removed/"
 NODES = "nodes"
 """The nodes over which the partitions were last spread."""
 PRODUCER_IDS = "producer-ids"
+ALTERED = "altered/"
+"""Before a node's id, or nothing for all nodes: broker settings that were altered while it ran."""
 NOBODY = -1
 """The leader of a deleted partition whose folder is gone."""
 
@@ -63,8 +67,11 @@ class Catalog:
         self.partitions_max = partitions_max
         self.topics: dict[str, TopicRecord] = {}
         self.removed: dict[bytes, RemovedTopic] = {}
+        self.altered: dict[str, dict[str, str]] = {}
+        """Broker settings altered while it ran, by the node's id as text; "" for all nodes."""
         self._spread_over: list[int] = []
         self._versions: dict[str, int] = {}
+        self._names: dict[bytes, str] = {}
         self._collisions: dict[str, str] = {}
         self._load: Counter[int] = Counter()
 
@@ -89,10 +96,12 @@ class Catalog:
             old = self.topics.pop(name, None)
             if old is not None:
                 self._collisions.pop(collision_key(name), None)
+                self._names.pop(old.topic_id, None)
                 self._load.subtract(p.leader for p in old.partitions)
             if value is not None:
                 topic = self.topics[name] = _topic_from(value)
                 self._collisions[collision_key(name)] = name
+                self._names[topic.topic_id] = name
                 self._load.update(p.leader for p in topic.partitions)
         elif key.startswith(REMOVED):
             topic_id = bytes.fromhex(key.removeprefix(REMOVED))
@@ -100,6 +109,12 @@ class Catalog:
                 self.removed.pop(topic_id, None)
             else:
                 self.removed[topic_id] = RemovedTopic(**msgpack.unpackb(value))
+        elif key.startswith(ALTERED):
+            node = key.removeprefix(ALTERED)
+            if value is None:
+                self.altered.pop(node, None)
+            else:
+                self.altered[node] = msgpack.unpackb(value)
         elif key == NODES and value is not None:
             self._spread_over = msgpack.unpackb(value)
 
@@ -109,19 +124,25 @@ class Catalog:
         return self._load.total()
 
     def topic(self, name: str) -> TopicRecord:
-        """The topic of that name. Raises UnknownTopicOrPartition."""
+        """The topic of that name. Raises UnknownTopicOrPartition, InvalidTopic (one that clients may not change)."""
+        if name in INTERNAL_TOPICS:
+            raise InvalidTopic(f"topic {name} is the broker's own: clients may read it only")
         found = self.topics.get(name)
         if found is None:
             raise UnknownTopicOrPartition(f"there is no topic {name!r:.80}")
         return found
+
+    def name_of(self, topic_id: bytes) -> str | None:
+        """The topic with that id."""
+        return self._names.get(topic_id)
 
     # --- decisions: each returns what the store must commit ---
 
     def create(self, name: str, partitions: int, settings: dict[str, str], topic_id: bytes) -> list[Change]:
         """A new topic. Raises InvalidTopic, TopicAlreadyExists, InvalidPartitions, InvalidConfig."""
         check_name(name)
-        if name in INTERNAL:
-            raise InvalidTopic(f"topic {name} is the broker's own")
+        if name in INTERNAL_TOPICS:
+            raise TopicAlreadyExists(f"topic {name} is the broker's own")
         if name in self.topics:
             raise TopicAlreadyExists(f"topic {name} exists already")
         other = self._collisions.get(collision_key(name))
@@ -176,13 +197,21 @@ class Catalog:
     def alter(self, name: str, changed: dict[str, str], removed: list[str]) -> list[Change]:
         """Other settings of its own for a topic. Raises UnknownTopicOrPartition, InvalidConfig."""
         topic = self.topic(name)
-        _check_settings(changed)
-        for key in removed:
-            if key not in topic.settings:
-                # A slip of the pen in a name is told; to remove what is not set is no fault.
-                _check_name(key)
-        settings = {key: value for key, value in topic.settings.items() if key not in removed} | changed
+        settings = _changed(topic.settings, changed, removed, check_topic_settings, check_topic_setting_name)
         return [self._replace(dataclasses.replace(topic, settings=settings))]
+
+    def alter_broker(self, node: str, changed: dict[str, str], removed: list[str]) -> list[Change]:
+        """Other settings for a node of the running broker, or for all (""). Raises InvalidRequest, as Kafka does."""
+        key = ALTERED + node
+        try:
+            settings = _changed(self.altered.get(node, {}), changed, removed, check_alterable, check_setting_name)
+        except InvalidConfig as error:
+            raise InvalidRequest(str(error)) from None
+        return [Change(key, self._versions.get(key, ABSENT), msgpack.packb(settings))]
+
+    def altered_for(self, node: int) -> dict[str, str]:
+        """The broker settings that were altered while it ran, as they are for that node."""
+        return self.altered.get("", {}) | self.altered.get(str(node), {})
 
     def raise_epochs(self, epochs: dict[tuple[str, int], int]) -> list[Change]:
         """Record the leader epochs that owners report for their partitions."""
@@ -271,11 +300,23 @@ def _led_by(node: int, leader_epoch: int) -> PartitionRecord:
     return PartitionRecord(node, leader_epoch, [node], [node])
 
 
-def _check_name(name: str) -> None:
+def _changed(
+    settings: dict[str, str],
+    changed: dict[str, str],
+    removed: list[str],
+    check: Callable[[dict[str, str]], None],
+    check_name: Callable[[str], None],
+) -> dict[str, str]:
+    after = {name: value for name, value in settings.items() if name not in removed} | changed
     try:
-        check_topic_setting_name(name)
+        for name in removed:
+            if name not in settings:
+                # A slip of the pen in a name is told; to remove what is not set is no fault.
+                check_name(name)
+        check(after)
     except ConfigError as error:
         raise InvalidConfig(str(error)) from None
+    return after
 
 
 def _check_settings(settings: dict[str, str]) -> None:

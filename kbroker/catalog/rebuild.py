@@ -7,7 +7,8 @@ import binascii
 import re
 from pathlib import Path
 
-from kbroker.catalog.topics import INTERNAL, PartitionRecord, TopicRecord
+from kbroker.catalog.topics import PartitionRecord, TopicRecord
+from kbroker.types import INTERNAL_TOPICS
 
 _FOLDER = re.compile(r"(?P<topic>.+)-(?P<partition>\d+)\Z")
 _TOPIC_ID = re.compile(r"^topic_id:\s*(\S+)\s*$", re.MULTILINE)
@@ -23,7 +24,7 @@ def topics_on_disk(data_dir: Path, node: int) -> tuple[list[TopicRecord], list[s
     for folder in sorted(data_dir.iterdir()):
         match = _FOLDER.match(folder.name)
         metadata = folder / "partition.metadata"
-        if match is None or match["topic"] in INTERNAL or not metadata.is_file():
+        if match is None or match["topic"] in INTERNAL_TOPICS or not metadata.is_file():
             continue
         topic_id = read_topic_id(metadata)
         if topic_id is None:

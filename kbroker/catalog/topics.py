@@ -9,7 +9,6 @@ from kbroker.errors import InvalidTopic
 
 NAME_MAX = 249
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]+\Z")
-INTERNAL = frozenset({"__consumer_offsets", "__transaction_state"})
 
 
 @dataclass(slots=True)

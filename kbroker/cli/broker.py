@@ -18,12 +18,10 @@ MAINS = {"front": front.main, "coordinator": coordinator.main, "worker": worker.
 def ready_line(config: Config, status: dict[str, Any]) -> str:
     """How to reach a broker that serves now."""
     tcp = status["listeners"].get("native")
-    also = f" (or tcp://{tcp})" if tcp else ""
-    kafka = status["listeners"].get("kafka-0")
-    if kafka:
-        also += f", bootstrap.servers={kafka}"
+    reach = f"{SERVER_VARIABLE}={ipc(config.runtime_dir, FRONT)}" + (f" (or tcp://{tcp})" if tcp else "")
+    if status["bootstrap_servers"]:
+        reach += f"; bootstrap.servers={status['bootstrap_servers']}"
     workers = f"{status['worker_count']} worker{'s' if status['worker_count'] != 1 else ''}"
-    reach = f"{SERVER_VARIABLE}={ipc(config.runtime_dir, FRONT)}{also}"
     return f"kbroker is ready: {reach}; {workers}, data in {config.data_dir}"
 
 

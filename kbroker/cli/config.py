@@ -10,18 +10,20 @@ import click
 
 from kbroker.cli.options import assignments, json_option, print_json
 from kbroker.cli.sources import CONFIG_VARIABLE, Sources, variable_for
-from kbroker.config import SETTINGS, Known, allowed, read_settings, value_text
+from kbroker.config import ALL_SETTINGS, SETTINGS, Known, allowed, read_settings, value_text
 
 TITLES = {
     "server": "The broker",
     "log": "Logs",
     "native": "Native clients",
     "shm": "Shared-memory reads",
+    "kafka": "Kafka clients",
+    "inert": "Kafka's settings without effect here",
 }
 
 
 def _type(known: Known) -> str:
-    return {bool: "true or false", int: "integer", str: "text"}[known.kind]
+    return {bool: "true or false", int: "integer", float: "number", str: "text", tuple: "list"}[known.kind]
 
 
 def facts(known: Known) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def facts(known: Known) -> dict[str, Any]:
         "allowed": allowed(known),
         "topic_name": setting.topic_name,
         "reloadable": setting.reloadable,
-        "variable": variable_for(setting.name),
+        "variable": variable_for(setting.name) if setting.name else None,
         "section": known.section,
         "doc": setting.doc,
     }
@@ -58,7 +60,7 @@ def markdown() -> str:
         "**Topic** is the name under which a topic may override the setting (`kbroker topic create NAME --set",
         "NAME=VALUE`). Settings marked **↻** follow SIGHUP.",
     ]
-    for section in dict.fromkeys(known.section for known in SETTINGS.values()):
+    for section in dict.fromkeys(known.section for known in ALL_SETTINGS):
         lines += [
             "",
             f"## {TITLES.get(section, section)}",
@@ -66,14 +68,15 @@ def markdown() -> str:
             "| setting | default | allowed | topic | what it does |",
         ]
         lines.append("|---|---|---|---|---|")
-        for known in SETTINGS.values():
+        for known in ALL_SETTINGS:
             if known.section != section:
                 continue
             setting = known.setting
             mark = " ↻" if setting.reloadable else ""
-            default = f"`{value_text(known.default)}`" if known.default != "" else "empty"
+            default = f"`{text}`" if (text := value_text(known.default)) else "empty"
+            name = f"`{setting.name}`{mark}" if setting.name else "(topics only)"
             topic = f"`{setting.topic_name}`" if setting.topic_name else ""
-            row = (f"`{setting.name}`{mark}", default, _cell(allowed(known)), topic, _cell(setting.doc))
+            row = (name, default, _cell(allowed(known)), topic, _cell(setting.doc))
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
@@ -82,11 +85,12 @@ def _print_reference(as_json: bool, as_markdown: bool) -> None:
     if as_markdown:
         click.echo(markdown(), nl=False)
     elif as_json:
-        print_json([facts(known) for known in SETTINGS.values()])
+        print_json([facts(known) for known in ALL_SETTINGS])
     else:
-        for known in SETTINGS.values():
+        for known in ALL_SETTINGS:
             default = value_text(known.default) or "empty"
-            click.echo(f"{known.setting.name}\n    {known.setting.doc}")
+            name = known.setting.name or f"{known.setting.topic_name} (topics only)"
+            click.echo(f"{name}\n    {known.setting.doc}")
             click.echo(f"    default {default}; {allowed(known)}")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from kbroker.cli.format import Format, compile_format, json_line, value_lines
-from kbroker.cli.options import server_option
+from kbroker.cli.options import parse_time_option, server_option
 from kbroker.cli.outcome import complain
 from kbroker.errors import UnknownTopicOrPartition
 from kbroker.types import TopicPartition
@@ -21,22 +20,6 @@ if TYPE_CHECKING:
 POLL_MS = 500
 POLL_RECORDS = 10_000
 DEFAULT_FORMAT = r"%v\n"
-
-
-def parse_time(text: str) -> int:
-    """Milliseconds since 1970 of `text`: such a number, or an ISO date or time (local unless it says otherwise)."""
-    if text.lstrip("-").isdigit():
-        return int(text)
-    return int(datetime.fromisoformat(text).timestamp() * 1000)
-
-
-def _time_option(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return parse_time(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither milliseconds since 1970 nor an ISO time") from None
 
 
 def _format_option(_context: click.Context, _parameter: click.Parameter, text: str) -> Format:
@@ -51,7 +34,7 @@ def _format_option(_context: click.Context, _parameter: click.Parameter, text: s
 @click.option("--from-beginning", is_flag=True, help="Start at the first record.")
 @click.option("--offset", type=int, help="Start at this offset; a negative one counts from each partition's end.")
 @click.option(
-    "--from-timestamp", "since_ms", metavar="TIME", callback=_time_option,
+    "--from-timestamp", "since_ms", metavar="TIME", callback=parse_time_option,
     help="Start at the first record not older: ms since 1970, or an ISO time.",
 )  # fmt: skip
 @click.option("-p", "--partition", "numbers", multiple=True, type=click.IntRange(0), help="Only this partition.")
@@ -62,6 +45,11 @@ def _format_option(_context: click.Context, _parameter: click.Parameter, text: s
     help=r"%t topic, %p partition, %o offset, %k key, %v value, %T timestamp, %h headers, \n \t \xNN …; adds nothing.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on a line.")
+@click.option(
+    "-g", "--group", metavar="GROUP",
+    help="As a member of this group: its partitions, from its committed offsets on (without any: --from-beginning or "
+    "the end).",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say at the end how many records came, and which way.")
 @server_option
 def command(
@@ -74,6 +62,7 @@ def command(
     exit_at_end: bool,
     write: Format,
     as_json: bool,
+    group: str | None,
     verbose: bool,
     server: str | None,
 ) -> None:
@@ -83,6 +72,14 @@ def command(
     """
     if from_beginning + (offset is not None) + (since_ms is not None) > 1:
         raise click.UsageError("--from-beginning, --offset and --from-timestamp exclude each other")
+    if group is not None:
+        if offset is not None or since_ms is not None or numbers or exit_at_end:
+            raise click.UsageError(
+                "--group reads what the group gives, from where it stands: --offset, --from-timestamp, --partition and "
+                "--exit-at-end do not go with it (`kbroker group reset-offsets` moves a group)"
+            )
+        _consume_in_group(topic, group, from_beginning, count, json_line if as_json else write, verbose, server)
+        return
     from kbroker import Consumer
 
     with Consumer(server=server) as consumer:
@@ -91,6 +88,20 @@ def command(
         ends = consumer.end_offsets(partitions)
         _seek(consumer, partitions, ends, from_beginning, offset, since_ms)
         printed = _print(consumer, json_line if as_json else write, count, ends if exit_at_end else None)
+        if verbose:
+            complain(f"{printed} records, read through {consumer.transport}")
+
+
+def _consume_in_group(
+    topic: str, group: str, from_beginning: bool, count: int | None, write: Format, verbose: bool, server: str | None
+) -> None:
+    from kbroker import Consumer
+
+    reset = "earliest" if from_beginning else "latest"
+    with Consumer(server=server, group=group, auto_offset_reset=reset) as consumer:
+        _partitions(consumer, topic, ())
+        consumer.subscribe([topic])
+        printed = _print(consumer, write, count, None)
         if verbose:
             complain(f"{printed} records, read through {consumer.transport}")
 

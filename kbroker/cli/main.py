@@ -19,6 +19,7 @@ COMMANDS = {
     "topic": "Create, list, describe, change and delete topics.",
     "produce": "Send lines to a topic, each a record.",
     "consume": "Print a topic's records.",
+    "group": "Show, watch, move and delete consumer groups.",
     "log": "Look into a partition's files, with no broker.",
     "config": "Show, check and explain settings.",
     "systemd": "Run the broker as a service.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -26,6 +27,23 @@ def server_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json`: print facts for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def parse_time(text: str) -> int:
+    """Milliseconds since 1970 of `text`: such a number, or an ISO date or time (local unless it says otherwise)."""
+    if text.lstrip("-").isdigit():
+        return int(text)
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def parse_time_option(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    """Callback of an option that takes a time."""
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither milliseconds since 1970 nor an ISO time") from None
 
 
 def print_json(value: Any) -> None:

@@ -52,9 +52,12 @@ def _flags(
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Kafka clients: the coordinator's port (9092 is usual), the workers' follow it. Without it: none.",
+    help="Kafka clients: the coordinator's port, the workers' follow it; port 0 picks free ones, '' takes no Kafka "
+    "clients. Without it: localhost:9092.",
 )
-@click.option("--advertised-host", metavar="HOST", help="The host that Kafka clients are told; behind NAT.")
+@click.option(
+    "--advertised-host", metavar="HOST", help="The host that Kafka clients are told; behind NAT or port mapping."
+)
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Any setting (see `kbroker config`).")
 @click.option("--check", is_flag=True, help="Check the settings and end.")
 def command(

@@ -55,6 +55,8 @@ def _duration(seconds: float) -> str:
 def _print(status: dict[str, Any]) -> None:
     click.echo(f"kbroker {status['version']}  {status['state']}: {status['status']}")
     click.echo(f"data in {status['data_dir']}, sockets in {status['runtime_dir']}")
+    if status["bootstrap_servers"]:
+        click.echo(f"Kafka clients: bootstrap.servers={status['bootstrap_servers']}")
     if status["listeners"].get("native"):
         click.echo(f"native clients: tcp://{status['listeners']['native']}")
     columns = ("process", "pid", "state", "up", "restarts", "memory", "cpu", "last end")

@@ -1,1 +1,1 @@
-"""Consumer groups: so far the offsets that their clients commit. No I/O, no clock."""
+"""Consumer groups, classic and KIP-848, and the offsets that they commit. No I/O, no clock."""

@@ -2,22 +2,22 @@
 
     key    int16 1 · group string · topic string · partition int32
     value  int16 3 · offset int64 · leader epoch int32 · metadata string · commit time int64 (ms since 1970)
+           int16 1 · offset int64 · metadata string · commit time int64 · expiry int64, where a client gave a retention
 
 A string is an int16 length and UTF-8. A record without a value forgets its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from struct import Struct, error
 from typing import Final, NamedTuple
 
-_SHORT: Final = Struct(">h")
-_INT: Final = Struct(">i")
+from kbroker.groups.fields import INT16, INT32, INT64, text
+
 _VALUE: Final = Struct(">qi")
-_LONG: Final = Struct(">q")
 KEY_VERSION: Final = 1
 VALUE_VERSION: Final = 3
+EXPIRING_VALUE_VERSION: Final = 1
 
 
 class Place(NamedTuple):
@@ -29,12 +29,13 @@ class Place(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """Where that group reads on there. `leader_epoch` -1: not known."""
+    """Where that group reads on there. `leader_epoch` -1: not known. `expire_ms` -1: as long as the broker keeps it."""
 
     offset: int
     leader_epoch: int
     metadata: str
     commit_ms: int
+    expire_ms: int = -1
 
 
 class CommittedOffsets:
@@ -65,22 +66,19 @@ class CommittedOffsets:
         if not offsets:
             self._groups.pop(place.group, None)
 
-    def places(self) -> Iterator[tuple[Place, Committed]]:
-        """Everything."""
-        for group, offsets in self._groups.items():
-            for (topic, partition), committed in offsets.items():
-                yield Place(group, topic, partition), committed
-
 
 def encode_key(place: Place) -> bytes:
     """The key of a commit's record."""
-    return _SHORT.pack(KEY_VERSION) + _text(place.group) + _text(place.topic) + _INT.pack(place.partition)
+    return INT16.pack(KEY_VERSION) + text(place.group) + text(place.topic) + INT32.pack(place.partition)
 
 
 def encode_value(committed: Committed) -> bytes:
     """The value of a commit's record."""
-    head = _SHORT.pack(VALUE_VERSION) + _VALUE.pack(committed.offset, committed.leader_epoch)
-    return head + _text(committed.metadata) + _LONG.pack(committed.commit_ms)
+    tail = text(committed.metadata) + INT64.pack(committed.commit_ms)
+    if committed.expire_ms >= 0:  # As in Kafka: only this version has the field, and it has no leader epoch.
+        head = INT16.pack(EXPIRING_VALUE_VERSION) + INT64.pack(committed.offset)
+        return head + tail + INT64.pack(committed.expire_ms)
+    return INT16.pack(VALUE_VERSION) + _VALUE.pack(committed.offset, committed.leader_epoch) + tail
 
 
 def decode(key: bytes | None, value: bytes | None) -> tuple[Place, Committed | None] | None:
@@ -88,28 +86,33 @@ def decode(key: bytes | None, value: bytes | None) -> tuple[Place, Committed | N
     if key is None:
         return None
     try:
-        if _SHORT.unpack_from(key)[0] not in (0, KEY_VERSION):
-            return None  # a group's members, which nobody here writes yet
+        if INT16.unpack_from(key)[0] not in (0, KEY_VERSION):
+            return None
         group, position = _text_at(key, 2)
         topic, position = _text_at(key, position)
-        place = Place(group, topic, _INT.unpack_from(key, position)[0])
+        place = Place(group, topic, INT32.unpack_from(key, position)[0])
         if value is None:
             return place, None
-        if _SHORT.unpack_from(value)[0] != VALUE_VERSION:
-            return None
-        offset, leader_epoch = _VALUE.unpack_from(value, 2)
-        metadata, position = _text_at(value, 2 + _VALUE.size)
-        return place, Committed(offset, leader_epoch, metadata, _LONG.unpack_from(value, position)[0])
+        committed = _decode_value(value)
     except (error, UnicodeDecodeError):
         return None
+    return None if committed is None else (place, committed)
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return _SHORT.pack(len(data)) + data
+def _decode_value(value: bytes) -> Committed | None:
+    version = INT16.unpack_from(value)[0]
+    if version == VALUE_VERSION:
+        offset, leader_epoch = _VALUE.unpack_from(value, 2)
+        metadata, position = _text_at(value, 2 + _VALUE.size)
+        return Committed(offset, leader_epoch, metadata, INT64.unpack_from(value, position)[0])
+    if version == EXPIRING_VALUE_VERSION:
+        metadata, position = _text_at(value, 2 + INT64.size)
+        commit_ms, expire_ms = INT64.unpack_from(value, position)[0], INT64.unpack_from(value, position + 8)[0]
+        return Committed(INT64.unpack_from(value, 2)[0], -1, metadata, commit_ms, expire_ms)
+    return None
 
 
 def _text_at(data: bytes, position: int) -> tuple[str, int]:
     start = position + 2
-    end = start + int(_SHORT.unpack_from(data, position)[0])
+    end = start + int(INT16.unpack_from(data, position)[0])
     return data[start:end].decode(), end

@@ -36,6 +36,22 @@ class Effects:
     records: list[Record] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     wake_ms: int | None = None
-    """Tick the group at that time (ms since 1970) or soon after; the newest value counts. None: no change."""
+    """Tick the group at that time (ms since 1970) or soon after; the last value given counts. None: no change."""
     notices: list[str] = field(default_factory=list)
     """Lines for the log, for an operator: who was put out of which group and why."""
+
+    def extend(self, later: Effects) -> None:
+        """What is to be done after this."""
+        self.records += later.records
+        self.replies += later.replies
+        self.notices += later.notices
+        if later.wake_ms is not None:
+            self.wake_ms = later.wake_ms
+
+
+NAME_SHOWN_MAX = 100
+
+
+def shown(name: str) -> str:
+    """A name that came from outside, as it stands in a notice: quoted, and cut where it is very long."""
+    return repr(name if len(name) <= NAME_SHOWN_MAX else f"{name[:NAME_SHOWN_MAX]}…")

@@ -22,6 +22,11 @@ class ApiKey(IntEnum):
     OFFSET_COMMIT = 8
     OFFSET_FETCH = 9
     FIND_COORDINATOR = 10
+    JOIN_GROUP = 11
+    HEARTBEAT = 12
+    LEAVE_GROUP = 13
+    SYNC_GROUP = 14
+    DESCRIBE_GROUPS = 15
     LIST_GROUPS = 16
     API_VERSIONS = 18
     CREATE_TOPICS = 19
@@ -36,10 +41,18 @@ class ApiKey(IntEnum):
     ALTER_CONFIGS = 33
     DESCRIBE_LOG_DIRS = 35
     CREATE_PARTITIONS = 37
+    DELETE_GROUPS = 42
+    ELECT_LEADERS = 43
     INCREMENTAL_ALTER_CONFIGS = 44
+    ALTER_PARTITION_REASSIGNMENTS = 45
+    LIST_PARTITION_REASSIGNMENTS = 46
+    OFFSET_DELETE = 47
+    DESCRIBE_CLIENT_QUOTAS = 48
     DESCRIBE_CLUSTER = 60
     DESCRIBE_PRODUCERS = 61
     LIST_TRANSACTIONS = 66
+    CONSUMER_GROUP_HEARTBEAT = 68
+    CONSUMER_GROUP_DESCRIBE = 69
     LIST_CONFIG_RESOURCES = 74
     DESCRIBE_TOPIC_PARTITIONS = 75
 
@@ -94,9 +107,14 @@ APIS: Final[tuple[Api, ...]] = (
     Api(ApiKey.FETCH, 4, 17, 12, more_fields=(12,)),
     Api(ApiKey.LIST_OFFSETS, 1, 10, 6),
     Api(ApiKey.METADATA, 0, 13, 9, more_fields=(10,)),
-    Api(ApiKey.OFFSET_COMMIT, 2, 9, 8),
-    Api(ApiKey.OFFSET_FETCH, 1, 9, 6, more_fields=(7,)),
+    Api(ApiKey.OFFSET_COMMIT, 2, 10, 8),
+    Api(ApiKey.OFFSET_FETCH, 1, 10, 6, more_fields=(9, 7)),
     Api(ApiKey.FIND_COORDINATOR, 0, 6, 3, more_fields=(3,)),
+    Api(ApiKey.JOIN_GROUP, 0, 9, 6),
+    Api(ApiKey.HEARTBEAT, 0, 4, 4),
+    Api(ApiKey.LEAVE_GROUP, 0, 5, 4),
+    Api(ApiKey.SYNC_GROUP, 0, 5, 4),
+    Api(ApiKey.DESCRIBE_GROUPS, 0, 6, 5),
     Api(ApiKey.LIST_GROUPS, 0, 5, 3),
     Api(ApiKey.API_VERSIONS, 0, 4, 3),
     Api(ApiKey.CREATE_TOPICS, 2, 7, 5),
@@ -111,10 +129,18 @@ APIS: Final[tuple[Api, ...]] = (
     Api(ApiKey.ALTER_CONFIGS, 0, 2, 2),
     Api(ApiKey.DESCRIBE_LOG_DIRS, 1, 5, 2),
     Api(ApiKey.CREATE_PARTITIONS, 0, 3, 2),
+    Api(ApiKey.DELETE_GROUPS, 0, 2, 2),
+    Api(ApiKey.ELECT_LEADERS, 0, 2, 2),
     Api(ApiKey.INCREMENTAL_ALTER_CONFIGS, 0, 1, 1),
+    Api(ApiKey.ALTER_PARTITION_REASSIGNMENTS, 0, 1, 0),
+    Api(ApiKey.LIST_PARTITION_REASSIGNMENTS, 0, 0, 0),
+    Api(ApiKey.OFFSET_DELETE, 0, 0, NEVER),
+    Api(ApiKey.DESCRIBE_CLIENT_QUOTAS, 0, 1, 1),
     Api(ApiKey.DESCRIBE_CLUSTER, 0, 2, 0),
     Api(ApiKey.DESCRIBE_PRODUCERS, 0, 0, 0),
     Api(ApiKey.LIST_TRANSACTIONS, 0, 2, 0),
+    Api(ApiKey.CONSUMER_GROUP_HEARTBEAT, 0, 1, 0),
+    Api(ApiKey.CONSUMER_GROUP_DESCRIBE, 0, 1, 0),
     Api(ApiKey.LIST_CONFIG_RESOURCES, 0, 1, 0),
     Api(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, 0, 0),
 )
@@ -129,6 +155,12 @@ USUAL: Final[tuple[tuple[ApiKey, tuple[int, ...]], ...]] = (
     (ApiKey.API_VERSIONS, (0, 2, 3, 4)),
     (ApiKey.INIT_PRODUCER_ID, (1, 4, 5)),
     (ApiKey.FIND_COORDINATOR, (1, 2, 3, 6)),
+    (ApiKey.JOIN_GROUP, (5, 7, 9)),
+    (ApiKey.SYNC_GROUP, (3, 5)),
+    (ApiKey.HEARTBEAT, (3, 4)),
+    (ApiKey.OFFSET_COMMIT, (3, 8, 9)),
+    (ApiKey.OFFSET_FETCH, (3, 8, 9)),
+    (ApiKey.CONSUMER_GROUP_HEARTBEAT, (1,)),
 )
 """The versions that clients of today ask for on their way to their first records: worth preparing before a fork."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from kbroker.config import SETTINGS, TOPIC_SETTINGS, Config, Known, topic_log_config, value_text
+from kbroker.config import INT32_MAX, SETTINGS, TOPIC_SETTINGS, Config, Known, list_items, parse_value, value_text
 from kbroker.errors import InvalidConfig, InvalidRequest, RequestError, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
@@ -14,23 +15,40 @@ from kbroker.kafka.topics import Result
 TOPIC: Final = 2
 BROKER: Final = 4
 
+# Where a value comes from, the strongest first.
 _FROM_TOPIC: Final = 1
+_ALTERED_FOR_NODE: Final = 2
+_ALTERED_FOR_ALL: Final = 3
 _FROM_FILE: Final = 4
 _DEFAULT: Final = 5
-_KINDS: Final = {bool: 1, str: 2, int: 5}
-_SET, _DELETE = 0, 1
+
+_BOOLEAN, _STRING, _INT, _SHORT, _LONG, _DOUBLE, _LIST = 1, 2, 3, 4, 5, 6, 7
+_KINDS: Final = {bool: _BOOLEAN, str: _STRING, float: _DOUBLE, tuple: _LIST}
+_SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 
 
-class Alteration(NamedTuple):
-    """A topic's own settings: what to set, and what falls back to the broker's. `only`: all others fall back too."""
+class BrokerSettings(NamedTuple):
+    """The broker's settings by where they come from: `config` at its start or SIGHUP, `altered` while it runs, by node
+    ("" for all)."""
 
-    topic: str
-    set: dict[str, str]
-    remove: list[str]
-    only: bool
+    config: Config
+    altered: Mapping[str, Mapping[str, str]]
 
 
-def described(request: Any, config: Config, topics: Mapping[str, Mapping[str, str]], nodes: Collection[int]) -> Any:
+class _Layer(NamedTuple):
+    """A value in one of the places where a setting can be given."""
+
+    name: str
+    value: str
+    source: int
+
+
+# --- describing ---
+
+
+def described(
+    request: Any, broker: BrokerSettings, topics: Mapping[str, Mapping[str, str]], nodes: Collection[int]
+) -> Any:
     """The answer to DescribeConfigs. `topics` has each topic's own settings."""
     types = codec.response_types(ApiKey.DESCRIBE_CONFIGS)
     results = []
@@ -41,105 +59,216 @@ def described(request: Any, config: Config, topics: Mapping[str, Mapping[str, st
         results.append(result)
         try:
             if resource.resource_type == TOPIC:
-                found = _of_topic(types, config, resource.resource_name, topics)
+                found = _of_topic(types, broker, resource.resource_name, topics)
             elif resource.resource_type == BROKER:
-                found = _of_broker(types, config, resource.resource_name, nodes)
+                found = _of_broker(types, broker, resource.resource_name, nodes)
             else:
                 raise InvalidRequest(f"resources of type {resource.resource_type} have no settings here")
         except RequestError as error:
             result.error_code, result.error_message = error.code, str(error)
             continue
-        keys = resource.configuration_keys
-        for entry, known in found:
-            if keys and entry.name not in keys:
+        wanted = resource.configuration_keys
+        for entry in found:
+            if wanted and entry.name not in wanted:
                 continue
-            if request.include_documentation:
-                entry.documentation = known.setting.doc
+            if not request.include_documentation:
+                entry.documentation = None
             if not request.include_synonyms:
                 entry.synonyms = []
             result.configs.append(entry)
     return types.DescribeConfigsResponse(results=results)
 
 
-def _of_topic(
-    types: Any, config: Config, name: str, topics: Mapping[str, Mapping[str, str]]
-) -> list[tuple[Any, Known]]:
+def _of_topic(types: Any, broker: BrokerSettings, name: str, topics: Mapping[str, Mapping[str, str]]) -> list[Any]:
     own = topics.get(name)
     if own is None:
         raise UnknownTopicOrPartition(f"there is no topic {name!r:.80}")
-    effective = topic_log_config(config.log, own)
-    found = []
-    for topic_name, known in sorted(TOPIC_SETTINGS.items()):
-        value = value_text(getattr(effective, known.attribute))
-        broker_value = getattr(config.log, known.attribute)
-        source = _FROM_TOPIC if topic_name in own else _source(broker_value, known)
-        entry = _entry(types, topic_name, value, source, known, read_only=False)
-        if source == _FROM_TOPIC:
-            entry.synonyms = [types.DescribeConfigsSynonym(name=topic_name, value=value, source=_FROM_TOPIC)]
-            entry.synonyms += _synonyms(types, broker_value, known)
-        found.append((entry, known))
-    return found
+    return [
+        _entry(types, topic_name, known, _topic_layers(broker, topic_name, known, own), read_only=False)
+        for topic_name, known in sorted(TOPIC_SETTINGS.items())
+    ]
 
 
-def _of_broker(types: Any, config: Config, name: str, nodes: Collection[int]) -> list[tuple[Any, Known]]:
+def _of_broker(types: Any, broker: BrokerSettings, name: str, nodes: Collection[int]) -> list[Any]:
     if name and (not name.isdigit() or int(name) not in nodes):
         raise InvalidRequest(f"there is no node {name!r:.80}")
-    if not name:
-        return []  # defaults that were set while the broker runs: there are none
-    found = []
+    found = _facts(types, broker, name) if name else []
     for own_name, known in sorted(SETTINGS.items()):
-        value = getattr(getattr(config, known.section), known.attribute)
-        found.append((_entry(types, own_name, value_text(value), _source(value, known), known, read_only=True), known))
+        layers = _broker_layers(broker, known, name)
+        if not name:
+            # Of all nodes: what was altered for them, and nothing else.
+            layers = [layer for layer in layers if layer.source == _ALTERED_FOR_ALL]
+        if layers:
+            found.append(_entry(types, own_name, known, layers, read_only=not known.alterable))
     return found
 
 
-def _entry(types: Any, name: str, value: str, source: int, known: Known, *, read_only: bool) -> Any:
+def _facts(types: Any, broker: BrokerSettings, node: str) -> list[Any]:
+    """What is no setting here, but is asked by tools under the names that it has in Kafka."""
+    facts = (
+        ("broker.id", node, _INT, "The node's number: 0 the coordinator, from 1 on the workers."),
+        ("node.id", node, _INT, "The node's number: 0 the coordinator, from 1 on the workers."),
+        ("log.dirs", str(broker.config.data_dir), _LIST, "The one folder of the partitions."),
+        ("default.replication.factor", "1", _INT, "There is one host, so each partition has one replica."),
+        ("offsets.topic.replication.factor", "1", _SHORT, "There is one host, so each partition has one replica."),
+        ("delete.topic.enable", "true", _BOOLEAN, "Topics can be deleted."),
+    )
+    return [
+        types.DescribeConfigsResourceResult(
+            name=name,
+            value=text,
+            read_only=True,
+            config_source=_FROM_FILE,
+            config_type=kind,
+            synonyms=[types.DescribeConfigsSynonym(name=name, value=text, source=_FROM_FILE)],
+            documentation=doc,
+        )
+        for name, text, kind, doc in facts
+    ]
+
+
+def _topic_layers(broker: BrokerSettings, name: str, known: Known, own: Mapping[str, str]) -> list[_Layer]:
+    layers = [_Layer(name, _as_read(known, name, own[name]), _FROM_TOPIC)] if name in own else []
+    return layers + _broker_layers(broker, known, "")
+
+
+def _as_read(known: Known, name: str, text: str) -> str:
+    """`TRUE` was written, `true` is shown."""
+    return value_text(parse_value(known, text, name))
+
+
+def _broker_layers(broker: BrokerSettings, known: Known, node: str) -> list[_Layer]:
+    name = known.setting.name
+    layers = []
+    if node and name in broker.altered.get(node, ()):
+        layers.append(_Layer(name, _as_read(known, name, broker.altered[node][name]), _ALTERED_FOR_NODE))
+    if name in broker.altered.get("", ()):
+        layers.append(_Layer(name, _as_read(known, name, broker.altered[""][name]), _ALTERED_FOR_ALL))
+    given, default = value_text(getattr(getattr(broker.config, known.section), known.attribute)), default_text(known)
+    if given != default:
+        layers.append(_Layer(name, given, _FROM_FILE))
+    layers.append(_Layer(name, default, _DEFAULT))
+    return layers
+
+
+def default_text(known: Known) -> str:
+    """A setting's default as text."""
+    return value_text(known.default)
+
+
+def _entry(types: Any, name: str, known: Known, layers: Sequence[_Layer], *, read_only: bool) -> Any:
     return types.DescribeConfigsResourceResult(
         name=name,
-        value=value,
+        value=layers[0].value,
         read_only=read_only,
-        config_source=source,
-        config_type=_KINDS.get(known.kind, 2),
-        synonyms=_synonyms(types, value, known),
+        config_source=layers[0].source,
+        config_type=_config_type(known),
+        # What only topics have, has no name at the broker.
+        synonyms=[types.DescribeConfigsSynonym(**layer._asdict()) for layer in layers if layer.name],
+        documentation=known.setting.doc,
     )
 
 
-def _synonyms(types: Any, value: object, known: Known) -> list[Any]:
-    name, source = known.setting.name, _source(value, known)
-    found = [types.DescribeConfigsSynonym(name=name, value=value_text(value), source=source)]
-    if source != _DEFAULT:
-        found.append(types.DescribeConfigsSynonym(name=name, value=value_text(known.default), source=_DEFAULT))
+def _config_type(known: Known) -> int:
+    if known.kind is int:
+        return _INT if known.setting.most is not None and known.setting.most <= INT32_MAX else _LONG
+    return _KINDS[known.kind]
+
+
+def created_topic_configs(broker: BrokerSettings, own: Mapping[str, str]) -> list[Any]:
+    """A new topic's settings, for the answer to CreateTopics."""
+    types = codec.response_types(ApiKey.CREATE_TOPICS)
+    found = []
+    for name, known in sorted(TOPIC_SETTINGS.items()):
+        layer = _topic_layers(broker, name, known, own)[0]
+        found.append(types.CreatableTopicConfigs(name=name, value=layer.value, config_source=layer.source))
     return found
 
 
-def _source(value: object, known: Known) -> int:
-    return _DEFAULT if value_text(value) == value_text(known.default) else _FROM_FILE
+# --- altering ---
 
 
-def alterations(request: Any, *, incremental: bool) -> list[Alteration | Result]:
+class Alteration(NamedTuple):
+    """What to do to the settings of a topic, or of the node `name` ("" for all).
+
+    `only`: those not named fall back to what is below. `extend` and `reduce` change the items of lists.
+    """
+
+    resource_type: int
+    name: str
+    set: dict[str, str]
+    remove: list[str]
+    extend: dict[str, str]
+    reduce: dict[str, str]
+    only: bool
+
+
+def alterations(request: Any, *, incremental: bool, nodes: Collection[int]) -> list[Alteration | Result]:
     """For each resource of the request what is to be altered, or why it cannot be."""
-    return [_alteration(resource, incremental) for resource in request.resources]
+    often = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
+    found: list[Alteration | Result] = []
+    for resource in request.resources:
+        try:
+            if often[resource.resource_type, resource.resource_name] > 1:
+                raise InvalidRequest(f"{resource.resource_name!r:.80} is named more than once in one request")
+            found.append(_alteration(resource, incremental, nodes))
+        except RequestError as error:
+            found.append(Result(error.code, str(error)))
+    return found
 
 
-def _alteration(resource: Any, incremental: bool) -> Alteration | Result:
-    if resource.resource_type != TOPIC:
-        return Result(
-            InvalidRequest.code, "only topics' settings can be altered; the broker's are in its file (SIGHUP)"
-        )
-    changed: dict[str, str] = {}
-    removed: list[str] = []
+def _alteration(resource: Any, incremental: bool, nodes: Collection[int]) -> Alteration:
+    kind, name = resource.resource_type, resource.resource_name
+    if kind == BROKER:
+        if name and (not name.isdigit() or int(name) not in nodes):
+            raise InvalidRequest(f"there is no node {name!r:.80}")
+    elif kind != TOPIC:
+        raise InvalidRequest(f"resources of type {kind} have no settings here")
+    asked = Alteration(kind, name, {}, [], {}, {}, only=not incremental)
+    often = Counter(item.name for item in resource.configs)
     for item in resource.configs:
-        operation = item.config_operation if incremental else _SET if item.value is not None else _DELETE
-        if operation == _SET and item.value is not None:
-            changed[item.name] = item.value
-        elif operation == _DELETE:
-            removed.append(item.name)
+        if often[item.name] > 1:
+            raise InvalidRequest(f"{item.name:.80} is named more than once for {name!r:.80}")
+        operation = item.config_operation if incremental else _SET
+        if operation == _DELETE:
+            asked.remove.append(item.name)
+            continue
+        if item.value is None:
+            raise InvalidRequest(f"{item.name:.80} has no value; to go back to what is below it, delete it")
+        if operation == _SET:
+            asked.set[item.name] = item.value
+        elif operation in (_APPEND, _SUBTRACT):
+            (asked.extend if operation == _APPEND else asked.reduce)[item.name] = item.value
         else:
-            return Result(InvalidConfig.code, f"{item.name:.80}: only to set and to delete is possible")
-    return Alteration(resource.resource_name, changed, removed, only=not incremental)
+            raise InvalidRequest(f"{item.name:.80}: there is no operation {operation}")
+    return asked
 
 
-def altered(api_key: int, request: Any, results: Sequence[Result]) -> Any:
+def outcome(asked: Alteration, own: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """What to set and what to remove, with the resource's own settings at hand. Raises InvalidConfig."""
+    names = TOPIC_SETTINGS if asked.resource_type == TOPIC else SETTINGS
+    changed = dict(asked.set)
+    for is_extension, items in ((True, asked.extend), (False, asked.reduce)):
+        for name, text in items.items():
+            known = names.get(name)
+            if known is not None and known.kind is not tuple:
+                raise InvalidConfig(f"{name} is no list: it has no items to append or to subtract")
+            before = own.get(name, default_text(known) if known else "")
+            changed[name] = _with_items(before, text) if is_extension else _without_items(before, text)
+    removed = [name for name in own if name not in changed] if asked.only else asked.remove
+    return changed, removed
+
+
+def _with_items(before: str, text: str) -> str:
+    return ",".join(dict.fromkeys(list_items(before) + list_items(text)))
+
+
+def _without_items(before: str, text: str) -> str:
+    gone = list_items(text)
+    return ",".join(item for item in list_items(before) if item not in gone)
+
+
+def altered(api_key: int, request: Any, results: Iterable[Result]) -> Any:
     """The answer to AlterConfigs or IncrementalAlterConfigs."""
     types = codec.response_types(api_key)
     message = (

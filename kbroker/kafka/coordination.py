@@ -4,34 +4,82 @@ from __future__ import annotations
 
 from typing import Any
 
+from kbroker.errors import InvalidRequest
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.cluster import CONTROLLER, Cluster
+from kbroker.kafka.cluster import CONTROLLER, Cluster, Node
+from kbroker.types import OFFSETS_TOPIC
 
 SEVERAL_KEYS = 4
 """From this version of FindCoordinator on several keys are asked about at once."""
 COORDINATOR_NOT_AVAILABLE = 15
+TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
+MISMATCHED_ENDPOINT_TYPE = 114
+UNSUPPORTED_ENDPOINT_TYPE = 115
+_GROUP, _TRANSACTION = 0, 1
+_BROKERS, _CONTROLLERS = 1, 2
+
+
+def java_hash(text: str) -> int:
+    """Java's hash of a text, as a signed 32-bit number."""
+    units = memoryview(text.encode("utf-16-be", "surrogatepass"))
+    found = 0
+    for position in range(0, len(units), 2):
+        found = (31 * found + (units[position] << 8) + units[position + 1]) & 0xFFFFFFFF
+    return found - (1 << 32) if found >= 1 << 31 else found
+
+
+def offsets_partition(group_id: str, count: int) -> int:
+    """The partition of `__consumer_offsets`, which has `count` of them, that keeps a group: Kafka's rule."""
+    found = java_hash(group_id)
+    return (0 if found == -(1 << 31) else abs(found)) % count
+
+
+def coordinator_of(group_id: str, cluster: Cluster) -> Node | None:
+    """The node that coordinates a group: whoever leads its offsets partition. None: nobody just now."""
+    offsets = cluster.topics.get(OFFSETS_TOPIC)
+    if offsets is None or not offsets.partitions:
+        return None
+    leader = offsets.partitions[offsets_partition(group_id, len(offsets.partitions))].leader
+    return next((node for node in cluster.nodes if node.node_id == leader), None)
 
 
 def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
-    """The answer to FindCoordinator: one node coordinates everything."""
+    """The answer to FindCoordinator."""
     types = codec.response_types(ApiKey.FIND_COORDINATOR)
-    node = next((node for node in cluster.nodes if node.node_id == CONTROLLER), None)
-    code = 0 if node else COORDINATOR_NOT_AVAILABLE
-    node_id, host, port = node or (-1, "", -1)
-    if version < SEVERAL_KEYS:
-        return types.FindCoordinatorResponse(error_code=code, node_id=node_id, host=host, port=port)
+    keys = [request.key] if version < SEVERAL_KEYS else request.coordinator_keys
+    found = []
+    for key in keys:
+        node = coordinator_of(key, cluster) if request.key_type == _GROUP else None
+        code, why = (0, None) if node else _why_none(request.key_type)
+        node_id, host, port = node or (-1, "", -1)
+        found.append(
+            types.Coordinator(key=key, node_id=node_id, host=host, port=port, error_code=code, error_message=why)
+        )
+    if version >= SEVERAL_KEYS:
+        return types.FindCoordinatorResponse(coordinators=found)
+    (one,) = found
     return types.FindCoordinatorResponse(
-        coordinators=[
-            types.Coordinator(key=key, node_id=node_id, host=host, port=port, error_code=code)
-            for key in request.coordinator_keys
-        ]
+        error_code=one.error_code, error_message=one.error_message, node_id=one.node_id, host=one.host, port=one.port
     )
+
+
+def _why_none(key_type: int) -> tuple[int, str]:
+    if key_type == _GROUP:
+        return COORDINATOR_NOT_AVAILABLE, "the coordinator is starting"
+    if key_type == _TRANSACTION:
+        # The one code at which every client gives up at once: librdkafka asks again for all others.
+        return TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported yet"
+    return InvalidRequest.code, f"there are no coordinators of key type {key_type}: 0 (groups) is possible"
 
 
 def cluster_described(request: Any, cluster: Cluster) -> Any:
     """The answer to DescribeCluster."""
     types = codec.response_types(ApiKey.DESCRIBE_CLUSTER)
+    if request.endpoint_type != _BROKERS:
+        code = MISMATCHED_ENDPOINT_TYPE if request.endpoint_type == _CONTROLLERS else UNSUPPORTED_ENDPOINT_TYPE
+        why = f"endpoints of type {request.endpoint_type} are not here: 1 (brokers) is possible"
+        return types.DescribeClusterResponse(error_code=code, error_message=why, endpoint_type=request.endpoint_type)
     return types.DescribeClusterResponse(
         endpoint_type=request.endpoint_type,
         cluster_id=cluster.cluster_id,

@@ -6,8 +6,11 @@ them (a stretch of a segment), of which only the size is known here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final, Generic, Protocol, TypeVar
+
+from kbroker.kafka.cluster import Node
 
 TOPIC_IDS: Final = 13
 """From this version on topics are named by their ids."""
@@ -15,6 +18,8 @@ FLEXIBLE: Final = 12
 SESSIONS: Final = 7
 LOG_START: Final = 5
 PREFERRED_REPLICA: Final = 11
+NEW_LEADERS: Final = 16
+"""From this version on an answer says who leads a partition that is asked for at the wrong place (KIP-951)."""
 
 _INT = Struct(">i").pack
 _SHORT = Struct(">h").pack
@@ -33,7 +38,8 @@ R = TypeVar("R", bound=Records)
 
 
 class FetchedPartition(Generic[R]):
-    """What is answered for one partition. `diverging`: epoch and end offset where the client's log goes another way."""
+    """What is answered for one partition. `diverging`: epoch and end offset where the client's log goes another way.
+    `current_leader`: node and epoch, where the client asked the wrong node or with another epoch."""
 
     __slots__ = (
         "current_leader",
@@ -41,6 +47,7 @@ class FetchedPartition(Generic[R]):
         "error_code",
         "high_watermark",
         "index",
+        "last_stable_offset",
         "log_start_offset",
         "records",
         "topic",
@@ -53,10 +60,17 @@ class FetchedPartition(Generic[R]):
         self.index = index
         self.error_code = 0
         self.high_watermark = -1
+        self.last_stable_offset = -1
         self.log_start_offset = -1
         self.diverging: tuple[int, int] | None = None
         self.current_leader: tuple[int, int] | None = None
         self.records: R | None = None
+
+    def fail(self, error_code: int) -> None:
+        """Nothing is known but that."""
+        self.error_code = error_code
+        self.high_watermark = self.last_stable_offset = self.log_start_offset = -1
+        self.diverging = self.records = None
 
 
 def unsigned_varint(value: int) -> bytes:
@@ -79,8 +93,10 @@ def encode(
     error_code: int = 0,
     session_id: int = 0,
     read_committed: bool = False,
+    nodes: Sequence[Node] = (),
 ) -> list[bytes | R]:
-    """The whole answer, its size and header first. `topics` holds the partitions of each topic together."""
+    """The whole answer, its size and header first. `topics` holds the partitions of each topic together, `nodes` are
+    those that `current_leader` names."""
     flexible = version >= FLEXIBLE
     out = bytearray(4) + _INT(correlation_id)
     pieces: list[bytes | R] = []
@@ -100,7 +116,9 @@ def encode(
         out += _topic_head(version, partitions[0].topic, partitions[0].topic_id)
         out += unsigned_varint(len(partitions) + 1) if flexible else _INT(len(partitions))
         for partition in partitions:
-            out += _PARTITION(partition.index, partition.error_code, partition.high_watermark, partition.high_watermark)
+            out += _PARTITION(
+                partition.index, partition.error_code, partition.high_watermark, partition.last_stable_offset
+            )
             if version >= LOG_START:
                 out += _LONG(partition.log_start_offset)
             out += aborted
@@ -114,11 +132,11 @@ def encode(
                 size += len(out) + count
                 out = bytearray()
             if flexible:
-                out += _tags(partition)
+                out += _tags(version, partition)
         if flexible:
             out += b"\0"
     if flexible:
-        out += b"\0"
+        out += _endpoints(nodes) if nodes and version >= NEW_LEADERS else b"\0"
     if out:
         pieces.append(bytes(out))
         size += len(out)
@@ -135,12 +153,22 @@ def _topic_head(version: int, topic: str, topic_id: bytes) -> bytes:
     return (unsigned_varint(len(name) + 1) if version >= FLEXIBLE else _SHORT(len(name))) + name
 
 
-def _tags(partition: FetchedPartition[R]) -> bytes:
+def _tags(version: int, partition: FetchedPartition[R]) -> bytes:
     tags = []
     if partition.diverging is not None:
         epoch, end_offset = partition.diverging
         tags.append(b"\0\x0d" + _INT(epoch) + _LONG(end_offset) + b"\0")
-    if partition.current_leader is not None:
+    if partition.current_leader is not None and version >= NEW_LEADERS:
         leader, epoch = partition.current_leader
         tags.append(b"\1\x09" + _INT(leader) + _INT(epoch) + b"\0")
     return bytes((len(tags),)) + b"".join(tags)
+
+
+def _endpoints(nodes: Sequence[Node]) -> bytes:
+    """The tagged field NodeEndpoints, as the only one."""
+    out = bytearray(unsigned_varint(len(nodes) + 1))
+    for node in nodes:
+        host = node.host.encode()
+        out += _INT(node.node_id) + unsigned_varint(len(host) + 1) + host + _INT(node.port)
+        out += b"\0\0"  # no rack, no tags
+    return b"\1\0" + unsigned_varint(len(out)) + out

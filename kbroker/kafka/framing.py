@@ -104,11 +104,17 @@ class RequestFramer:
         self._wanted_bytes = 0  # the whole of it, prefix included; 0: not known yet
         self._client: tuple[bytes, str | None] = (b"", "")
         self._error: MalformedRequest | UnsupportedVersion | None = None
+        self._has_begun = False
 
     @property
     def buffered_bytes(self) -> int:
-        """What this connection's unfinished frame holds in memory."""
-        return 0 if self._own is None else len(self._own)
+        """What this connection holds in memory: an unfinished frame, and what `hold` has copied."""
+        return (0 if self._own is None else len(self._own)) + len(self._data) - self._position
+
+    def has_begun(self) -> bool:
+        """Whether a frame was begun, and not ended, since this was asked last."""
+        begun, self._has_begun = self._has_begun, False
+        return begun
 
     def receive(self, data: bytes | bytearray | memoryview) -> None:
         """Takes what came from the peer. Call next_request() until it gives None before `data`'s buffer is reused:
@@ -166,6 +172,7 @@ class RequestFramer:
             return self._data[start + _SIZE_BYTES : end]
         if start < have:
             rest = self._data[start:]
+            self._has_begun = True
             self._wanted_bytes = 0 if size is None else _SIZE_BYTES + size
             least = max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)
             self._own = bytearray(min(self._wanted_bytes, least) if size is not None else _PEEK.size)

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from kbroker.errors import InvalidRequest, UnsupportedVersion
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP
+
+LATEST: Final = int(LATEST_TIMESTAMP)
+EARLIEST: Final = int(EARLIEST_TIMESTAMP)
+MAX_TIMESTAMP: Final = -3
+"""The record with the largest timestamp."""
+EARLIEST_LOCAL: Final = -4
+"""The first record on this host; nothing lies elsewhere."""
+LATEST_TIERED: Final = -5
+"""The last record that lies elsewhere: there is none."""
+_SINCE_VERSION: Final = {LATEST: 0, EARLIEST: 0, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
+_READ_COMMITTED: Final = 1
+
+
+class Query(NamedTuple):
+    """What is asked about one partition. `timestamp_ms` may be one of the names above."""
+
+    topic: str
+    partition: int
+    current_leader_epoch: int
+    timestamp_ms: int
+    read_committed: bool
 
 
 class Found(NamedTuple):
@@ -18,18 +42,21 @@ class Found(NamedTuple):
     leader_epoch: int = -1
 
 
-Find = Callable[[str, int, int, int], Found]
-"""topic, partition, the leader epoch the client knows (-1: none), timestamp"""
+Find = Callable[[Query], Found]
 
 
-def answer(request: Any, find: Find) -> Any:
+def answer(request: Any, version: int, find: Find) -> Any:
     """The answer, each partition looked up by `find`."""
     types = codec.response_types(ApiKey.LIST_OFFSETS)
+    often = Counter((topic.name, item.partition_index) for topic in request.topics for item in topic.partitions)
+    committed = request.isolation_level == _READ_COMMITTED
     topics = []
     for topic in request.topics:
         partitions = []
         for item in topic.partitions:
-            found = find(topic.name, item.partition_index, item.current_leader_epoch, item.timestamp)
+            query = Query(topic.name, item.partition_index, item.current_leader_epoch, item.timestamp, committed)
+            code = _fault(request, version, query, often[query.topic, query.partition])
+            found = Found(code) if code else find(query)
             partition = types.ListOffsetsPartitionResponse(
                 partition_index=item.partition_index,
                 error_code=found.error_code,
@@ -40,3 +67,12 @@ def answer(request: Any, find: Find) -> Any:
             partitions.append(partition)
         topics.append(types.ListOffsetsTopicResponse(name=topic.name, partitions=partitions))
     return types.ListOffsetsResponse(topics=topics)
+
+
+def _fault(request: Any, version: int, query: Query, often: int) -> int:
+    """The error code of what cannot be asked so; 0: it can."""
+    if request.replica_id >= 0 or often > 1:
+        return InvalidRequest.code
+    if query.timestamp_ms < 0 and _SINCE_VERSION.get(query.timestamp_ms, version + 1) > version:
+        return UnsupportedVersion.code
+    return 0

@@ -1,4 +1,4 @@
-"""ListGroups, ListTransactions, ListConfigResources: what clients ask of every node, or of any, to list it."""
+"""ListTransactions and ListConfigResources: what clients ask of every node, or of any, to list it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.configs import BROKER, TOPIC
 
-_EMPTY: Final = "Empty"
-_CLASSIC: Final = "classic"
+_TRANSACTION_STATES: Final = frozenset(
+    {
+        "Empty",
+        "Ongoing",
+        "PrepareCommit",
+        "PrepareAbort",
+        "CompleteCommit",
+        "CompleteAbort",
+        "Dead",
+        "PrepareEpochFence",
+    }
+)
 _SINCE_ALL_TYPES: Final = 1
 
 
-def groups(request: Any, group_ids: Iterable[str]) -> Any:
-    """The answer to ListGroups: groups that have no members, only committed offsets."""
-    types = codec.response_types(ApiKey.LIST_GROUPS)
-    states = {state.lower() for state in request.states_filter}
-    kinds = {kind.lower() for kind in request.types_filter}
-    shown = (not states or _EMPTY.lower() in states) and (not kinds or _CLASSIC in kinds)
-    listed = [
-        types.ListedGroup(group_id=group_id, group_state=_EMPTY, group_type=_CLASSIC)
-        for group_id in (group_ids if shown else ())
-    ]
-    return types.ListGroupsResponse(groups=listed)
-
-
-def transactions() -> Any:
+def transactions(request: Any) -> Any:
     """The answer to ListTransactions: there are none yet."""
-    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse()
+    unknown = [state for state in request.state_filters if state not in _TRANSACTION_STATES]
+    return codec.response_types(ApiKey.LIST_TRANSACTIONS).ListTransactionsResponse(unknown_state_filters=unknown)
 
 
 def config_resources(request: Any, version: int, topics: Iterable[str], nodes: Iterable[int]) -> Any:

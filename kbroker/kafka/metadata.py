@@ -9,9 +9,12 @@ from kbroker.errors import LeaderNotAvailable, UnknownTopicId, UnknownTopicOrPar
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import CONTROLLER, Cluster, TopicFacts
+from kbroker.types import INTERNAL_TOPICS
 
 _ALWAYS_CREATES = 4
 """Before this version a request cannot say whether missing topics may be created: they may."""
+_NULL_NAMES = 12
+"""From this version on an answer may leave a topic without a name."""
 _NO_ID = bytes(16)
 
 
@@ -22,38 +25,63 @@ def missing(request: Any, version: int, topics: Mapping[str, TopicFacts]) -> lis
     return [name for name in dict.fromkeys(asked.name for asked in request.topics) if name and name not in topics]
 
 
+def wants_all(request: Any, version: int) -> bool:
+    """Whether all topics are asked for."""
+    return request.topics is None or (version == 0 and not request.topics)
+
+
+def asked_once(request: Any) -> list[Any]:
+    """What a request names, each once."""
+    return list({(item.name, item.topic_id): item for item in request.topics}.values())
+
+
+def name_of(item: Any, cluster: Cluster) -> str | None:
+    """The name of what a request names, by name or by id; None: nobody knows that id."""
+    if item.name or item.topic_id == _NO_ID:
+        return item.name or ""
+    return cluster.name_of(item.topic_id)
+
+
 def answer(request: Any, version: int, cluster: Cluster, refused: Mapping[str, int] | None = None) -> Any:
     """What is known of the topics asked for. `refused`: error codes of those that could not be created."""
+    if wants_all(request, version):
+        found = [described(cluster.topics[name], cluster) for name in sorted(cluster.topics)]
+    else:
+        found = [_asked(item, version, cluster, refused or {}) for item in asked_once(request)]
+    whole = frame_of(cluster)
+    whole.topics = found
+    return whole
+
+
+def frame_of(cluster: Cluster) -> Any:
+    """The answer but for its topics."""
     types = codec.response_types(ApiKey.METADATA)
-    asked = request.topics
-    everything = asked is None or (version == 0 and not asked)
-    found = (
-        [_topic(types, topic, cluster) for topic in cluster.topics.values()]
-        if everything
-        else [_asked(types, item, cluster, refused or {}) for item in asked]
-    )
     return types.MetadataResponse(
         brokers=[types.MetadataResponseBroker(node.node_id, node.host, node.port) for node in cluster.nodes],
         cluster_id=cluster.cluster_id,
         controller_id=CONTROLLER,
-        topics=found,
     )
 
 
-def _asked(types: Any, item: Any, cluster: Cluster, refused: Mapping[str, int]) -> Any:
-    name = item.name
-    if not name and item.topic_id != _NO_ID:
-        name = cluster.name_of(item.topic_id)
-        if name is None:
-            return types.MetadataResponseTopic(error_code=UnknownTopicId.code, name=None, topic_id=item.topic_id)
-    topic = cluster.topics.get(name)
-    if topic is None:
-        code = refused.get(name, UnknownTopicOrPartition.code)
-        return types.MetadataResponseTopic(error_code=code, name=name)
-    return _topic(types, topic, cluster)
+def _asked(item: Any, version: int, cluster: Cluster, refused: Mapping[str, int]) -> Any:
+    name = name_of(item, cluster)
+    topic = None if name is None else cluster.topics.get(name)
+    return not_there(item, version, name, refused) if topic is None else described(topic, cluster)
 
 
-def _topic(types: Any, topic: TopicFacts, cluster: Cluster) -> Any:
+def not_there(item: Any, version: int, name: str | None, refused: Mapping[str, int]) -> Any:
+    """What is answered for a topic that does not exist."""
+    types = codec.response_types(ApiKey.METADATA)
+    if name is None:
+        no_name = None if version >= _NULL_NAMES else ""
+        return types.MetadataResponseTopic(error_code=UnknownTopicId.code, name=no_name, topic_id=item.topic_id)
+    code = refused.get(name, UnknownTopicOrPartition.code)
+    return types.MetadataResponseTopic(error_code=code, name=name)
+
+
+def described(topic: TopicFacts, cluster: Cluster) -> Any:
+    """A topic's part of the answer."""
+    types = codec.response_types(ApiKey.METADATA)
     nodes = {node.node_id for node in cluster.nodes}
     partitions = []
     for known in topic.partitions:
@@ -68,4 +96,9 @@ def _topic(types: Any, topic: TopicFacts, cluster: Cluster) -> Any:
                 isr_nodes=[leader],
             )
         )
-    return types.MetadataResponseTopic(name=topic.name, topic_id=topic.topic_id, partitions=partitions)
+    return types.MetadataResponseTopic(
+        name=topic.name,
+        topic_id=topic.topic_id,
+        is_internal=topic.name in INTERNAL_TOPICS,
+        partitions=partitions,
+    )

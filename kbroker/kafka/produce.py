@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from kbroker.errors import CorruptMessage, InvalidRequest
+from kbroker.errors import (
+    InvalidRecord,
+    InvalidRequest,
+    KbrokerError,
+    NotLeaderOrFollower,
+    RecordsRefused,
+    UnsupportedCompressionType,
+    code_of,
+)
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.cluster import Cluster, Leader
 from kbroker.kafka.fetch import unsigned_varint
+from kbroker.records.batch import HEADER_BYTES, read_header
+from kbroker.records.compression import ZSTD
 
 TOPIC_IDS = 13
 """From this version on topics are named by their ids."""
@@ -17,6 +28,9 @@ REQUIRED_ACKS = (-1, 0, 1)
 _FLEXIBLE: Final = 9
 _RECORD_ERRORS: Final = 8
 _LOG_START: Final = 5
+_ZSTD: Final = 7
+
+_NO_RECORDS: Final[Mapping[int, str]] = {}
 
 _HEAD = Struct(">ii").pack  # size, correlation id
 _INT = Struct(">i").pack
@@ -42,6 +56,8 @@ class Outcome(NamedTuple):
     base_offset: int
     log_append_time_ms: int
     log_start_offset: int
+    records: Mapping[int, str] = _NO_RECORDS
+    """The records at fault by their number in the batch, with what is wrong."""
 
 
 def wanted(request: Any) -> list[Wanted]:
@@ -62,10 +78,18 @@ def failed(error_code: int, message: str) -> Outcome:
     return Outcome(error_code, message, -1, -1, -1)
 
 
-def check_not_empty(batches: memoryview) -> None:
-    """Raises CorruptMessage when there is no batch at all."""
+def refused(error: KbrokerError) -> Outcome:
+    """Nothing was appended, for this reason."""
+    records = error.records if isinstance(error, RecordsRefused) else _NO_RECORDS
+    return Outcome(code_of(error), str(error), -1, -1, -1, records)
+
+
+def check_payload(batches: memoryview, version: int) -> None:
+    """Raises InvalidRecord when there is no batch at all, UnsupportedCompressionType for zstd in an old request."""
     if not batches:
-        raise CorruptMessage("a Produce request without records")
+        raise InvalidRecord("a Produce request without records")
+    if version < _ZSTD and len(batches) >= HEADER_BYTES and read_header(batches).codec == ZSTD:
+        raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
 
 
 def encode_success(version: int, correlation_id: int, request: Any, outcomes: list[Outcome]) -> bytes:
@@ -101,16 +125,17 @@ def encode_success(version: int, correlation_id: int, request: Any, outcomes: li
     return bytes(out)
 
 
-def answer(request: Any, outcomes: list[Outcome], leader_of: Callable[[int], tuple[int, int] | None]) -> Any:
-    """The answer, `outcomes` in the order of `wanted`. `leader_of` has node and epoch of those led by another node."""
+def answer(request: Any, outcomes: list[Outcome], cluster: Callable[[], Cluster]) -> Any:
+    """The answer, `outcomes` in the order of `wanted`. Who came to the wrong node is told who leads (KIP-951)."""
     types = codec.response_types(ApiKey.PRODUCE)
+    known: Cluster | None = None
+    leaders: list[Leader | None] = []
     topics = []
     number = 0
     for topic in request.topic_data:
         partitions = []
         for partition in topic.partition_data:
             outcome = outcomes[number]
-            leader = leader_of(number) if outcome.error_code else None
             found = types.PartitionProduceResponse(
                 index=partition.index,
                 error_code=outcome.error_code,
@@ -118,12 +143,24 @@ def answer(request: Any, outcomes: list[Outcome], leader_of: Callable[[int], tup
                 log_append_time_ms=outcome.log_append_time_ms,
                 log_start_offset=outcome.log_start_offset,
                 error_message=outcome.message,
+                record_errors=[
+                    types.BatchIndexAndErrorMessage(batch_index=at, batch_index_error_message=why)
+                    for at, why in outcome.records.items()
+                ],
             )
-            if leader is not None:
-                found.current_leader = types.LeaderIdAndEpoch(leader_id=leader[0], leader_epoch=leader[1])
+            if outcome.error_code == NotLeaderOrFollower.code:
+                known = known or cluster()
+                leader = known.leader_of(topic.name or known.name_of(topic.topic_id) or "", partition.index)
+                if leader is not None:
+                    found.current_leader = types.LeaderIdAndEpoch(leader_id=leader[0], leader_epoch=leader[1])
+                    leaders.append(leader)
             partitions.append(found)
             number += 1
         topics.append(
             types.TopicProduceResponse(name=topic.name, topic_id=topic.topic_id, partition_responses=partitions)
         )
-    return types.ProduceResponse(responses=topics)
+    nodes = known.nodes_of(leaders) if known is not None else ()
+    return types.ProduceResponse(
+        responses=topics,
+        node_endpoints=[types.NodeEndpoint(node_id=node.node_id, host=node.host, port=node.port) for node in nodes],
+    )

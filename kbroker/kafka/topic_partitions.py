@@ -8,6 +8,7 @@ from kbroker.errors import UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.types import INTERNAL_TOPICS
 
 PARTITIONS_MAX: Final = 2000
 
@@ -46,7 +47,9 @@ def answer(request: Any, cluster: Cluster) -> Any:
             for item in shown
         ]
         topics.append(
-            types.DescribeTopicPartitionsResponseTopic(name=name, topic_id=known.topic_id, partitions=partitions)
+            types.DescribeTopicPartitionsResponseTopic(
+                name=name, topic_id=known.topic_id, is_internal=name in INTERNAL_TOPICS, partitions=partitions
+            )
         )
         left -= len(shown)
         if start + len(shown) < len(known.partitions):

@@ -30,6 +30,7 @@ from kbroker.records.batch import (
     patch_log_append_time,
     patch_sized,
 )
+from kbroker.records.policy import policy_of
 from kbroker.types import TopicPartition
 
 _LOADED_INDEXES_MAX = 8
@@ -39,7 +40,8 @@ HOT_WINDOW_BYTES = 64 << 20
 class PartitionLog:
     """Open one with `PartitionLog.open`. Facts are plain attributes; only methods change them.
 
-    `synced_offset`: every record before it is on the disk. `failed`: why nothing is appended any more, or None.
+    `synced_offset`: every record before it is on the disk. `durable_log_start_offset`: a crash does not take the log's
+    start back behind it. `failed`: why nothing is appended any more, or None.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class PartitionLog:
         self.partition = partition
         self.topic_id = topic_id
         self.config = config
+        self.policy = policy_of(config)
+        """What its topic asks of records besides sound batches. Whoever appends has applied it; None: there is none."""
         self.storage = storage
         self.lock: File | None = lock
         self.hot_window_bytes = HOT_WINDOW_BYTES
@@ -69,6 +73,7 @@ class PartitionLog:
         self.next_offset = recovered.next_offset
         self.log_start_offset = recovered.log_start_offset
         self.synced_offset = recovered.next_offset
+        self.durable_log_start_offset = recovered.log_start_offset
         self.failed: str | None = None
         self.size_bytes = sum(segment.size_bytes for segment in recovered.segments)
         self.deletions: deque[tuple[int, Path]] = deque((now_ms, path) for path in recovered.deleted)
@@ -138,8 +143,10 @@ class PartitionLog:
 
     @property
     def flush_due(self) -> bool:
-        """Whether so much was appended since the last recovery point that a flush should not wait for the clock."""
-        return self._point_is_due() and self._flush is None and self.failed is None
+        """Whether so much was appended, since the last recovery point or at all, that a flush should not wait for the
+        clock."""
+        is_much = self._point_is_due() or self.next_offset - self.synced_offset >= self.config.flush_messages
+        return is_much and self._flush is None and self.failed is None
 
     def _point_is_due(self) -> bool:
         config = self.config
@@ -183,6 +190,7 @@ class PartitionLog:
                 view = view[start:]
                 found = [facts._replace(position=facts.position - start) for facts in found[dropped:]]
         stamp = -1
+        latest = now_ms + self.config.timestamp_after_max_ms
         if self.config.timestamp_type == "LogAppendTime":
             stamp = now_ms
             found = [patch_log_append_time(view, facts, now_ms) for facts in found]
@@ -191,6 +199,11 @@ class PartitionLog:
         for facts in found:
             if facts.attributes & LOG_APPEND_TIME and stamp < 0:
                 raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
+            if facts.max_timestamp > latest:
+                raise InvalidTimestamp(
+                    f"{self.partition}: timestamp {facts.max_timestamp} is after {latest}, the latest by "
+                    "message.timestamp.after.max.ms"
+                )
             patch_sized(view, facts, offset, epoch)
             offset += facts.record_count
         size_bytes = len(view)
@@ -432,6 +445,8 @@ class PartitionLog:
         assert flush is self._flush, "one flush at a time"
         self._flush = None
         if self.failed is None:
+            if flush.recovery_point is not None:
+                self.durable_log_start_offset = flush.recovery_point.log_start_offset
             self.synced_up_to(flush.end_offset)
 
     def synced_up_to(self, offset: int) -> None:
@@ -457,10 +472,24 @@ class PartitionLog:
     # Retention
 
     def retain(self, now_ms: int) -> list[SegmentInfo]:
-        """Take out the segments that retention.ms and retention.bytes no longer keep; the files stay for
-        file.delete.delay.ms. Returns them. Raises StorageError.
+        """Take out the segments that retention.ms and retention.bytes no longer keep, and those before the log start
+        offset; the files stay for file.delete.delay.ms. Returns them. Raises StorageError.
         """
         return retention.retain(self, now_ms)
+
+    def delete_records(self, before_offset: int) -> int:
+        """Begin the log at that offset, for every reader from now on; returns the log start offset.
+
+        Also after a crash, once `durable_log_start_offset` has reached it: the next flush carries it to the disk.
+        `retain` takes out the segments that lie before it. Raises OffsetOutOfRange past the high watermark.
+        """
+        if not 0 <= before_offset <= self.high_watermark:
+            raise self._out_of_range(before_offset)
+        if before_offset > self.log_start_offset:
+            self.log_start_offset = before_offset
+            self.epochs.cut_start(before_offset)
+            self._point_due = True
+        return self.log_start_offset
 
     def delete_due(self, now_ms: int) -> int:
         """Unlink the files whose delay is over. Returns how many. Raises StorageError."""
@@ -470,21 +499,46 @@ class PartitionLog:
         """Forget the oldest `count` segments (never all); the log start offset moves up."""
         dropped = self.segments[:count]
         del self.segments[:count], self.bases[:count]
-        gone = set(map(id, dropped))
-        self.recent = {at: found for at, found in self.recent.items() if id(found[0]) not in gone}
-        self._loaded = deque(segment for segment in self._loaded if id(segment) not in gone)
-        self._unsynced = [segment for segment in self._unsynced if id(segment) not in gone]
+        self._forget(dropped)
         self.size_bytes -= sum(segment.size_bytes for segment in dropped)
         self.log_start_offset = max(self.log_start_offset, self.bases[0])
         self.epochs.cut_start(self.log_start_offset)
-        self._folder_changed = True
         return dropped
+
+    def put_in_place_of(self, gone: list[Segment], made: Segment) -> None:
+        """A compacted segment has taken the names of these, which follow one another and are closed."""
+        at = self.segments.index(gone[0])
+        end = at + len(gone)
+        self.segments[at:end], self.bases[at:end] = [made], [made.base_offset]
+        self._forget(gone)
+        self.size_bytes += made.size_bytes - sum(segment.size_bytes for segment in gone)
+
+    def _forget(self, segments: list[Segment]) -> None:
+        gone = set(map(id, segments))
+        self.recent = {at: found for at, found in self.recent.items() if id(found[0]) not in gone}
+        self._loaded = deque(segment for segment in self._loaded if id(segment) not in gone)
+        self._unsynced = [segment for segment in self._unsynced if id(segment) not in gone]
+        self._folder_changed = True
 
     def configure(self, config: LogConfig) -> None:
         """Other settings, from now on."""
         self.config = config
+        self.policy = policy_of(config)
         for segment in self.segments:
             segment.index_interval_bytes = config.index_interval_bytes
+
+    @property
+    def compactable(self) -> list[Segment]:
+        """The closed segments that are on the disk with their indexes: oldest first."""
+        if self._flush is not None:
+            return []
+        unsynced = set(map(id, self._unsynced))
+        synced = min(self.high_watermark, self.synced_offset)
+        return [
+            segment
+            for segment, end in zip(self.segments, self.bases[1:], strict=False)
+            if end <= synced and id(segment) not in unsynced
+        ]
 
     # End
 

@@ -14,13 +14,17 @@ INDEXES: Final = (INDEX, TIME_INDEX, TXN_INDEX)
 SNAPSHOT: Final = ".snapshot"
 DELETED: Final = ".deleted"
 CORRUPT: Final = ".corrupt"
+CLEANED: Final = ".cleaned"
+"""A compacted segment that is being written; worth nothing after a crash."""
 SWAP: Final = ".swap"
+"""A compacted segment that is whole and on the disk: it stands for all that it covers, whatever else is there."""
 TEMPORARY: Final = ".tmp"
 DELETED_FOLDER: Final = "-delete"
 
 LEADER_EPOCHS: Final = "leader-epoch-checkpoint"
 PARTITION_METADATA: Final = "partition.metadata"
 RECOVERY_POINT: Final = "recovery-point"
+COMPACTION_CHECKPOINT: Final = "compaction-checkpoint"
 CLEAN_SHUTDOWN: Final = "clean-shutdown"
 FLUSH_FAILED: Final = "flush-failed"
 

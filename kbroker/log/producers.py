@@ -5,6 +5,7 @@ Answers "was this batch appended before?" and "does it follow the last one?". Re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
@@ -76,8 +77,16 @@ class ProducerStates:
     def __len__(self) -> int:
         return len(self._producers)
 
+    def __iter__(self) -> Iterator[tuple[int, Producer]]:
+        """The producers with their ids."""
+        return iter(self._producers.items())
+
     def get(self, producer_id: int) -> Producer | None:
         return self._producers.get(producer_id)
+
+    def last_batches(self) -> frozenset[int]:
+        """Base offsets of the last batch of each."""
+        return frozenset(producer.batches[-1].base_offset for producer in self._producers.values() if producer.batches)
 
     def check(self, batch: BatchFacts, pending: dict[int, tuple[int, int]]) -> Kept | None:
         """What is known of `batch` already: the batch it repeats, or None when it may be appended.

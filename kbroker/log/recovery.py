@@ -81,6 +81,7 @@ class _Recovery:
         return Segment(self.storage, self.folder, base_offset, self.config.index_interval_bytes, self.now_ms)
 
     def run(self) -> Recovered:
+        self._finish_swaps()
         deleted = self._tidy()
         bases = sorted(p[0] for p in map(names.parse, self.listing) if p is not None and p[1] == names.LOG)
         mark = self._point(names.CLEAN_SHUTDOWN)
@@ -118,6 +119,36 @@ class _Recovery:
             deleted,
         )
 
+    def _finish_swaps(self) -> None:
+        """Put compacted segments in their places, where a crash has left that undone."""
+        for name in sorted(self.listing):
+            parsed = names.parse(name.removesuffix(names.SWAP)) if name.endswith(names.LOG + names.SWAP) else None
+            if parsed is None:
+                continue
+            base_offset = parsed[0]
+            bases = sorted(p[0] for p in map(names.parse, self.listing) if p is not None and p[1] == names.LOG)
+            file = self.storage.open(self.folder / name)
+            scan = Scan(self.storage, file, 0, self.storage.size(file), base_offset)
+            for _ in scan:
+                pass
+            file.close()
+            following = next((base for base in bases if base >= scan.next_offset), scan.next_offset)
+            if base_offset in bases and not (scan.done and following == scan.next_offset):
+                continue  # not what it should be; the segments that it was made from are still there
+            for base in bases:
+                if base_offset <= base < scan.next_offset:
+                    for suffix in (*names.INDEXES, names.LOG):
+                        self._remove(names.numbered(self.folder, base, suffix).name)
+            self.storage.rename(self.folder / name, names.numbered(self.folder, base_offset, names.LOG))
+            self.listing.remove(name)
+            self.listing.add(name.removesuffix(names.SWAP))
+            self.storage.fsync_folder(self.folder)
+
+    def _remove(self, name: str) -> None:
+        if name in self.listing:
+            self.storage.unlink(self.folder / name)
+            self.listing.remove(name)
+
     def _tidy(self) -> list[Path]:
         """Remove what an interrupted change left, and indexes without a log. Returns files that wait for deletion."""
         logs = {p[0] for p in map(names.parse, self.listing) if p is not None and p[1] == names.LOG}
@@ -125,7 +156,7 @@ class _Recovery:
         for name in sorted(self.listing):
             parsed = names.parse(name)
             orphan = parsed is not None and parsed[1] in names.INDEXES and parsed[0] not in logs
-            if orphan or name.endswith((names.TEMPORARY, names.SWAP)):
+            if orphan or name.endswith((names.TEMPORARY, names.CLEANED, names.SWAP)):
                 self.storage.unlink(self.folder / name)
                 self.listing.discard(name)
             elif name.endswith(names.DELETED):
@@ -312,13 +343,13 @@ class _Recovery:
 
     def _write_part(self, segment: Segment, part: _Part) -> Segment:
         path = names.numbered(self.folder, part.base_offset, names.LOG)
-        swap = path.with_name(path.name + names.SWAP)
-        target = self.storage.open(swap, create=True)
+        temporary = path.with_name(path.name + names.TEMPORARY)
+        target = self.storage.open(temporary, create=True)
         self.storage.truncate(target, 0)
         self.storage.copy(segment.file, target, part.end - part.start, source_position=part.start)
         self.storage.fdatasync(target)
         target.close()
-        self.storage.rename(swap, path)
+        self.storage.rename(temporary, path)
         made = self._segment(part.base_offset)
         made.rebuild_indexes()
         self.report.rebuilt_indexes += 1

@@ -35,7 +35,7 @@ def retain(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
         ]
         due_ms = now_ms + log.config.delete_delay_ms
         for segment in log.segments[:count]:
-            _take_out(log, segment, due_ms)
+            take_out(log, segment, due_ms)
         log.drop_oldest(count)
         log.storage.replace_file(log.folder / names.LEADER_EPOCHS, log.epochs.encode())
     except OSError as error:
@@ -45,7 +45,7 @@ def retain(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
 
 def _expired(log: PartitionLog, segment: Segment, now_ms: int) -> bool:
     kept_ms = log.config.retention_ms
-    if kept_ms < 0:
+    if kept_ms < 0 or "delete" not in log.config.cleanup_policy:
         return False
     if segment is not log.segments[-1] and segment.max_timestamp < 0:
         _ = segment.time_index
@@ -57,20 +57,22 @@ def _expired(log: PartitionLog, segment: Segment, now_ms: int) -> bool:
 def _removable(log: PartitionLog, now_ms: int) -> int:
     """How many of the oldest segments go. The last one stays, and so does what is not shown yet."""
     size_bytes = log.size_bytes
-    limit = log.config.retention_bytes
+    limit = log.config.retention_bytes if "delete" in log.config.cleanup_policy else -1
     count = 0
     for segment, following in zip(log.segments, log.bases[1:], strict=False):
         if following > log.high_watermark:
             break
+        is_deleted = following <= log.log_start_offset
         too_much = 0 <= limit <= size_bytes - segment.size_bytes
-        if not too_much and not _expired(log, segment, now_ms):
+        if not is_deleted and not too_much and not _expired(log, segment, now_ms):
             break
         size_bytes -= segment.size_bytes
         count += 1
     return count
 
 
-def _take_out(log: PartitionLog, segment: Segment, due_ms: int) -> None:
+def take_out(log: PartitionLog, segment: Segment, due_ms: int) -> None:
+    """Rename the files of a segment; they are unlinked when that is due. Raises OSError."""
     for suffix in (names.LOG, *names.INDEXES):
         path = names.numbered(log.folder, segment.base_offset, suffix)
         if log.storage.exists(path):

@@ -58,17 +58,25 @@ class Segment:
         "rolling_timestamp",
         "size_bytes",
         "storage",
+        "suffix",
     )
 
     def __init__(
-        self, storage: Storage, folder: Path, base_offset: int, index_interval_bytes: int, created_ms: int
+        self,
+        storage: Storage,
+        folder: Path,
+        base_offset: int,
+        index_interval_bytes: int,
+        created_ms: int,
+        suffix: str = "",
     ) -> None:
         self.storage = storage
         self.folder = folder
         self.base_offset = base_offset
         self.index_interval_bytes = index_interval_bytes
         self.created_ms = created_ms
-        self.path = names.numbered(folder, base_offset, names.LOG)
+        self.suffix = suffix  # of all its files' names, while it is being made
+        self.path = self._path(names.LOG)
         self.file: File = storage.open(self.path, create=True)
         self.size_bytes = storage.size(self.file)
         self.next_offset = base_offset
@@ -92,6 +100,9 @@ class Segment:
         segment.reset_indexes()
         segment.write_indexes()
         return segment
+
+    def _path(self, kind: str) -> Path:
+        return names.numbered(self.folder, self.base_offset, kind + self.suffix)
 
     # Indexes
 
@@ -154,7 +165,7 @@ class Segment:
 
     def _index_bytes(self, suffix: str) -> bytes | None:
         try:
-            return self.storage.read_file(names.numbered(self.folder, self.base_offset, suffix))
+            return self.storage.read_file(self._path(suffix))
         except FileNotFoundError:
             return None
 
@@ -196,15 +207,13 @@ class Segment:
     @property
     def offset_index_file(self) -> File:
         if self._offset_index_file is None:
-            path = names.numbered(self.folder, self.base_offset, names.INDEX)
-            self._offset_index_file = self.storage.open(path, create=True)
+            self._offset_index_file = self.storage.open(self._path(names.INDEX), create=True)
         return self._offset_index_file
 
     @property
     def time_index_file(self) -> File:
         if self._time_index_file is None:
-            path = names.numbered(self.folder, self.base_offset, names.TIME_INDEX)
-            self._time_index_file = self.storage.open(path, create=True)
+            self._time_index_file = self.storage.open(self._path(names.TIME_INDEX), create=True)
         return self._time_index_file
 
     # Batches

@@ -191,8 +191,7 @@ def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[
             or record_count < 1
             or attributes & ~0x0F
             or attributes & 0x07 > 4
-            or (producer_id >= 0) != (base_sequence >= 0)
-            or (producer_id >= 0) != (producer_epoch >= 0)
+            or (producer_id >= 0 and (base_sequence < 0 or producer_epoch < 0))
         ):
             _refuse_fields(position, last_offset_delta, record_count, attributes, producer_id)
             _refuse_producer(position, producer_id, producer_epoch, base_sequence)
@@ -288,8 +287,8 @@ def _refuse_fields(position: int, last_offset_delta: int, record_count: int, att
 
 
 def _refuse_producer(position: int, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-    given = producer_id >= 0
-    if (producer_epoch >= 0) != given or (base_sequence >= 0) != given:
+    # Without a producer id the others mean nothing: aiokafka leaves 0 in the sequence.
+    if producer_id >= 0 and (producer_epoch < 0 or base_sequence < 0):
         raise InvalidRecord(
             f"the batch at byte {position} has producer id {producer_id}, epoch {producer_epoch} and sequence "
             f"{base_sequence}: all of them or none (-1) are expected"

@@ -40,6 +40,7 @@ FAST = DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords")
 
 _INT = Struct(">i")
 _SHORT = Struct(">h")
+_NO_BOUND = 1 << 30
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _to_tuple = attrgetter("offset", "timestamp", "timestamp_type", "key", "value", "headers")
 
@@ -129,17 +130,66 @@ class BatchBuilder:
         return compress_batch(batch, self.codec) if self.codec else batch
 
 
+def rewritten_batch(header: Header, next_offset: int, records: Sequence[RecordTuple]) -> bytearray:
+    """A batch of records that stood in others, each at its own offset again.
+
+    `header` says what all those batches have in common: producer, attributes, leader epoch. The new batch covers the
+    offsets from its base offset up to `next_offset`, also where no record is left; none at all: an empty batch.
+    """
+    builder = DefaultRecordBatchBuilder(
+        magic=MAGIC,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=_NO_BOUND,
+    )
+    max_timestamp = -1
+    for offset, timestamp, _, key, value, headers in records:
+        builder.append(offset - header.base_offset, timestamp, key, value, headers)
+        max_timestamp = max(max_timestamp, timestamp)
+    batch = bytearray(builder.build())
+    made = header._replace(
+        length=len(batch) - LENGTH_END,
+        magic=MAGIC,
+        attributes=header.attributes & ~CODEC_MASK,
+        last_offset_delta=next_offset - 1 - header.base_offset,
+        base_timestamp=read_header(batch).base_timestamp if records else -1,
+        max_timestamp=max_timestamp,
+        record_count=len(records),
+    )
+    HEADER.pack_into(batch, 0, *made)
+    write_crc(batch, 0, len(batch))
+    return compress_batch(batch, header.codec) if header.codec and records else batch
+
+
 def compress_batch(batch: bytearray, codec: int) -> bytearray:
     """An uncompressed batch with its records compressed, or the same one when that would not make it smaller."""
     packed = compress(codec, memoryview(batch)[HEADER_BYTES:])
     if len(packed) >= len(batch) - HEADER_BYTES:
         return batch
-    compressed = batch[:HEADER_BYTES] + packed
-    (attributes,) = _SHORT.unpack_from(compressed, ATTRIBUTES_POSITION)
-    _SHORT.pack_into(compressed, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
-    _INT.pack_into(compressed, LENGTH_POSITION, len(compressed) - LENGTH_END)
-    write_crc(compressed, 0, len(compressed))
-    return compressed
+    return _with_records(batch, packed, codec)
+
+
+def recompress(batch: bytearray, codec: int, level: int | None) -> bytearray:
+    """An uncompressed batch with its records compressed, smaller or not; `codec` 0 leaves them, and mends the CRC."""
+    records = memoryview(batch)[HEADER_BYTES:]
+    return _with_records(batch, compress(codec, records, level) if codec else bytes(records), codec)
+
+
+def uncompressed(batch: memoryview, max_bytes: int) -> bytearray:
+    """A compressed batch without compression; its CRC is left as it was. Raises as `decode`."""
+    return _unpacked(batch, read_header(batch), max_bytes)
+
+
+def _with_records(batch: bytearray, packed: bytes, codec: int) -> bytearray:
+    batch = batch[:HEADER_BYTES] + packed
+    (attributes,) = _SHORT.unpack_from(batch, ATTRIBUTES_POSITION)
+    _SHORT.pack_into(batch, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
+    _INT.pack_into(batch, LENGTH_POSITION, len(batch) - LENGTH_END)
+    write_crc(batch, 0, len(batch))
+    return batch
 
 
 def set_producer(batch: bytearray, producer_id: int, producer_epoch: int, base_sequence: int) -> None:

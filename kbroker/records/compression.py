@@ -33,7 +33,9 @@ _BLOCK_LENGTH: Final = Struct(">i")
 assert _XERIAL_HEADER.size == 16
 
 _GZIP_LEVEL: Final = 6
+_GZIP_OWN: Final = -1  # Kafka's number for the level that gzip itself chooses
 _LZ4_LEVEL: Final = 1
+_LZ4_FAST: Final = 9  # Kafka's number for the fast compressor
 _ZSTD_LEVEL: Final = 3
 
 Bytes = bytes | bytearray | memoryview
@@ -47,19 +49,20 @@ def codec_number(name: str) -> int:
     return number
 
 
-def compress(codec: int, data: Bytes) -> bytes:
-    """`data` compressed; `codec` 1 to 4. Raises UnsupportedCompressionType."""
+def compress(codec: int, data: Bytes, level: int | None = None) -> bytes:
+    """`data` compressed; `codec` 1 to 4. `level` as in Kafka's settings. Raises UnsupportedCompressionType."""
     if codec == LZ4:
         # Java reads frames of independent blocks only.
-        frame = cramjam.lz4.Compressor(level=_LZ4_LEVEL, content_checksum=False, block_linked=False)
+        lz4_level = _LZ4_LEVEL if level in (None, _LZ4_FAST) else level
+        frame = cramjam.lz4.Compressor(level=lz4_level, content_checksum=False, block_linked=False)
         frame.compress(bytes(data))
         return bytes(frame.finish())
     if codec == ZSTD:
-        return bytes(cramjam.zstd.compress(data, level=_ZSTD_LEVEL))
+        return bytes(cramjam.zstd.compress(data, level=_ZSTD_LEVEL if level is None else level))
     if codec == SNAPPY:
         return _compress_xerial(memoryview(data))
     if codec == GZIP:
-        return bytes(cramjam.gzip.compress(data, level=_GZIP_LEVEL))
+        return bytes(cramjam.gzip.compress(data, level=_GZIP_LEVEL if level in (None, _GZIP_OWN) else level))
     raise UnsupportedCompressionType(f"compression codec {codec}")
 
 

@@ -35,8 +35,9 @@ class Broker:
     """A broker in a folder of its own. Use it as a context, or call `start` and `stop`.
 
     `settings` are broker settings by Kafka's names, `named` the same with `_` for `.`: `Broker(log_segment_bytes=1 <<
-    20)`. `workers` processes own the partitions; with `tcp` native clients may also come by `tcp_server`. `data_dir`
-    None: a temporary folder, removed at the end; a given one stays. `config` is a configuration file.
+    20)`. `workers` processes own the partitions; with `tcp` native clients may also come by `tcp_server`. Kafka clients
+    come by `bootstrap_servers`, at free ports of localhost unless `listeners` says otherwise. `data_dir` None: a
+    temporary folder, removed at the end; a given one stays. `config` is a configuration file.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Broker:
         self.data_dir = data_dir or self.folder / "data"
         self.runtime_dir = self.folder / "run"
         self.log_path = self.folder / "broker.log"
-        self.settings = {name.replace("_", "."): value for name, value in named.items()} | dict(settings or {})
+        self.settings: dict[str, object] = {"listeners": "localhost:0"}
+        self.settings |= {name.replace("_", "."): value for name, value in named.items()} | dict(settings or {})
         self.workers = workers
         self.tcp = tcp
         self.config = config
         self.process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("KBROKER_")}
         paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -101,6 +104,7 @@ class Broker:
                 env=self.environment,
                 start_new_session=True,
             )
+        self._guard = _guard(self.process.pid, self.folder)
         if not self._said_ready(timeout_s):
             self.kill_all()
             raise BrokerFailed(f"the broker did not start within {timeout_s} s:\n{self.log}")
@@ -152,6 +156,12 @@ class Broker:
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
         self.process = None
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            self._guard = None
 
     def restart(self) -> Self:
         """Stop in order and start again on the same data."""
@@ -183,8 +193,8 @@ class Broker:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where Kafka clients connect; needs `listeners="PLAINTEXT://127.0.0.1:0"` or another address."""
-        return str(self.status()["listeners"]["kafka-0"])
+        """Where Kafka clients connect."""
+        return str(self.status()["bootstrap_servers"])
 
     def status(self) -> dict[str, Any]:
         """What `kbroker status --json` tells. Raises BrokerUnavailable."""
@@ -240,6 +250,14 @@ class Broker:
             if time.monotonic() > deadline:
                 raise BrokerFailed(f"what the test waits for did not come within {timeout_s} s:\n{self.log}")
             time.sleep(0.01)  # between two looks at the status; no test relies on its length
+
+
+def _guard(session: int, folder: Path) -> subprocess.Popen[bytes]:
+    """A shell that ends the broker and removes its folder when this process dies: its input ends then."""
+    end = 'read -r _; kill -9 -"$1"; sleep 0.2; rm -rf "$2"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", end, "guard", str(session), str(folder)], stdin=subprocess.PIPE, start_new_session=True
+    )
 
 
 def _pidfds(session: int) -> list[int]:

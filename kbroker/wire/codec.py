@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import msgpack
 
 from kbroker.errors import InvalidRequest, RequestError, UnsupportedVersion, code_of, error_for
+from kbroker.wire.group_messages import GROUP_REQUESTS
 from kbroker.wire.messages import PARTITION_OPS, PROTOCOL_VERSION, REQUESTS
 from kbroker.wire.schema import compile_message, to_map
 
@@ -23,7 +24,7 @@ def _decoder(cls: type) -> Callable[[Any, str], Any]:
     return compile_message(cls)
 
 
-_REQUESTS_BY_OP: dict[str, type] = {cls.OP: cls for cls in REQUESTS}  # type: ignore[attr-defined]  # each has an OP
+_REQUESTS_BY_OP: dict[str, type] = {cls.OP: cls for cls in (*REQUESTS, *GROUP_REQUESTS)}
 
 
 def _pack(fields: dict[str, Any]) -> bytes:

@@ -39,7 +39,10 @@ class RemovedInfo:
 
 @dataclass(slots=True)
 class CatalogUpdate:
-    """`full`: everything there is, replacing what the receiver knew; else only what changed."""
+    """`full`: everything there is, replacing what the receiver knew; else only what changed.
+
+    `altered` are all broker settings that were altered while it runs, as they are for the receiver.
+    """
 
     KIND: ClassVar[str] = "catalog"
     incarnation: int
@@ -48,6 +51,7 @@ class CatalogUpdate:
     topics: list[TopicInfo]
     removed: list[RemovedInfo]
     nodes: list[NodeInfo]
+    altered: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

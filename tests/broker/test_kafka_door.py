@@ -14,8 +14,9 @@ import pytest
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.testing import Broker
+from kbroker.workers.listeners import host_port
 
-PATIENCE_S = 10
+from .kafka_raw import asks, dial, frame, receive
 
 
 @pytest.fixture(scope="module")
@@ -23,48 +24,6 @@ def broker() -> Iterator[Broker]:
     settings = {"kafka.stall.max.ms": 500, "kafka.requests.in.flight.max": 4, "max.connections.per.ip": 40}
     with Broker(settings, workers=1, listeners="PLAINTEXT://127.0.0.1:0") as running:
         yield running
-
-
-def port_of(broker: Broker, node: int) -> int:
-    return int(broker.status()["listeners"][f"kafka-{node}"].rpartition(":")[2])
-
-
-def dial(broker: Broker, node: int = 1) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port_of(broker, node)))
-    connection.settimeout(PATIENCE_S)
-    return connection
-
-
-def frame(api_key: int, version: int, correlation_id: int, body: bytes = b"", flexible: bool = False) -> bytes:
-    head = struct.pack(">hhih", api_key, version, correlation_id, -1) + (b"\0" if flexible else b"")
-    return struct.pack(">i", len(head) + len(body)) + head + body
-
-
-def receive(connection: socket.socket) -> bytes:
-    """One answer without its size; empty: the broker has hung up."""
-    with contextlib.suppress(ConnectionResetError):
-        head = receive_exactly(connection, 4)
-        if head:
-            return receive_exactly(connection, struct.unpack(">i", head)[0])
-    return b""
-
-
-def receive_exactly(connection: socket.socket, size: int) -> bytes:
-    """So many bytes; empty when the broker hangs up before."""
-    data = b""
-    while len(data) < size:
-        chunk = connection.recv(size - len(data))
-        if not chunk:
-            return b""
-        data += chunk
-    return data
-
-
-def asks(broker: Broker, node: int = 1) -> bool:
-    """Whether a sound client is served."""
-    with dial(broker, node) as connection:
-        connection.sendall(frame(ApiKey.API_VERSIONS, 0, 7))
-        return receive(connection)[:6] == struct.pack(">ih", 7, 0)
 
 
 NONSENSE = {
@@ -95,11 +54,26 @@ def test_nonsense_ends_its_own_connection_only(broker: Broker, what: str, node: 
     assert asks(broker, node)
 
 
-def test_the_log_says_what_it_looks_like(broker: Broker) -> None:
+@pytest.mark.parametrize(
+    ("what", "looks_like"),
+    [
+        (b"POST /topics HTTP/1.1\r\n\r\n", "look like HTTP"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "look like HTTP/2"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64), "a TLS handshake"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "look like SSH"),
+        (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", "a proxy's PROXY line"),
+        (b"*1\r\n$4\r\nPING\r\n", "look like Redis"),
+    ],
+)
+def test_one_line_of_the_log_says_what_it_looks_like(broker: Broker, what: bytes, looks_like: str) -> None:
+    before = len(broker.log)
     with dial(broker) as connection:
-        connection.sendall(NONSENSE["http"])
+        address = host_port(*connection.getsockname())
+        connection.sendall(what)
         assert receive(connection) == b""
-    broker.wait_until(lambda: "look like HTTP" in broker.log)
+    broker.wait_until(lambda: looks_like in broker.log[before:])
+    (line,) = [line for line in broker.log[before:].splitlines() if address in line]
+    assert looks_like in line
 
 
 def test_an_api_versions_of_the_future_is_answered_in_version_0(broker: Broker) -> None:

@@ -214,7 +214,7 @@ def test_a_drain_answers_what_waits_and_closes_cleanly(topic: str) -> None:
             assert broker.stop() == 0
             answer = codec.decode_answer(m.FetchAnswer, client.take(parked)[0])
             assert answer.partitions[0].error == 0
-        marks = list(broker.data_dir.glob("*/clean-shutdown"))
+        marks = list(broker.data_dir.glob(f"{topic}-*/clean-shutdown"))
         assert len(marks) == 2
         broker.start()
         with RawClient(broker.server) as client:

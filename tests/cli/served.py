@@ -55,9 +55,9 @@ class Served:
 
 @contextmanager
 def serve(data_dir: Path, *arguments: str) -> Iterator[Served]:
-    """`kbroker serve` from its ready line until the context ends."""
+    """`kbroker serve` from its ready line until the context ends; Kafka clients at free ports unless it is said."""
     with subprocess.Popen(
-        [*KBROKER, "serve", "--data-dir", str(data_dir), "--workers", "2", *arguments],
+        [*KBROKER, "serve", "--data-dir", str(data_dir), "--workers", "2", "--listen", "localhost:0", *arguments],
         env=clean_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

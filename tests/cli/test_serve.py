@@ -24,8 +24,14 @@ def folder() -> Iterator[Path]:
 
 
 def test_the_ready_line_says_how_to_reach_it(served: Served) -> None:
+    bootstrap = served.ready_line.partition("bootstrap.servers=")[2].partition(";")[0]
+    assert bootstrap.startswith("localhost:")
     assert served.ready_line == (
-        f"kbroker is ready: KBROKER_SERVER=ipc://{served.data_dir}/run/front.ipc; 2 workers, data in {served.data_dir}"
+        f"kbroker is ready: KBROKER_SERVER=ipc://{served.data_dir}/run/front.ipc; bootstrap.servers={bootstrap}; "
+        f"2 workers, data in {served.data_dir}"
+    )
+    assert (
+        f"bootstrap.servers={bootstrap}\n" in served.must("status", "--runtime-dir", f"{served.data_dir}/run").decode()
     )
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from kbroker import Consumer as NativeConsumer
-from kbroker import Producer as NativeProducer
 from kbroker.testing import Broker
 
 pytestmark = pytest.mark.slow
@@ -94,12 +92,6 @@ def test_sizes(broker: Broker, topic: str) -> None:
         produce(broker, topic, [(None, b"x" * 2_000_000)], message_max_bytes=4_000_000)
 
 
-def test_ten_mebibytes_where_both_sides_allow_it(broker: Broker, topic: str) -> None:
-    create(broker, topic, max_message_bytes="11000000")
-    produce(broker, topic, [(None, b"x" * (10 << 20))], message_max_bytes=11_000_000)
-    assert len(consume(broker, topic, 1)[0].value()) == 10 << 20
-
-
 def test_admin(broker: Broker, topic: str) -> None:
     client = admin_of(broker)
     create(broker, topic, 3, retention_ms="100000")
@@ -125,46 +117,8 @@ def test_admin(broker: Broker, topic: str) -> None:
         client.delete_topics([topic])[topic].result(DEADLINE_S)
 
 
-def test_a_worker_dies_under_an_idempotent_producer(broker: Broker, topic: str) -> None:
-    create(broker, topic)
-    producer = confluent_kafka.Producer(
-        {"bootstrap.servers": broker.bootstrap_servers, "enable.idempotence": True, "linger.ms": 1}
-    )
-    for i in range(300):
-        producer.produce(topic, value=b"%d" % i)
-        if i == 150:
-            for name in ("worker-0", "worker-1"):
-                broker.kill(name)
-        producer.poll(0.002)
-    assert producer.flush(DEADLINE_S) == 0
-    assert [message.value() for message in consume(broker, topic, 300)] == [b"%d" % i for i in range(300)]
-
-
-def test_native_consumer_reads_what_a_kafka_client_wrote(broker: Broker, topic: str) -> None:
-    create(broker, topic)
-    produce(broker, topic, [(b"k", b"v"), (None, None)], compression_type="lz4")
-    found: list[Any] = []
-    with NativeConsumer(topic, server=broker.server, auto_offset_reset="earliest") as consumer:
-        deadline = time.monotonic() + DEADLINE_S
-        while len(found) < 2 and time.monotonic() < deadline:
-            for records in consumer.poll(timeout_ms=500).values():
-                found += records
-        assert [(record.key, record.value) for record in found] == [(b"k", b"v"), (None, None)]
-        assert [list(record.headers) for record in found] == [[("h", b"\x00\xff"), ("none", None)]] * 2
-    theirs = consume(broker, topic, 2)
-    assert [message.timestamp()[1] for message in theirs] == [record.timestamp for record in found]
-
-
-def test_a_kafka_client_reads_what_the_native_producer_wrote(broker: Broker, topic: str) -> None:
-    now_ms = time.time_ns() // 1_000_000
-    with NativeProducer(server=broker.server) as producer:
-        producer.send(topic, key=b"k", value=b"v", headers=[("h", b"1")], timestamp_ms=now_ms).get(DEADLINE_S)
-    (found,) = consume(broker, topic, 1)
-    assert (found.key(), found.value(), found.headers(), found.timestamp()[1]) == (b"k", b"v", [("h", b"1")], now_ms)
-
-
 def test_commits_of_a_client_that_is_in_no_group(topic: str) -> None:
-    with Broker(workers=1, listeners="PLAINTEXT://127.0.0.1:0") as broker:
+    with Broker(workers=1) as broker:
         create(broker, topic, 2)
         place = confluent_kafka.TopicPartition
         settings = {"group.id": "g", "enable.auto.commit": False}

@@ -29,18 +29,6 @@ def read(broker: Broker, topic: str, count: int, **settings: Any) -> list[Any]:
     return found
 
 
-def test_the_first_programs(broker: Broker) -> None:
-    producer = kafka.KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
-    for i in range(100):
-        producer.send("test_topic", key=str(i).encode("utf-8"), value=str(i).encode("utf-8"))
-    producer.send("test_topic", b"some data")
-    producer.flush()
-    producer.close()
-    found = read(broker, "test_topic", 101)
-    assert [message.value for message in found] == [*(str(i).encode() for i in range(100)), b"some data"]
-    assert [message.offset for message in found] == list(range(101))
-
-
 @pytest.mark.parametrize("acks", [0, 1, "all"])
 @pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
 def test_acks_and_compression(broker: Broker, topic: str, acks: Any, compression: str | None) -> None:

@@ -11,7 +11,9 @@ TEXT = st.text(max_size=50)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 PLACES = st.builds(Place, TEXT, TEXT, INT32)
-COMMITS = st.builds(Committed, INT64, INT32, TEXT, INT64)
+COMMITS = st.builds(Committed, INT64, INT32, TEXT, INT64, st.just(-1)) | st.builds(
+    Committed, INT64, st.just(-1), TEXT, INT64, st.integers(0, 2**63 - 1)
+)
 
 
 @given(PLACES, COMMITS)

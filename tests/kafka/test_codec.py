@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import io
 import pkgutil
-import uuid
 from dataclasses import make_dataclass
 from random import Random
 from types import ModuleType, SimpleNamespace
@@ -19,9 +17,10 @@ from kio.serial import entity_reader, entity_writer
 from kbroker.kafka import codec
 from kbroker.kafka.apis import USUAL, Api, ApiKey, api_for
 from kbroker.kafka.reader import compile_reader
-from kbroker.kafka.schema import NO_UUID, Direction, Field, Struct, load
+from kbroker.kafka.schema import Direction, Field, Struct, load
 from kbroker.kafka.writer import compile_writer
 
+from .kio_oracle import assert_same, kio_entity
 from .making import ALL, label, lists, make, read, types_of, write
 
 pytestmark = pytest.mark.slow
@@ -63,53 +62,18 @@ def test_bytes_after_the_message_are_ignored(case: tuple[Api, int, Direction]) -
 def test_kio_reads_what_we_write_field_by_field_and_writes_the_same_bytes(case: tuple[Api, int, Direction]) -> None:
     api, version, direction = case
     struct = load(api, version, direction)
-    module = importlib.import_module(f"kio.schema.{api.key.name.lower()}.v{version}.{direction}")
-    entity = getattr(module, struct.name)
+    entity = kio_entity(api, version, direction)
     kio_read, kio_write = entity_reader(entity), entity_writer(entity)
     for seed in SEEDS:
         message = make(api, version, direction, Random(seed))
         body = write(api, version, direction, message)
         theirs, size = kio_read(body, 0)
         assert size == len(body)
-        _same(struct, message, theirs)
+        assert_same(struct, message, theirs)
         buffer = io.BytesIO()
         kio_write(buffer, theirs)
         assert buffer.getvalue() == body
-        _same(struct, read(api, version, direction, buffer.getvalue()), theirs)
-
-
-def _same(struct: Struct, ours: Any, theirs: Any) -> None:
-    for field in struct.fields:
-        mine = getattr(ours, field.name)
-        other = getattr(theirs, field.name if hasattr(theirs, field.name) else field.name.removesuffix("_ms"))
-        where = f"{struct.name}.{field.name}"
-        if field.array and mine is not None:
-            assert len(mine) == len(other), where
-            for one, their_one in zip(mine, other, strict=True):
-                _same_value(field, one, their_one, where)
-        elif field.tag is not None and field.struct is not None and mine is None:
-            continue  # not sent: kio shows the default
-        else:
-            _same_value(field, mine, other, where)
-
-
-def _same_value(field: Field, mine: Any, other: Any, where: str) -> None:
-    if field.struct is not None and mine is not None:
-        _same(field.struct, mine, other)
-        return
-    if isinstance(other, datetime.timedelta):
-        other = other // datetime.timedelta(milliseconds=1)
-    elif isinstance(other, datetime.datetime):
-        other = round(other.timestamp() * 1000)
-    elif isinstance(other, uuid.UUID):
-        other = other.bytes
-    elif field.kind == "error_code":
-        other = other.value
-    elif other is None and field.kind == "uuid":
-        other = NO_UUID
-    elif other is None and field.kind == "datetime_i64":
-        other = -1
-    assert mine == other, where
+        assert_same(struct, read(api, version, direction, buffer.getvalue()), theirs)
 
 
 # --- kafka-python ---

@@ -8,6 +8,7 @@ import pytest
 
 from kbroker.kafka import codec, fetch
 from kbroker.kafka.apis import BY_KEY, ApiKey
+from kbroker.kafka.cluster import Node
 
 FETCH = BY_KEY[ApiKey.FETCH]
 VERSIONS = range(FETCH.min_version, FETCH.max_version + 1)
@@ -23,7 +24,7 @@ class Stretch:
 
 def partition(index: int, data: bytes | None, **facts: Any) -> fetch.FetchedPartition[Stretch]:
     found: fetch.FetchedPartition[Stretch] = fetch.FetchedPartition("a topic", b"t" * 16, index)
-    found.high_watermark, found.log_start_offset = 1 << 40, 7
+    found.high_watermark, found.last_stable_offset, found.log_start_offset = 1 << 40, 1 << 39, 7
     found.records = None if data is None else Stretch(data)
     for name, value in facts.items():
         setattr(found, name, value)
@@ -44,14 +45,14 @@ def test_it_reads_back(version: int) -> None:
         [partition(0, b"x" * 300), partition(1, None, error_code=6), partition(2, b"")],
         [partition(5, b"y" * 20_000, diverging=(3, 99), current_leader=(2, 8))],
     ]
-    answer = read_back(version, topics, session_id=5)
+    answer = read_back(version, topics, session_id=5, nodes=[Node(2, "::1", 9094), Node(30, "h" * 200, 1)])
     assert [[bytes(p.records or b"") for p in topic.partitions] for topic in answer.responses] == [
         [b"x" * 300, b"", b""],
         [b"y" * 20_000],
     ]
     first, second = answer.responses
     assert [p.error_code for p in first.partitions] == [0, 6, 0]
-    assert {p.high_watermark for p in first.partitions} == {1 << 40}
+    assert {(p.high_watermark, p.last_stable_offset) for p in first.partitions} == {(1 << 40, 1 << 39)}
     assert second.partitions[0].aborted_transactions is None
     if version >= fetch.LOG_START:
         assert second.partitions[0].log_start_offset == 7
@@ -63,7 +64,10 @@ def test_it_reads_back(version: int) -> None:
         assert second.topic == "a topic"
     if version >= fetch.FLEXIBLE:
         assert (second.partitions[0].diverging_epoch.epoch, second.partitions[0].diverging_epoch.end_offset) == (3, 99)
-        assert second.partitions[0].current_leader.leader_id == 2
+    leader = second.partitions[0].current_leader
+    assert (leader and (leader.leader_id, leader.leader_epoch)) == ((2, 8) if version >= fetch.NEW_LEADERS else None)
+    endpoints = [(node.node_id, node.host, node.port, node.rack) for node in answer.node_endpoints]
+    assert endpoints == ([(2, "::1", 9094, None), (30, "h" * 200, 1, None)] if version >= fetch.NEW_LEADERS else [])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -6,7 +6,9 @@ import pytest
 
 from kbroker.kafka import codec, produce
 from kbroker.kafka.apis import BY_KEY, ApiKey
+from kbroker.kafka.cluster import Cluster
 
+NO_CLUSTER = Cluster("", [], {}, lambda _id: None, lambda _topic, _index, epoch: epoch)
 PRODUCE = BY_KEY[ApiKey.PRODUCE]
 
 
@@ -27,5 +29,5 @@ def test_it_is_what_the_writer_makes(version: int, partitions: list[list[int]]) 
     )
     count = sum(map(len, partitions))
     outcomes = [produce.Outcome(0, None, 1 << 40, -1 if number % 2 else 1234, number) for number in range(count)]
-    generic = codec.write_response(ApiKey.PRODUCE, version, 9, produce.answer(request, outcomes, lambda _number: None))
+    generic = codec.write_response(ApiKey.PRODUCE, version, 9, produce.answer(request, outcomes, lambda: NO_CLUSTER))
     assert produce.encode_success(version, 9, request, outcomes) == b"".join(generic)

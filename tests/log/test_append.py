@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from kbroker.config import LogConfig
 from kbroker.errors import (
     CorruptMessage,
     DuplicateSequence,
@@ -86,6 +87,25 @@ def test_log_append_time(open_log: Open) -> None:
     log = open_log(timestamp_type="LogAppendTime")
     assert log.append(batch(2), 12_345, sync=False).append_time_ms == 12_345
     assert [(r[1], r[2]) for r in records(log)] == [(12_345, 1)] * 2
+
+
+def test_timestamps_too_far_ahead_are_refused_unless_the_broker_stamps(open_log: Open) -> None:
+    log = open_log(timestamp_after_max_ms=500)
+    with pytest.raises(InvalidTimestamp, match=r"9501 is after 9500.*message\.timestamp\.after\.max\.ms"):
+        log.append(batch(2, timestamp_ms=9_500), 9_000, sync=False)
+    assert log.append(batch(2, timestamp_ms=9_499), 9_000, sync=False).base_offset == 0
+    log.configure(LogConfig(timestamp_after_max_ms=500, timestamp_type="LogAppendTime"))
+    assert log.append(batch(2, timestamp_ms=99_000), 9_000, sync=False).base_offset == 2
+
+
+def test_a_flush_is_due_after_so_many_records(open_log: Open) -> None:
+    log = open_log(flush_messages=3)
+    due = []
+    for count in (2, 1):
+        log.append(batch(count), 9_000, sync=False)
+        due.append(log.flush_due)
+    flush(log)
+    assert [*due, log.flush_due] == [False, True, False]
 
 
 def test_a_producer_may_not_claim_log_append_time(open_log: Open) -> None:

@@ -112,6 +112,18 @@ def test_retention_by_size_and_time(open_log: Open) -> None:
     assert not list(log.folder.glob("*-delete"))
 
 
+@pytest.mark.parametrize(("policy", "left"), [(("delete",), 1), (("compact", "delete"), 1), (("compact",), 4), ((), 4)])
+def test_only_the_policy_delete_takes_segments_by_age_and_size(
+    open_log: Open, policy: tuple[str, ...], left: int
+) -> None:
+    log = open_log(segment_bytes=1_000, retention_bytes=0, retention_ms=1, cleanup_policy=policy)
+    for n in range(4):
+        log.append(batch(5, timestamp_ms=1_000 + n, size_bytes=150), 9_000, sync=False)
+        flush(log)
+    log.retain(9_500)
+    assert (len(log.segments), log.log_start_offset > 0) == (left, left == 1)
+
+
 def test_retention_keeps_what_is_not_shown(open_log: Open) -> None:
     log = open_log(segment_bytes=1_000, retention_bytes=0)
     log.append(batch(5), 9_000, sync=True)

@@ -28,7 +28,7 @@ class RunningBroker:
         self.folder = folder
         self.runtime_dir = folder / "data" / "run"
         self.config_file = folder / "kbroker.toml"
-        self.settings = {"log.dir": str(folder / "data"), "workers": "2", **settings}
+        self.settings = {"log.dir": str(folder / "data"), "workers": "2", "listeners": "", **settings}
         self.write_settings()
         self.lines: list[str] = []
         self._rest = b""

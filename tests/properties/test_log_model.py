@@ -35,6 +35,7 @@ class LogModel(RuleBasedStateMachine):
             segment_bytes=1_500, index_interval_bytes=300, recovery_point_batches=7, retention_bytes=3_000
         )
         self.model: list[tuple[int, bytes, int]] = []
+        self.deleted = 0  # the log's start was raised to it, on the disk
         self.synced = 0  # everything before it was acknowledged with acks=all or flushed
         self.sequence = 0
         self.sent: list[tuple[int, int, int, int]] = []  # producer batches: sequence, count, base offset, end
@@ -113,6 +114,21 @@ class LogModel(RuleBasedStateMachine):
         self.log.delete_due(self.now_ms)
         start = self.log.log_start_offset
         self.model = [record for record in self.model if record[0] >= start]
+
+    @rule(back=st.integers(0, 50))
+    def delete_records(self, back: int) -> None:
+        offset = max(0, self.log.high_watermark - back)
+        start = self.log.delete_records(offset)
+        assert start == self.log.log_start_offset >= offset
+        flush(self.log)
+        self.synced = self.log.next_offset
+        assert self.log.durable_log_start_offset == start
+        self.deleted = start
+        self.model = [record for record in self.model if record[0] >= start]
+
+    @invariant()
+    def what_was_deleted_stays_so(self) -> None:
+        assert self.log.log_start_offset >= self.deleted
 
     @rule(offset=st.integers(0, 2_000), max_bytes=st.integers(0, 3_000))
     def read(self, offset: int, max_bytes: int) -> None:

@@ -80,12 +80,16 @@ def test_facts_of_two_batches() -> None:
         (lambda: one(last_offset_delta=2**31 - 1), InvalidRecord, "delta 2147483647"),
         (lambda: one(producer_id=4), InvalidRecord, "all of them or none"),
         (lambda: one(producer_id=4, producer_epoch=0), InvalidRecord, "all of them or none"),
-        (lambda: one(base_sequence=4), InvalidRecord, "all of them or none"),
     ],
 )
 def test_refused(make: Callable[[], bytes], error: type[RequestError], says: str) -> None:
     with pytest.raises(error, match=says):
         check_batches(bytes(make()), MAX_BYTES)
+
+
+def test_what_stands_in_producer_fields_means_nothing_without_a_producer_id() -> None:
+    (facts,) = check_batches(one(producer_epoch=0, base_sequence=0), MAX_BYTES)  # as aiokafka writes it
+    assert facts.producer_id == -1
 
 
 def test_too_large() -> None:

@@ -18,7 +18,6 @@ from kbroker.workers.listeners import (
     inherited_listeners,
     open_listeners,
     parse_address,
-    parse_kafka_address,
     planned,
     remove_stale_sockets,
 )
@@ -125,32 +124,3 @@ def test_only_our_stale_sockets_go(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {*others, "worker-0.sock"}
     for sock in sockets:
         sock.close()
-
-
-def test_kafka_has_a_port_for_each_node(tmp_path: Path) -> None:
-    config = make_config({"listeners": "PLAINTEXT://127.0.0.1:19092", "workers": "2"}, config_in(tmp_path))
-    found = {item.process: item.address for item in planned(config) if item.name.startswith("kafka-")}
-    assert found == {
-        "coordinator": TcpAddress("127.0.0.1", 19092, "listeners"),
-        "worker-0": TcpAddress("127.0.0.1", 19093, "listeners"),
-        "worker-1": TcpAddress("127.0.0.1", 19094, "listeners"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("PLAINTEXT://localhost:9092", "localhost", 9092),
-        ("localhost:9092", "localhost", 9092),
-        ("PLAINTEXT://:9092", "", 9092),
-        ("PLAINTEXT://[::1]:0", "::1", 0),
-    ],
-)
-def test_kafka_addresses(text: str, host: str, port: int) -> None:
-    assert parse_kafka_address(text) == TcpAddress(host, port, "listeners")
-
-
-@pytest.mark.parametrize("text", ["SSL://x:1", "PLAINTEXT://a:1,PLAINTEXT://b:2", "PLAINTEXT://a", "a:99999"])
-def test_kafka_addresses_that_are_wrong(text: str) -> None:
-    with pytest.raises(ConfigError, match="listeners"):
-        parse_kafka_address(text)

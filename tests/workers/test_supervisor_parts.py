@@ -69,6 +69,11 @@ def test_log_lines() -> None:
     assert LineFormat("front", journal=True).format(record("x", logging.INFO)) == "<6>front: x"
 
 
+def test_a_name_in_a_log_line_cannot_begin_another() -> None:
+    line = LineFormat("front", journal=True).format(record("client a\n<0>b\x1b[2J\u2028c"))
+    assert line == "<3>front: client a\\x0a<0>b\\x1b[2J\\x2028c"
+
+
 def test_each_line_of_a_traceback_has_its_priority() -> None:
     failed = record("failed")
     try:

@@ -1,0 +1,302 @@
+"""Everything around the state machines of groups: their log, their timers, the order of answers, the topics they see.
+
+A request comes in as an event whose token is a function: it gets the result when all that the group decided before is
+on the disk. After a failure of the disk all are refused with COORDINATOR_NOT_AVAILABLE until the log was opened anew,
+and what groups know is then what the log has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kbroker.catalog.catalog import TOPICS
+from kbroker.catalog.store import Change
+from kbroker.errors import KbrokerError
+from kbroker.groups.consumer_events import ConsumerEvent
+from kbroker.groups.effects import Effects, Reply
+from kbroker.groups.events import Event, ListedGroup, TopicsChanged
+from kbroker.groups.groups import Groups
+from kbroker.groups.settings import GroupSettings
+from kbroker.log.log import PartitionLog
+from kbroker.log.storage import DISK, Storage
+from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.loop import Loop, Timer
+from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
+
+if TYPE_CHECKING:
+    from kbroker.catalog.catalog import Catalog
+    from kbroker.config import Config, GroupConfig
+
+log = logging.getLogger(__name__)
+
+COORDINATOR_NOT_AVAILABLE = 15
+RETRY_MS = 1_000
+RETRY_MAX_MS = 10_000
+
+
+def settings_of(config: GroupConfig) -> GroupSettings:
+    """The broker's settings as the state machines take them."""
+    return GroupSettings(
+        groups_max=config.groups_max,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+        offset_metadata_max_bytes=config.offset_metadata_max_bytes,
+        max_size=config.max_size,
+        min_session_timeout_ms=config.min_session_timeout_ms,
+        max_session_timeout_ms=config.max_session_timeout_ms,
+        initial_rebalance_delay_ms=config.initial_rebalance_delay_ms,
+        consumer_max_size=config.consumer_max_size,
+        consumer_session_timeout_ms=config.consumer_session_timeout_ms,
+        consumer_heartbeat_interval_ms=config.consumer_heartbeat_interval_ms,
+        consumer_assignors=tuple(config.consumer_assignors.split(",")),
+        consumer_migration_policy=config.consumer_migration_policy,
+        consumer_regex_refresh_interval_ms=config.consumer_regex_refresh_interval_ms,
+    )
+
+
+class CatalogTopics:
+    """The catalog as groups see it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._names = {topic.topic_id: name for name, topic in catalog.topics.items()}
+
+    def partition_count(self, name: str) -> int | None:
+        """How many partitions a topic has; None: there is no such topic."""
+        topic = self._catalog.topics.get(name)
+        return None if topic is None else len(topic.partitions)
+
+    def id_of(self, name: str) -> bytes | None:
+        """A topic's id, 16 bytes."""
+        topic = self._catalog.topics.get(name)
+        return None if topic is None else topic.topic_id
+
+    def name_of(self, topic_id: bytes) -> str | None:
+        """The topic with that id."""
+        return self._names.get(topic_id)
+
+    def names(self) -> Iterable[str]:
+        """All topics."""
+        return self._catalog.topics
+
+    def follow(self, changes: Iterable[Change]) -> TopicsChanged | None:
+        """The catalog has taken these changes. What groups must know of them; None: nothing."""
+        deleted, changed = set(), set()
+        for change in changes:
+            if not change.key.startswith(TOPICS):
+                continue
+            name = change.key.removeprefix(TOPICS)
+            topic_id = self.id_of(name)
+            if topic_id is None:
+                deleted.add(name)
+            else:
+                changed.add(name)
+                self._names[topic_id] = name
+        if deleted:
+            self._names = {topic_id: name for topic_id, name in self._names.items() if self.id_of(name) == topic_id}
+        return TopicsChanged(frozenset(deleted), frozenset(changed)) if deleted or changed else None
+
+
+@dataclass(slots=True, eq=False)
+class _Unsaved:
+    """Records of one group on their way to the disk, and the answers that wait for them."""
+
+    replies: list[Reply]
+
+
+@dataclass(slots=True)
+class _Wake:
+    """When a group wants to be ticked, and the timer that runs for it (it may run out earlier)."""
+
+    due_ms: int
+    timer_ms: int
+    timer: Timer
+
+
+class GroupCoordinator:
+    """All groups of this broker. Everything here runs on the loop's thread; the disk is on I/O threads."""
+
+    def __init__(self, config: Config, catalog: Catalog, loop: Loop, storage: Storage = DISK) -> None:
+        self._storage = storage
+        self.topics = CatalogTopics(catalog)
+        self._config = config
+        self._settings = settings_of(config.groups)
+        self._loop = loop
+        # One piece of work of each kind at most: so no flush waits for a compaction.
+        self._io = IoThreads(loop, 2, "offsets")
+        self._groups: Groups | None = None
+        self._offsets: OffsetsLog | None = None
+        self._log_followers: list[Callable[[OffsetsLog], None]] = []
+        self._asked: dict[object, Event | ConsumerEvent] = {}
+        self._unsaved: dict[str, _Unsaved] = {}
+        self._wakes: dict[str, _Wake] = {}
+        self._is_closed = False
+        self._retry_ms = RETRY_MS
+        # Sessions must not end because somebody has set the clock.
+        self._clock_ms = time.time_ns() // 1_000_000 - loop.now_ms()
+        loop.at_turn_end(self._end_turn)
+        try:
+            # Nobody is served yet: this may block.
+            self._take_over(*self._load(False))
+        except (KbrokerError, OSError) as error:
+            self._refuse(f"groups cannot be served: {error}", False)
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 that never jump."""
+        return self._clock_ms + self._loop.now_ms()
+
+    # --- requests ---
+
+    def ask(self, event: Event | ConsumerEvent) -> None:
+        """Put an event to its group; `event.token(result)` follows, now or later, exactly once."""
+        if self._groups is not None:
+            self._asked[event.token] = event
+            self._perform(event.group_id, self._groups.handle(event, self.now_ms()))
+        else:
+            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
+
+    def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int:
+        """The groups in these states and of these types (none named: of all), or an error code."""
+        if self._groups is None:
+            return COORDINATOR_NOT_AVAILABLE
+        return self._groups.listed(states, types)
+
+    def catalog_changed(self, changes: Iterable[Change]) -> None:
+        """The catalog has taken these changes."""
+        changed = self.topics.follow(changes)
+        if changed is not None and self._groups is not None:
+            self._perform_all(self._groups.topics_changed(changed, self.now_ms()))
+
+    # --- what groups decide ---
+
+    def _perform_all(self, decided: Iterable[tuple[str, Effects]]) -> None:
+        for group_id, effects in decided:
+            self._perform(group_id, effects)
+
+    def _perform(self, group_id: str, effects: Effects) -> None:
+        for notice in effects.notices:
+            log.info("%s", notice)
+        if effects.wake_ms is not None:
+            self._wake_at(group_id, effects.wake_ms)
+        if effects.records and self._offsets is not None:
+            unsaved = self._unsaved[group_id] = _Unsaved(effects.replies)
+            self._offsets.store(effects.records, partial(self._stored, group_id, unsaved))
+        elif group_id in self._unsaved:
+            self._unsaved[group_id].replies += effects.replies
+        else:
+            self._send(effects.replies)
+
+    def _stored(self, group_id: str, unsaved: _Unsaved) -> None:
+        if self._unsaved.get(group_id) is unsaved:
+            del self._unsaved[group_id]
+        self._retry_ms = RETRY_MS
+        self._send(unsaved.replies)
+
+    def _send(self, replies: Iterable[Reply]) -> None:
+        for reply in replies:
+            if self._asked.pop(reply.token, None) is not None:
+                reply.token(reply.message)
+
+    def _end_turn(self) -> None:
+        if self._offsets is not None:
+            self._offsets.end_turn()
+
+    # --- timers ---
+
+    def _wake_at(self, group_id: str, due_ms: int) -> None:
+        wake = self._wakes.get(group_id)
+        if wake is not None:
+            wake.due_ms = due_ms
+            if wake.timer_ms <= due_ms:
+                return  # each heartbeat moves it on: the timer that runs looks again
+            wake.timer.cancel()
+        timer = self._loop.call_at(due_ms - self._clock_ms, partial(self._wake, group_id))
+        self._wakes[group_id] = _Wake(due_ms, due_ms, timer)
+
+    def _wake(self, group_id: str) -> None:
+        wake = self._wakes.pop(group_id, None)
+        if wake is None or self._groups is None:
+            return
+        now_ms = self.now_ms()
+        if wake.due_ms > now_ms:
+            self._wake_at(group_id, wake.due_ms)
+        else:
+            self._perform(group_id, self._groups.tick(group_id, now_ms))
+
+    # --- the log ---
+
+    def follow_log(self, opened: Callable[[OffsetsLog], None]) -> None:
+        """Call `opened` with the log, now when it is open, and whenever it was opened anew."""
+        self._log_followers.append(opened)
+        if self._offsets is not None:
+            opened(self._offsets)
+
+    def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Groups]:
+        """Open the log and replay it. May block. Raises StorageError, StartError."""
+        now_ms = self.now_ms()
+        opened = open_offsets(self._config, now_ms, self._storage, distrust_cache=distrust_cache)
+        try:
+            groups = Groups(self._settings, self.topics)
+            for record in stored_records(opened):
+                groups.replay(record, now_ms)
+        except BaseException:
+            opened.abandon()
+            raise
+        return opened, groups
+
+    def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
+        self._groups = groups
+        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
+        for follower in self._log_followers:
+            follower(self._offsets)
+        self._perform_all(groups.loaded(self.now_ms()))
+
+    def _storing_failed(self, opened: PartitionLog, error: KbrokerError) -> None:
+        self._groups = self._offsets = None
+        self._unsaved.clear()
+        wakes, self._wakes = self._wakes, {}
+        for wake in wakes.values():
+            wake.timer.cancel()
+        asked, self._asked = self._asked, {}
+        self._refuse(f"groups are out of service: {error}", bool(opened.failed))
+        for event in asked.values():
+            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
+
+    def _refuse(self, why: str, distrust_cache: bool) -> None:
+        """Out of service; try again after a while."""
+        log.error("%s; tried again in %d ms", why, self._retry_ms)
+        self._loop.call_later(self._retry_ms, partial(self._retry, distrust_cache))
+        self._retry_ms = min(2 * self._retry_ms, RETRY_MAX_MS)
+
+    def _retry(self, distrust_cache: bool) -> None:
+        if self._is_closed:
+            return
+        if self._io.waiting:
+            # A thread still has the folder's files.
+            self._loop.call_later(RETRY_MS, partial(self._retry, distrust_cache))
+            return
+
+        def loaded(found: tuple[PartitionLog, Groups] | None, error: BaseException | None) -> None:
+            if found is not None and not self._is_closed:
+                log.warning("groups are served again")
+                self._take_over(*found)
+            elif isinstance(error, (KbrokerError, OSError)):
+                self._refuse(f"groups cannot be served: {error}", distrust_cache)
+            elif error is not None:
+                raise error
+
+        self._io.submit(partial(self._load, distrust_cache), loaded)
+
+    def close(self) -> None:
+        """At the end of the process, when the loop has ended."""
+        self._is_closed = True
+        if self._offsets is not None:
+            self._offsets.cancel_compaction()
+        self._io.close(5)
+        if self._offsets is not None:
+            self._offsets.close()

@@ -1,0 +1,50 @@
+"""DeleteRecords at the worker that leads the partitions: answered when the disk has their new beginnings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kbroker.errors import KbrokerError, RequestError, StorageError, code_of
+from kbroker.kafka import delete_records
+from kbroker.kafka.delete_records import Deletion, Result
+from kbroker.workers.kafka_service import Call
+
+if TYPE_CHECKING:
+    from kbroker.workers.worker import Worker
+
+
+class DeletionInProgress:
+    """A request whose partitions are settled one by one; answered after the last."""
+
+    def __init__(self, worker: Worker, call: Call) -> None:
+        self._worker = worker
+        self._call = call
+        self._results: dict[int, Result] = {}
+        self._count = 0
+
+    def start(self) -> None:
+        """Begin with every partition."""
+        items = delete_records.wanted(self._call.request)
+        self._count = len(items)
+        if not items:
+            self._call.answer(delete_records.answer(self._call.request, ()))
+        for number, item in enumerate(items):
+            self._delete(number, item)
+
+    def _delete(self, number: int, item: Deletion) -> None:
+        start = -1
+
+        def done(error: KbrokerError | None) -> None:
+            self._settle(number, Result(0, start) if error is None else Result(code_of(error)))
+
+        try:
+            led = self._worker.table.get(item.topic, item.partition)
+            start = self._worker.delete_records(led, item.before_offset, self._call.request.timeout_ms, done)
+        except (RequestError, StorageError) as error:
+            self._settle(number, Result(code_of(error)))
+
+    def _settle(self, number: int, result: Result) -> None:
+        self._results[number] = result
+        if len(self._results) == self._count:
+            results = [self._results[index] for index in range(self._count)]
+            self._call.answer(delete_records.answer(self._call.request, results))

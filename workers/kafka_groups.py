@@ -1,0 +1,180 @@
+"""What Kafka clients ask of groups: requests become events, and results the answers.
+
+Both kinds of node have it. The coordinator puts the events to its groups; a worker refuses them all, and the client
+looks for the coordinator.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from kbroker.groups.consumer_events import ConsumerEvent
+from kbroker.groups.events import Event, ListedGroup
+from kbroker.kafka import consumer_groups, group_admin, group_members, offsets
+from kbroker.kafka.apis import ApiKey
+from kbroker.workers.kafka_service import Call, Serve
+
+NOT_COORDINATOR = 16
+AnyEvent = Event | ConsumerEvent
+
+
+class TopicNames(Protocol):
+    """Which topic has which id."""
+
+    def name_of(self, topic_id: bytes) -> str | None: ...
+
+    def id_of(self, name: str) -> bytes | None: ...
+
+
+class GroupsElsewhere:
+    """In a worker: groups are the coordinator's."""
+
+    def ask(self, event: AnyEvent) -> None:
+        """Refuse, as Kafka's brokers do."""
+        event.token(event.refused(NOT_COORDINATOR))
+
+    def listed(self, _states: Iterable[str], _types: Iterable[str]) -> list[ListedGroup] | int:
+        """None: clients ask every node and merge the answers."""
+        return []
+
+
+class AskedGroups(Protocol):
+    """Who knows the groups."""
+
+    def ask(self, event: AnyEvent) -> None: ...
+
+    def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int: ...
+
+
+class KafkaGroups:
+    """Serves every API that is about groups or their offsets; `serves` has them by number."""
+
+    def __init__(self, groups: AskedGroups, topics: TopicNames) -> None:
+        self._groups = groups
+        self._topics = topics
+        self.serves: dict[int, Serve] = {
+            ApiKey.JOIN_GROUP: self._join,
+            ApiKey.SYNC_GROUP: self._sync,
+            ApiKey.HEARTBEAT: self._heartbeat,
+            ApiKey.LEAVE_GROUP: self._leave,
+            ApiKey.OFFSET_COMMIT: self._commit,
+            ApiKey.OFFSET_FETCH: self._fetch,
+            ApiKey.OFFSET_DELETE: self._delete_offsets,
+            ApiKey.DESCRIBE_GROUPS: self._describe,
+            ApiKey.LIST_GROUPS: self._list,
+            ApiKey.DELETE_GROUPS: self._delete,
+            ApiKey.CONSUMER_GROUP_HEARTBEAT: self._consumer_heartbeat,
+            ApiKey.CONSUMER_GROUP_DESCRIBE: self._consumer_describe,
+        }
+
+    # --- members ---
+
+    def _join(self, call: Call) -> None:
+        version = call.version
+
+        def joined(result: Any) -> None:
+            call.answer(group_members.joined(version, result))
+
+        fresh_id = str(uuid.uuid4())
+        request = call.request
+        self._groups.ask(group_members.join(request, version, call.client_id, call.client_host, fresh_id, joined))
+
+    def _sync(self, call: Call) -> None:
+        self._groups.ask(group_members.sync(call.request, lambda result: call.answer(group_members.synced(result))))
+
+    def _heartbeat(self, call: Call) -> None:
+        self._groups.ask(group_members.heartbeat(call.request, lambda result: call.answer(group_members.heard(result))))
+
+    def _leave(self, call: Call) -> None:
+        def left(result: Any) -> None:
+            call.answer(group_members.left(call.version, result))
+
+        self._groups.ask(group_members.leave(call.request, call.version, left))
+
+    def _consumer_heartbeat(self, call: Call) -> None:
+        def heard(result: Any) -> None:
+            call.answer(consumer_groups.heard(result))
+
+        request, fresh_id = call.request, str(uuid.uuid4())
+        self._groups.ask(
+            consumer_groups.heartbeat(request, call.version, call.client_id, call.client_host, fresh_id, heard)
+        )
+
+    # --- offsets ---
+
+    def _commit(self, call: Call) -> None:
+        def committed(result: Any) -> None:
+            call.answer(offsets.committed(call.request, result))
+
+        self._groups.ask(offsets.commit(call.request, call.version, self._topics.name_of, committed))
+
+    def _fetch(self, call: Call) -> None:
+        def fetched(results: Sequence[Any]) -> None:
+            call.answer(offsets.fetched(call.request, call.version, self._topics.id_of, results))
+
+        gathering = _Gathering(fetched)
+        gathering.ask(self._groups, offsets.fetch(call.request, call.version, self._topics.name_of, gathering.token_of))
+
+    def _delete_offsets(self, call: Call) -> None:
+        def deleted(result: Any) -> None:
+            call.answer(offsets.deleted(call.request, result))
+
+        self._groups.ask(offsets.delete(call.request, deleted))
+
+    # --- administration ---
+
+    def _describe(self, call: Call) -> None:
+        def described(results: Sequence[Any]) -> None:
+            call.answer(group_admin.described(call.request, call.version, results))
+
+        gathering = _Gathering(described)
+        gathering.ask(self._groups, group_admin.describe(call.request, gathering.token_of))
+
+    def _consumer_describe(self, call: Call) -> None:
+        def described(results: Sequence[Any]) -> None:
+            call.answer(consumer_groups.described(call.request, self._topics.name_of, results))
+
+        gathering = _Gathering(described)
+        gathering.ask(self._groups, consumer_groups.describe(call.request, gathering.token_of))
+
+    def _list(self, call: Call) -> None:
+        found = self._groups.listed(call.request.states_filter, call.request.types_filter)
+        call.answer(group_admin.listed((), found) if isinstance(found, int) else group_admin.listed(found))
+
+    def _delete(self, call: Call) -> None:
+        def deleted(results: Sequence[Any]) -> None:
+            call.answer(group_admin.deleted(call.request, results))
+
+        gathering = _Gathering(deleted)
+        gathering.ask(self._groups, group_admin.delete(call.request, gathering.token_of))
+
+
+class _Gathering:
+    """One request about several groups: `done` gets all results, in the order of the request, when the last is here."""
+
+    def __init__(self, done: Callable[[Sequence[Any]], None]) -> None:
+        self._done = done
+        self._results: list[Any] = []
+        self._missing = 0
+
+    def token_of(self, number: int) -> Callable[[Any], None]:
+        """The token of the event of that number."""
+        return partial(self._take, number)
+
+    def ask(self, groups: AskedGroups, events: Sequence[AnyEvent]) -> None:
+        """Ask them all."""
+        self._results = [None] * len(events)
+        self._missing = len(events)
+        for event in events:
+            groups.ask(event)
+        if not events:
+            self._done(())
+
+    def _take(self, number: int, result: Any) -> None:
+        self._results[number] = result
+        self._missing -= 1
+        if not self._missing:
+            self._done(self._results)

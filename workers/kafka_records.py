@@ -1,0 +1,93 @@
+"""What Kafka clients ask about the records of partitions that are led here: in a worker, and in the coordinator for the
+internal topics."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from kbroker.config import KafkaConfig
+from kbroker.errors import RequestError, StorageError, code_of
+from kbroker.kafka import describe_producers, list_offsets, offset_for_leader_epoch
+from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.fetch_sessions import FetchSessions
+from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.kafka_fetching import FetchSource, KafkaFetch, Leads, check_epoch
+from kbroker.workers.kafka_service import Call, Serve
+from kbroker.workers.loop import Loop
+
+
+def _session_id() -> int:
+    return 1 + secrets.randbelow(2**31 - 1)
+
+
+class KafkaRecords:
+    """Fetch, ListOffsets, OffsetForLeaderEpoch and DescribeProducers."""
+
+    def __init__(
+        self, loop: Loop, io: IoThreads, leads: Leads, cluster: Callable[[str], Cluster], config: KafkaConfig
+    ) -> None:
+        self._leads = leads
+        sessions = FetchSessions(config.fetch_sessions_max, _session_id)
+        self._source = FetchSource(loop, io, leads, sessions, cluster, config.fetch_bytes_max)
+        self.serves: dict[int, Serve] = {
+            ApiKey.FETCH: self._fetch,
+            ApiKey.LIST_OFFSETS: self._list_offsets,
+            ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
+            ApiKey.DESCRIBE_PRODUCERS: self._describe_producers,
+        }
+
+    def _fetch(self, call: Call) -> None:
+        KafkaFetch(self._source, call).start()
+
+    def _list_offsets(self, call: Call) -> None:
+        call.answer(list_offsets.answer(call.request, call.version, self._find_offset))
+
+    def _find_offset(self, query: list_offsets.Query) -> list_offsets.Found:
+        timestamp_ms = query.timestamp_ms
+        try:
+            log = self._leads.get(query.topic, query.partition).log
+            check_epoch(log, query.current_leader_epoch)
+            end = log.last_stable_offset if query.read_committed else log.high_watermark
+            if timestamp_ms in (list_offsets.EARLIEST, list_offsets.EARLIEST_LOCAL):
+                offset = log.log_start_offset
+                return list_offsets.Found(0, offset, -1, log.epochs.at(offset))
+            if timestamp_ms == list_offsets.LATEST:
+                return list_offsets.Found(0, end, -1, log.leader_epoch)
+            if timestamp_ms == list_offsets.LATEST_TIERED:
+                return list_offsets.Found()
+            if timestamp_ms == list_offsets.MAX_TIMESTAMP:
+                timestamp_ms = max(segment.max_timestamp for segment in log.segments)
+            place = log.offset_for_timestamp(timestamp_ms) if timestamp_ms >= 0 else None
+        except (RequestError, StorageError) as error:
+            return list_offsets.Found(code_of(error))
+        if place is None or place[0] >= end:
+            return list_offsets.Found()
+        return list_offsets.Found(0, place[0], place[1], log.epochs.at(place[0]))
+
+    def _offset_for_leader_epoch(self, call: Call) -> None:
+        call.answer(offset_for_leader_epoch.answer(call.request, self._find_epoch_end))
+
+    def _find_epoch_end(self, topic: str, index: int, known_epoch: int, epoch: int) -> offset_for_leader_epoch.Found:
+        try:
+            log = self._leads.get(topic, index).log
+            check_epoch(log, known_epoch)
+        except (RequestError, StorageError) as error:
+            return offset_for_leader_epoch.Found(code_of(error))
+        return offset_for_leader_epoch.Found(0, *log.epoch_end_offset(epoch))
+
+    def _describe_producers(self, call: Call) -> None:
+        call.answer(describe_producers.answer(call.request, self._producers_of))
+
+    def _producers_of(self, topic: str, index: int) -> describe_producers.Known:
+        try:
+            log = self._leads.get(topic, index).log
+        except RequestError as error:
+            return describe_producers.Known(error_code=error.code, message=str(error))
+        found = []
+        for producer_id, producer in log.producers:
+            last = producer.batches[-1] if producer.batches else None
+            sequence, timestamp_ms = (last.last_sequence, last.timestamp) if last else (-1, -1)
+            found.append(describe_producers.ActiveProducer(producer_id, producer.epoch, sequence, timestamp_ms))
+        return describe_producers.Known(found)
