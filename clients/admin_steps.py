@@ -12,7 +12,7 @@ from kbroker.clients.producer_options import whole_number
 from kbroker.clients.records import ConfigEntry, NewTopic, OffsetAndMetadata, PartitionDescription, TopicDescription
 from kbroker.clients.steps import Steps
 from kbroker.config import value_text
-from kbroker.errors import ClientClosed, ConfigError, KbrokerError, error_for
+from kbroker.errors import ClientClosed, ConfigError, KbrokerError, UnknownTopicOrPartition, error_for
 from kbroker.types import TopicPartition
 from kbroker.wire import group_messages, messages
 
@@ -115,6 +115,26 @@ class AdminSteps:
             request = messages.CreatePartitions(name, total, self._broker_timeout_ms)
             self._raise_first((yield from self._call(request, messages.TopicResults, repeatable=False)))
 
+    def delete_records(self, before_offsets: Mapping[TopicPartition, int]) -> Steps[dict[TopicPartition, int]]:
+        """Delete the records before these offsets, for every reader and for good; -1: all that are there.
+
+        Returns where each partition begins now. Raises the first one's error: OffsetOutOfRange (past the end),
+        PolicyViolation (a topic that is only compacted), UnknownTopicOrPartition.
+        """
+        names = list(dict.fromkeys(place.topic for place in before_offsets))
+        described = yield from self.describe_topics(names)
+        known = {(topic.name, p.partition) for topic in described for p in topic.partitions}
+        self.cluster.add_topics(set(names))
+        found = {}
+        for place, before_offset in before_offsets.items():
+            whole_number(f"before_offsets[{place}]", before_offset, -1)
+            if tuple(place) not in known:
+                raise UnknownTopicOrPartition(f"there is no partition {place}")
+            request = messages.DeleteRecords(place.topic, place.partition, before_offset, self._broker_timeout_ms)
+            answer: messages.RecordsDeleted = yield from self._call(request, messages.RecordsDeleted, owner_of=place)
+            found[place] = answer.log_start_offset
+        return found
+
     # --- consumer groups ---
 
     def list_consumer_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Steps[list[GroupListing]]:
@@ -190,11 +210,15 @@ class AdminSteps:
 
     # --- inside ---
 
-    def _call(self, request: Any, answer_class: type, *, repeatable: bool = True) -> Steps[Any]:
+    def _call(
+        self, request: Any, answer_class: type, *, repeatable: bool = True, owner_of: TopicPartition | None = None
+    ) -> Steps[Any]:
         if self._closed:
             raise ClientClosed("this admin was closed")
         self.cluster.guard.check("admin")
-        steps = self.cluster.call(request, answer_class, timeout_ms=self._timeout_ms, repeatable=repeatable)
+        steps = self.cluster.call(
+            request, answer_class, timeout_ms=self._timeout_ms, repeatable=repeatable, owner_of=owner_of
+        )
         answer = yield from steps
         return answer
 

@@ -403,6 +403,25 @@ class Cluster:
         self._context.destroy(linger=0)
         self._epoll.close()
 
+    def recover(self) -> None:
+        """Begin anew with all connections: a call was interrupted in the middle, anywhere. What was asked is forgotten
+        without a word; whoever asked knows."""
+        links = {*self._links, *(link for _, link in self._direct.values())}
+        for link in links if self._front is None else links | {self._front}:
+            link.abandon()
+        self._links = []
+        self._front = None
+        self._front_attempts = 0
+        self._front_retry_ms = 0
+        self._direct = {}
+        self._metadata_asked = False
+        self._metadata_wanted = True
+        self._metadata_not_before_ms = 0
+        self._epoll.close()
+        self._epoll = select.epoll()
+        for fd in self._callbacks:
+            self._epoll.register(fd, select.EPOLLIN)
+
     # --- inside ---
 
     def _deadline(self, timeout_ms: int | None) -> int:

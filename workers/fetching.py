@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from kbroker.errors import (
@@ -12,6 +14,7 @@ from kbroker.errors import (
     RequestError,
     StorageError,
     ThrottlingQuotaExceeded,
+    UnknownServerError,
     UnknownTopicId,
     code_of,
 )
@@ -24,6 +27,8 @@ from kbroker.workers.parking import ParkedFetch
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
+
+log = logging.getLogger(__name__)
 
 WAIT_MS_MAX = 60_000
 """An empty answer comes after this at the latest: a client that is gone keeps its place no longer."""
@@ -149,9 +154,13 @@ class FetchInProgress(ParkedFetch):
                 self._asked.refuse(KafkaStorageError(str(error)))
                 return
             found.update((id(piece), read) for piece, read in zip(cold, data, strict=True))
-            self._answer(found)
+            self._step(partial(self._answer, found))
 
         self._worker.io.submit(lambda: [_tried(LogSlice.read, piece) for piece in cold], done)
+
+    def _fail(self, error: Exception) -> None:
+        log.exception("a fetch that waited")
+        self._asked.refuse(UnknownServerError(f"the fetch failed: {error!r:.300}"))
 
     def _answer(self, found: dict[int, bytes | StorageError]) -> None:
         payload: list[bytes | memoryview] = []

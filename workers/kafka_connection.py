@@ -61,13 +61,13 @@ class Asked:
             if not self.connection.is_ready:
                 self.connection.get_ready()
 
-
-def _complaint(request: Request, error: Exception) -> str:
-    begin = bytes(request.body[:48]).hex()
-    return (
-        f"request of API {request.api_key} version {request.version}, {request.size_bytes} bytes, body {begin}…: "
-        f"{error!r:.300}"
-    )
+    def fail(self, error: Exception) -> None:
+        """Its bytes are at fault, or something went wrong that nobody foresaw: hang up on this client alone."""
+        request = self.request
+        self.connection.close(
+            f"request of API {request.api_key} version {request.version}, {request.size_bytes} bytes, "
+            f"body {bytes(request.body[:48]).hex()}…: {error!r:.300}"
+        )
 
 
 class Connection:
@@ -173,7 +173,7 @@ class Connection:
                 try:
                     door.serve(asked)
                 except Exception as error:
-                    self.close(_complaint(request, error))
+                    asked.fail(error)
                 # What waits for its answer keeps no frame: its buffer is used again, or large.
                 request.body = _NOTHING
                 framer.trusted = True

@@ -6,8 +6,6 @@ thread first.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple, Protocol
@@ -35,13 +33,14 @@ from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import FilePart, Part
 from kbroker.workers.kafka_service import Call
 from kbroker.workers.loop import Loop
+from kbroker.workers.page_cache import PageCache
 from kbroker.workers.parking import ParkedFetch
 from kbroker.workers.partition import HighWatermarkWaiter
 
 WAIT_MS_MAX = 60_000
 READ_COMMITTED: Final = 1
 _MISLED = (NotLeaderOrFollower.code, FencedLeaderEpoch.code)
-_WOULD_BLOCK = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOTSUP)
+_PAGE_CACHE = PageCache()
 _NO_ID = bytes(16)
 
 
@@ -60,16 +59,12 @@ Fetched = fetch.FetchedPartition[Records]
 
 
 def is_cached(piece: LogSlice) -> bool:
-    """Whether its first and last byte lie in the page cache, so that a read of it is not likely to wait."""
-    probe = bytearray(1)
+    """Whether it lies in the page cache, so that sending it is not likely to wait. Raises StorageError."""
     try:
-        for position in (piece.position, piece.position + piece.size_bytes - 1):
-            os.preadv(piece.fd, [probe], position, os.RWF_NOWAIT)
+        found = _PAGE_CACHE.has(piece.fd, piece.position, piece.size_bytes)
     except OSError as error:
-        if error.errno in _WOULD_BLOCK:
-            return error.errno != errno.EAGAIN and not piece.cold
         raise StorageError(f"{piece.path}: cannot read at {piece.position}: {error}") from error
-    return True
+    return not piece.cold if found is None else found
 
 
 def check_epoch(log: PartitionLog, known_epoch: int) -> None:
@@ -208,9 +203,12 @@ class KafkaFetch(ParkedFetch):
                     item.records = Loaded(read)
                 else:
                     item.fail(KafkaStorageError.code)
-            self._answer()
+            self._step(self._answer)
 
         self._source.io.submit(read, done)
+
+    def _fail(self, error: Exception) -> None:
+        self._call.give_up(f"a fetch that waited: {error!r:.300}")
 
     def _is_cached(self, item: Fetched, piece: LogSlice) -> bool:
         try:

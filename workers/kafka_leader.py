@@ -199,7 +199,11 @@ class _ProduceInProgress:
 
     def synced(self, number: int, outcome: produce.Outcome, error: KbrokerError | None) -> None:
         """The disk has them, or does not."""
-        self.settle(number, outcome if error is None else produce.refused(error))
+        try:
+            self.settle(number, outcome if error is None else produce.refused(error))
+        except Exception as unforeseen:
+            # The partition that calls here knows nothing of requests.
+            self._asked.fail(unforeseen)
 
     def refuse_all(self, error: KbrokerError) -> None:
         """Nothing of it is done, for one reason."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from kbroker.errors import KbrokerError
@@ -20,7 +20,8 @@ class Parkable(Protocol):
 
 class ParkedFetch:
     """What fetches of both protocols share. `_gather` looks up what there is and says whether it is enough, or must not
-    wait; `_respond` reads and answers it, once, and sets `_is_over`."""
+    wait; `_respond` reads and answers it, once, and sets `_is_over`; `_fail` tells the client that something went wrong
+    that nobody foresaw."""
 
     __slots__ = ("_is_over", "_loop", "_places", "_timer")
 
@@ -36,6 +37,18 @@ class ParkedFetch:
     def _respond(self) -> None:
         raise AssertionError("each protocol has its own")
 
+    def _fail(self, error: Exception) -> None:
+        raise AssertionError("each protocol has its own") from error
+
+    def _step(self, step: Callable[[], None]) -> None:
+        """Go on with what has waited. Who calls knows nothing of fetches: what goes wrong ends this one alone."""
+        try:
+            step()
+        except Exception as error:
+            self._is_over = True
+            self._finish_waiting()
+            self._fail(error)
+
     def _park(self, names: Iterable[TopicPartition], serving: Mapping[TopicPartition, Parkable], wait_ms: int) -> None:
         for name in names:
             partition = serving.get(name)
@@ -46,6 +59,9 @@ class ParkedFetch:
 
     def look_again(self) -> None:
         """A high watermark has moved."""
+        self._step(self._respond_if_enough)
+
+    def _respond_if_enough(self) -> None:
         if not self._is_over and self._gather():
             self._finish_waiting()
             self._respond()
@@ -57,6 +73,9 @@ class ParkedFetch:
             self._loop.call_soon(self._time_is_up)
 
     def _time_is_up(self) -> None:
+        self._step(self._respond_now)
+
+    def _respond_now(self) -> None:
         if not self._is_over:
             self._finish_waiting()
             self._gather()

@@ -292,13 +292,13 @@ class Segment:
         limit = start + max_bytes
         number = self.offset_index.at_or_below_position(limit)
         position = max(start, self.offset_index.positions[number]) if number >= 0 else start
+        chunk, chunk_start = b"", 0
         if position > start:
             # An index that lies would end the answer in the middle of a batch.
-            found, _, _ = self.header_at(b"", 0, position, end)
+            found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
             if found.next_offset != self.base_offset + self.offset_index.offsets[number] + 1:
                 self.rebuild_indexes()
                 position = start
-        chunk, chunk_start = b"", 0
         while position < end:
             found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
             if position > start and position + found.size_bytes > limit:
