@@ -1,4 +1,4 @@
-"""What the log says of clients at fault: so many lines in a second, lest one of them fills the disk with it."""
+"""What the log says of clients: so many lines in a second, lest one of them fills the disk with it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ LINES_MAX = 50
 
 
 class Complaints:
-    """The lines of one process about its clients."""
+    """The lines of one process about its clients, or `about` something else that they do."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, about: str = "Kafka clients at fault", level: int = logging.WARNING) -> None:
         self._loop = loop
+        self._about = about
+        self._level = level
         self._lines = 0
         self._period_end_ms = 0
 
@@ -29,10 +31,10 @@ class Complaints:
             self._lines = 0
         self._lines += 1
         if self._lines <= LINES_MAX:
-            log.warning("%s", text)
+            log.log(self._level, "%s", text)
         elif self._lines == LINES_MAX + 1:
             self._loop.call_later(self._period_end_ms - now_ms, self._tell_rest)
 
     def _tell_rest(self) -> None:
-        log.warning("%d more lines about Kafka clients at fault were left out", self._lines - LINES_MAX)
+        log.log(self._level, "%d more lines about %s were left out", self._lines - LINES_MAX, self._about)
         self._lines = 0

@@ -43,10 +43,11 @@ class HeldDisk(FailingDisk):
 class Rig:
     """A group coordinator on a loop that the test turns, over topic `t` of two partitions."""
 
-    def __init__(self, folder: Path, disk: FailingDisk, **groups: Any) -> None:
+    def __init__(self, folder: Path, disk: FailingDisk, topics: tuple[str, ...] = ("t",), **groups: Any) -> None:
         self.loop = Loop()
         self.catalog = Catalog([1], 10, 10)
-        self.catalog.apply(self.catalog.create("t", 2, {}, bytes(range(16))))
+        for topic in topics:
+            self.catalog.apply(self.catalog.create(topic, 2, {}, bytes(range(16))))
         settings = GroupConfig(initial_rebalance_delay_ms=0, min_session_timeout_ms=1, **groups)
         config = Config(server=ServerConfig(data_dir=str(folder)), groups=settings)
         self.groups = GroupCoordinator(config, self.catalog, self.loop, disk)
@@ -268,3 +269,14 @@ def test_topics_are_followed(make: Callable[..., Rig]) -> None:
     assert (topics.partition_count("t"), topics.name_of(bytes(range(16)))) == (None, None)
     rig.commit("gone", 1)
     assert rig.take()[0][1].error_codes == (3,)
+
+
+def test_offsets_end_with_their_topic_even_if_a_crash_came_between(make: Callable[..., Rig]) -> None:
+    rig = make()
+    rig.commit("commit", 5)
+    rig.take()
+    rig.groups.close()
+    again = make(topics=())
+    assert again.offset() == -1  # answered when that is on the disk
+    again.groups.close()
+    assert make().offset() == -1, "a topic made anew is another one"
