@@ -137,8 +137,12 @@ class Connection:
         framer, buffer = self._framer, self._door.buffer
         room = framer.room()
         try:
-            # What follows the unfinished frame comes with its end.
-            count = self._socket.recv_into(buffer) if room is None else self._socket.recvmsg_into((room, buffer))[0]
+            if room is None:
+                count = self._socket.recv_into(buffer)
+            else:
+                # What follows the unfinished frame comes with its end.
+                after = buffer if len(room) < len(buffer) else self._door.spill
+                count = self._socket.recvmsg_into((room, after))[0]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
