@@ -102,6 +102,13 @@ class Batch:
             self._record_count, self._size_bytes = self.builder.record_count, self.builder.size_bytes
             self.builder = None
 
+    def recover(self) -> None:
+        """Make it whole again, however far what was being done to it had come. One that was never sent starts over."""
+        if self.builder is not None:
+            self.builder.recount()
+        if not self.attempts:
+            self.identity, self.sequence = None, -1
+
     def close(self, identity: Identity | None, sequence: int) -> None:
         """Give the batch its place among the identity's sequences and make its payload; no record can join after."""
         self.identity, self.sequence = identity, sequence
@@ -122,14 +129,16 @@ class Accumulator:
 
     A batch takes records until it is `batch_size` bytes; one record larger than that has a batch for itself. The
     buffer may be overdrawn by one record: `send` waits while it is not above zero. `open`: the batches that take more.
+    `unfinished`: all batches until everybody has been told of their outcome; the rest can be made anew from them.
     """
 
-    __slots__ = ("_batch_size", "_codec", "_numbers", "buffer_memory", "free_bytes", "open")
+    __slots__ = ("_batch_size", "_codec", "_numbers", "buffer_memory", "free_bytes", "open", "unfinished")
 
     def __init__(self, batch_size: int, buffer_memory: int, codec: int) -> None:
         self._batch_size = batch_size
         self._codec = codec
         self.open: dict[TopicPartition, Batch] = {}
+        self.unfinished: dict[Batch, None] = {}  # in the order in which they were opened
         self._numbers: dict[TopicPartition, int] = {}
         self.buffer_memory = buffer_memory
         self.free_bytes = buffer_memory
@@ -160,6 +169,7 @@ class Accumulator:
         self._numbers[topic_partition] = number + 1
         size = min(self._batch_size, bytes_max) if bytes_max else self._batch_size
         batch = Batch(topic_partition, number, BatchBuilder(self._codec, size), now_ms)
+        self.unfinished[batch] = None
         self.open[topic_partition] = batch
         self.free_bytes -= BATCH_HEADER_BYTES
         return batch
@@ -178,3 +188,21 @@ class Accumulator:
         batch.drop_builder()
         self.free_bytes += batch.size_bytes
         batch.payload = None
+
+    def forget(self, batch: Batch) -> None:
+        """Everybody has been told of the batch's outcome."""
+        self.unfinished.pop(batch, None)
+
+    def recover(self) -> None:
+        """Set everything right from `unfinished`: a change may have been interrupted anywhere. Nothing stays open."""
+        self.open = {}
+        held_bytes = 0
+        for batch in list(self.unfinished):
+            if batch.done:
+                continue  # its bytes are free
+            batch.recover()
+            if batch.record_count:
+                held_bytes += batch.size_bytes
+            else:
+                self.forget(batch)
+        self.free_bytes = self.buffer_memory - held_bytes

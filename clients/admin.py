@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
-from kbroker.clients.cluster import Cluster, ClusterSettings
-from kbroker.clients.group_membership import by_topic
-from kbroker.clients.groups import GroupDescription, GroupListing, MemberDescription
-from kbroker.clients.producer_options import whole_number
-from kbroker.clients.records import ConfigEntry, NewTopic, OffsetAndMetadata, PartitionDescription, TopicDescription
-from kbroker.config import value_text
-from kbroker.errors import ClientClosed, ConfigError, KbrokerError, error_for
-from kbroker.types import TopicPartition
-from kbroker.wire import group_messages, messages
+from kbroker.clients.admin_steps import AdminSteps
+from kbroker.clients.steps import Steps, T, waiting
 
 
 class Admin:
@@ -28,162 +19,32 @@ class Admin:
     def __init__(
         self, server: str | None = None, *, client_id: str = "kbroker-admin", api_timeout_ms: int = 10_000
     ) -> None:
-        self._timeout_ms = whole_number("api_timeout_ms", api_timeout_ms, 1)
-        self._cluster = Cluster(server, ClusterSettings(client_id=client_id, request_timeout_ms=api_timeout_ms))
-        self._broker_timeout_ms = max(1, api_timeout_ms - 500)  # so that the broker says itself that it took too long
-        self._closed = False
-        try:
-            self._cluster.connect(api_timeout_ms)
-        except BaseException:
-            self._cluster.close()
-            raise
+        self.steps = AdminSteps(server, client_id=client_id, api_timeout_ms=api_timeout_ms)
+        self.run(self.steps.connect())
 
-    def create_topics(self, new_topics: Sequence[NewTopic], *, validate_only: bool = False) -> None:
-        """Create topics, or with `validate_only` see whether that would work. They can be used when this returns.
+    def run(self, steps: Steps[T]) -> T:
+        """Go through steps, sleeping in the caller's thread."""
+        return self.steps.cluster.run(steps)
 
-        Raises the first topic's error: TopicAlreadyExists, InvalidTopic, InvalidPartitions,
-        InvalidReplicationFactor, InvalidConfig, … Topics
-        after and before it may have been created.
-        """
-        wanted = []
-        for topic in new_topics:
-            settings = {str(name): value_text(value) for name, value in topic.topic_configs.items()}
-            wanted.append(messages.NewTopic(topic.name, topic.num_partitions, topic.replication_factor, settings))
-        request = messages.CreateTopics(wanted, self._broker_timeout_ms, validate_only)
-        self._raise_first(self._call(request, messages.TopicResults, repeatable=validate_only))
-
-    def create_topic(self, name: str, num_partitions: int = -1, **topic_configs: Any) -> None:
-        """Create one topic; settings by Kafka's names, `_` for `.`: `retention_ms=1000`. Raises as create_topics."""
-        settings = {setting.replace("_", "."): value for setting, value in topic_configs.items()}
-        self.create_topics([NewTopic(name, num_partitions, topic_configs=settings)])
-
-    def delete_topics(self, names: Sequence[str]) -> None:
-        """Delete topics with their records. Raises the first one's error: UnknownTopicOrPartition, …"""
-        request = messages.DeleteTopics(list(names), self._broker_timeout_ms)
-        self._raise_first(self._call(request, messages.TopicResults, repeatable=False))
-
-    def list_topics(self) -> list[str]:
-        """The names of all topics, sorted."""
-        return sorted(topic.name for topic in self._metadata(None).topics)
-
-    def describe_topics(self, names: Sequence[str] | None = None) -> list[TopicDescription]:
-        """Partitions and own settings of these topics (None: all), in that order. Raises UnknownTopicOrPartition, …"""
-        answer = self._metadata(None if names is None else list(names))
-        for topic in answer.topics:
-            if topic.error:
-                raise error_for(topic.error, topic.message)
-        found = {
-            topic.name: TopicDescription(
-                topic.name,
-                topic.topic_id,
-                [PartitionDescription(p.partition, p.leader, p.leader_epoch) for p in topic.partitions],
-                dict(topic.settings),
-            )
-            for topic in answer.topics
-        }
-        return [found[name] for name in (sorted(found) if names is None else names)]
-
-    def describe_configs(self, topic: str = "") -> list[ConfigEntry]:
-        """The settings in force for a topic, or (no name) for the broker. Raises UnknownTopicOrPartition."""
-        answer: messages.SettingsAnswer = self._call(messages.DescribeSettings(topic), messages.SettingsAnswer)
-        return [ConfigEntry(s.name, s.value, s.source, s.doc, s.allowed) for s in answer.settings]
-
-    def alter_configs(self, topic: str, set: Mapping[str, Any], remove: Sequence[str] = ()) -> None:
-        """Give a topic's settings new values; those in `remove` follow the broker's again. All or nothing.
-
-        Raises InvalidConfig naming the setting, UnknownTopicOrPartition.
-        """
-        if not topic:
-            raise ConfigError("topic must be named: the broker's own settings are in its configuration file")
-        values = {name: value_text(value) for name, value in set.items()}
-        request = messages.AlterSettings(topic, values, list(remove), self._broker_timeout_ms)
-        self._raise_first(self._call(request, messages.TopicResults))
-
-    def create_partitions(self, totals: Mapping[str, int]) -> None:
-        """Give topics more partitions: `{name: how many in all}`. Keys move to other partitions from then on.
-
-        Raises InvalidPartitions, UnknownTopicOrPartition.
-        """
-        for name, total in totals.items():
-            whole_number(f"totals[{name!r}]", total, 1)
-            request = messages.CreatePartitions(name, total, self._broker_timeout_ms)
-            self._raise_first(self._call(request, messages.TopicResults, repeatable=False))
-
-    # --- consumer groups ---
-
-    def list_consumer_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> list[GroupListing]:
-        """All groups by name, or those in these states ("Stable") and of these types ("consumer", "classic")."""
-        request = group_messages.ListGroups(list(states), list(types))
-        answer: group_messages.GroupListings = self._call(request, group_messages.GroupListings)
-        return [GroupListing(one.group, one.type, one.state, one.protocol_type) for one in answer.groups]
-
-    def describe_consumer_groups(self, groups: Sequence[str]) -> list[GroupDescription]:
-        """These groups with their members, in that order. Raises GroupIdNotFound."""
-        request = group_messages.DescribeGroups(list(groups))
-        answer: group_messages.GroupInfos = self._call(request, group_messages.GroupInfos)
-        for one in answer.groups:
-            if one.error:
-                raise error_for(one.error, one.message)
-        return [
-            GroupDescription(one.group, one.type, one.state, one.epoch, one.assignor, [*map(_member, one.members)])
-            for one in answer.groups
-        ]
-
-    def list_consumer_group_offsets(
-        self, group: str, partitions: Iterable[TopicPartition] | None = None
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """What the group has committed for these partitions (None: for all); those without a commit are left out."""
-        wanted = None if partitions is None else by_topic(partitions)
-        request = group_messages.FetchOffsets(group, wanted)
-        answer: group_messages.CommittedOffsets = self._call(request, group_messages.CommittedOffsets)
-        return {
-            TopicPartition(one.topic, one.partition): OffsetAndMetadata(one.offset, one.metadata, one.leader_epoch)
-            for one in answer.offsets
-            if one.offset >= 0 and not one.error
-        }
-
-    def alter_consumer_group_offsets(
-        self, group: str, offsets: Mapping[TopicPartition, int | OffsetAndMetadata]
-    ) -> None:
-        """Commit these offsets for a group that has no members; one that is not there is made.
-
-        Raises UnknownMemberId when it has members, UnknownTopicOrPartition.
-        """
-        places = {tp: at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at) for tp, at in offsets.items()}
-        for partition, place in places.items():
-            whole_number(f"offsets[{partition}]", place.offset, 0, 2**63 - 1)
-        request = group_messages.CommitOffsets(
-            group,
-            [
-                group_messages.OffsetCommit(tp.topic, tp.partition, at.offset, at.leader_epoch, at.metadata)
-                for tp, at in places.items()
-            ],
-        )
-        self._raise_first_offset(self._call(request, group_messages.OffsetResults))
-
-    def delete_consumer_group_offsets(self, group: str, partitions: Iterable[TopicPartition]) -> None:
-        """Forget what the group has committed there. Raises GroupSubscribedToTopic, GroupIdNotFound."""
-        request = group_messages.DeleteOffsets(group, by_topic(partitions))
-        self._raise_first_offset(self._call(request, group_messages.OffsetResults))
-
-    def delete_consumer_groups(self, groups: Sequence[str]) -> None:
-        """Forget groups that have no members, with their offsets. Raises NonEmptyGroup, GroupIdNotFound."""
-        request = group_messages.DeleteGroups(list(groups))
-        answer: group_messages.GroupResults = self._call(request, group_messages.GroupResults, repeatable=False)
-        for result in answer.groups:
-            if result.error:
-                raise error_for(result.error, result.message)
-
-    @staticmethod
-    def _raise_first_offset(results: group_messages.OffsetResults) -> None:
-        for result in results.offsets:
-            if result.error:
-                raise error_for(result.error, result.message)
+    create_topics = waiting(AdminSteps.create_topics)
+    create_topic = waiting(AdminSteps.create_topic)
+    delete_topics = waiting(AdminSteps.delete_topics)
+    list_topics = waiting(AdminSteps.list_topics)
+    describe_topics = waiting(AdminSteps.describe_topics)
+    describe_configs = waiting(AdminSteps.describe_configs)
+    alter_configs = waiting(AdminSteps.alter_configs)
+    create_partitions = waiting(AdminSteps.create_partitions)
+    delete_records = waiting(AdminSteps.delete_records)
+    list_consumer_groups = waiting(AdminSteps.list_consumer_groups)
+    describe_consumer_groups = waiting(AdminSteps.describe_consumer_groups)
+    list_consumer_group_offsets = waiting(AdminSteps.list_consumer_group_offsets)
+    alter_consumer_group_offsets = waiting(AdminSteps.alter_consumer_group_offsets)
+    delete_consumer_group_offsets = waiting(AdminSteps.delete_consumer_group_offsets)
+    delete_consumer_groups = waiting(AdminSteps.delete_consumer_groups)
 
     def close(self) -> None:
         """Free everything. A second call does nothing."""
-        self._closed = True
-        self._cluster.close()
+        self.steps.close()
 
     def __enter__(self) -> Admin:
         return self
@@ -192,41 +53,3 @@ class Admin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # --- inside ---
-
-    def _call(self, request: Any, answer_class: type, *, repeatable: bool = True) -> Any:
-        if self._closed:
-            raise ClientClosed("this admin was closed")
-        self._cluster.guard.check("admin")
-        return self._cluster.call(request, answer_class, timeout_ms=self._timeout_ms, repeatable=repeatable)
-
-    def _metadata(self, names: list[str] | None) -> messages.MetadataAnswer:
-        answer: messages.MetadataAnswer = self._call(messages.Metadata(names), messages.MetadataAnswer)
-        return answer
-
-    @staticmethod
-    def _raise_first(results: messages.TopicResults) -> None:
-        for result in results.topics:
-            if result.error:
-                error: KbrokerError = error_for(result.error, result.message)
-                raise error
-
-
-def _member(info: group_messages.MemberInfo) -> MemberDescription:
-    return MemberDescription(
-        info.member_id,
-        info.instance_id,
-        info.client_id,
-        info.host,
-        info.epoch,
-        info.is_classic,
-        info.topics,
-        info.pattern,
-        _partitions(info.assignment),
-        _partitions(info.target),
-    )
-
-
-def _partitions(topics: list[group_messages.TopicPartitions]) -> list[TopicPartition]:
-    return [TopicPartition(entry.topic, number) for entry in topics for number in entry.partitions]

@@ -24,6 +24,7 @@ from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster_view import ClusterView
 from kbroker.clients.fork_guard import ForkGuard
 from kbroker.clients.link import Link, LinkState, NotSent, Payload, Reply
+from kbroker.clients.steps import Steps, T
 from kbroker.clients.transport import Transport
 from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
@@ -254,7 +255,7 @@ class Cluster:
             if callback is not None:
                 callback()
 
-    def turn(self, timeout_ms: int) -> None:
+    def turn(self, timeout_ms: int) -> Steps[None]:
         """Serve; when nothing happened sleep until something does, at most `timeout_ms`, and serve again.
 
         Checks for a fork. Call it in a loop that looks each time whether what it waits for has come.
@@ -265,8 +266,17 @@ class Cluster:
             return
         wait_ms = 0 if self.has_input() else min(timeout_ms, self.next_due_ms() - now)
         if wait_ms > 0:
-            self.wait(wait_ms)
+            yield wait_ms
             self.serve(now_ms())
+
+    def run(self, steps: Steps[T]) -> T:
+        """Go through the steps, sleeping in the caller's thread."""
+        while True:
+            try:
+                self.wait(next(steps))
+            except StopIteration as done:
+                outcome: T = done.value
+                return outcome
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Let `wait` end, and call back, when `fd` has input or was hung up."""
@@ -279,9 +289,19 @@ class Cluster:
             with contextlib.suppress(OSError):  # closed already
                 self._epoll.unregister(fd)
 
-    # --- waiting calls ---
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
-    def connect(self, timeout_ms: int) -> None:
+    @property
+    def fd(self) -> int:
+        """Readable when `wait` would not sleep."""
+        return self._epoll.fileno()
+
+    # --- what waits ---
+
+    def connect(self, timeout_ms: int) -> Steps[None]:
         """Wait for the greeting and the first metadata. Raises BrokerUnavailable naming the endpoint, RequestError.
 
         Where nobody listens at all, the wait is REFUSED_MS: a front that is being replaced is back by then.
@@ -296,9 +316,9 @@ class Cluster:
                 raise self.failure
             if left <= 0:
                 raise self._unavailable(timeout_ms)
-            self.turn(left)
+            yield from self.turn(left)
 
-    def fresh_metadata(self, timeout_ms: int) -> None:
+    def fresh_metadata(self, timeout_ms: int) -> Steps[None]:
         """Ask for metadata now and wait for the answer. Raises BrokerUnavailable."""
         # An answer that is on its way was asked for before, perhaps without the topics that are wanted now.
         wanted = self._metadata_requests + 1
@@ -309,7 +329,7 @@ class Cluster:
             left = deadline - now_ms()
             if left <= 0:
                 raise self._unavailable(timeout_ms)
-            self.turn(left)
+            yield from self.turn(left)
 
     def call(
         self,
@@ -319,7 +339,7 @@ class Cluster:
         timeout_ms: int,
         owner_of: TopicPartition | None = None,
         repeatable: bool = True,
-    ) -> Any:
+    ) -> Steps[Any]:
         """Ask and wait for the answer; retriable errors are tried again while there is time.
 
         A request that is not `repeatable` is not sent again once nobody knows whether it was acted on. Raises the
@@ -329,7 +349,7 @@ class Cluster:
         attempt = 0
         while True:
             left = deadline - now_ms()
-            reply = self._call_once(request, answer_class, max(left, 1), owner_of)
+            reply = yield from self._call_once(request, answer_class, max(left, 1), owner_of)
             if reply.error is None:
                 return reply.answer
             if not isinstance(reply.error, RetriableError):
@@ -345,9 +365,11 @@ class Cluster:
             attempt += 1
             if owner_of is not None:
                 self.want_metadata()
-            self.pause(min(left, backoff_ms(attempt, self.settings.retry_backoff_ms, 200)))
+            yield from self.pause(min(left, backoff_ms(attempt, self.settings.retry_backoff_ms, 200)))
 
-    def _call_once(self, request: Any, answer_class: type, timeout_ms: int, owner_of: TopicPartition | None) -> Reply:
+    def _call_once(
+        self, request: Any, answer_class: type, timeout_ms: int, owner_of: TopicPartition | None
+    ) -> Steps[Reply]:
         # Who waits for a shorter time than a request may take gives up alone: the link goes on.
         replies: list[Reply] = []
         if owner_of is None:
@@ -359,14 +381,14 @@ class Cluster:
             left = deadline - now_ms()
             if left <= 0:
                 return Reply(None, [], NetworkError(f"{self.endpoint} did not answer {request.OP} in time"))
-            self.turn(left)
+            yield from self.turn(left)
         return replies[0]
 
-    def pause(self, pause_ms: int) -> None:
+    def pause(self, pause_ms: int) -> Steps[None]:
         """Go on serving for so long."""
         until = now_ms() + pause_ms
         while (left := until - now_ms()) > 0:
-            self.turn(left)
+            yield from self.turn(left)
 
     def close(self) -> None:
         """Close every link and the context. In a forked child nothing of the parent's is touched."""
@@ -380,6 +402,25 @@ class Cluster:
         # Not term(): an interrupted call may have left a socket that no link knows, and term() would wait for it.
         self._context.destroy(linger=0)
         self._epoll.close()
+
+    def recover(self) -> None:
+        """Begin anew with all connections: a call was interrupted in the middle, anywhere. What was asked is forgotten
+        without a word; whoever asked knows."""
+        links = {*self._links, *(link for _, link in self._direct.values())}
+        for link in links if self._front is None else links | {self._front}:
+            link.abandon()
+        self._links = []
+        self._front = None
+        self._front_attempts = 0
+        self._front_retry_ms = 0
+        self._direct = {}
+        self._metadata_asked = False
+        self._metadata_wanted = True
+        self._metadata_not_before_ms = 0
+        self._epoll.close()
+        self._epoll = select.epoll()
+        for fd in self._callbacks:
+            self._epoll.register(fd, select.EPOLLIN)
 
     # --- inside ---
 

@@ -1,37 +1,18 @@
-"""Consumer: records out of partitions, through shared memory or ZeroMQ, read by the caller's own thread.
-
-In a group, a thread of its own sends the heartbeats (`heartbeats.py`); all else is done here too (`group_session.py`).
-"""
+"""Consumer: records out of partitions, through shared memory or ZeroMQ, read by the caller's own thread."""
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
 
-from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
-from kbroker.clients.consumer_core import RESET_TIMESTAMPS, ConsumerCore, Cursor
-from kbroker.clients.consumer_options import ConsumerOptions, Deserializer
-from kbroker.clients.group_membership import Membership
-from kbroker.clients.group_session import GroupOptions, GroupSession, OnCommit
-from kbroker.clients.heartbeats import Heartbeats
-from kbroker.clients.offset_lookup import find_offsets
-from kbroker.clients.producer_options import whole_number
-from kbroker.clients.reader import Reader
-from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
+from kbroker.clients.cluster import now_ms
+from kbroker.clients.consumer_steps import FOREVER_MS, ConsumerSteps
 from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
-from kbroker.errors import BrokerUnavailable, ClientClosed, ConfigError, OffsetOutOfRange, UnknownTopicOrPartition
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
-log = logging.getLogger(__name__)
 
-_FOREVER_MS = 1 << 40
-
-
-class Consumer:
+class Consumer(ConsumerSteps):
     """Reads partitions, alone or in a group. Not for use by several threads at once; a context manager.
 
     `Consumer('topic', group='name')` shares the topic's partitions with all other members of that group, Kafka's
@@ -69,77 +50,8 @@ class Consumer:
     - `max_poll_interval_ms` (300000): a caller who takes longer between two polls loses the partitions, with a warning.
     """
 
-    def __init__(
-        self,
-        *topics: str,
-        server: str | None = None,
-        client_id: str = "kbroker-consumer",
-        group: str | None = None,
-        group_id: str | None = None,
-        auto_offset_reset: str = "latest",
-        fetch_max_bytes: int = 8 << 20,
-        max_partition_fetch_bytes: int = 1 << 20,
-        fetch_min_bytes: int = 1,
-        fetch_max_wait_ms: int = 500,
-        max_poll_records: int = 500,
-        key_deserializer: Deserializer | None = None,
-        value_deserializer: Deserializer | None = None,
-        consumer_timeout_ms: int | None = None,
-        transport: str = "auto",
-        isolation_level: str = "read_uncommitted",
-        check_crcs: bool = True,
-        metadata_max_age_ms: int = 300_000,
-        request_timeout_ms: int = 30_000,
-        retry_backoff_ms: int = 20,
-        api_timeout_ms: int = 10_000,
-        direct: bool = True,
-        group_instance_id: str | None = None,
-        partition_assignor: str | None = None,
-        enable_auto_commit: bool = True,
-        auto_commit_interval_ms: int = 5_000,
-        max_poll_interval_ms: int = 300_000,
-    ) -> None:
-        if group is not None and group_id is not None and group != group_id:
-            raise ConfigError(f"group={group!r} and group_id={group_id!r}: they mean the same, give one of them")
-        if not all(isinstance(topic, str) and topic for topic in topics):
-            raise ConfigError(f"topics={topics!r} is not valid: each must be a topic's name")
-        self.options = ConsumerOptions(
-            client_id, auto_offset_reset, fetch_max_bytes, max_partition_fetch_bytes, fetch_min_bytes,
-            fetch_max_wait_ms, max_poll_records, key_deserializer, value_deserializer, consumer_timeout_ms, transport,
-            isolation_level, check_crcs, metadata_max_age_ms, request_timeout_ms, retry_backoff_ms, api_timeout_ms,
-            group_id if group is None else group, group_instance_id, partition_assignor, enable_auto_commit,
-            auto_commit_interval_ms, max_poll_interval_ms,
-        )  # fmt: skip
-        self.options.check()
-        self._topics = frozenset() if self.options.group is not None else frozenset(topics)
-        self._closed = False
-        self._warned = False
-        self._server = server
-        self._settings = ClusterSettings(
-            client_id=client_id,
-            request_timeout_ms=request_timeout_ms,
-            retry_backoff_ms=retry_backoff_ms,
-            metadata_max_age_ms=metadata_max_age_ms,
-            direct=direct,
-        )
-        self._cluster = Cluster(server, self._settings)
-        self._core = ConsumerCore()
-        self._group: GroupSession | None = None
-        self._subscribed: frozenset[str] = frozenset()
-        try:
-            self._cluster.add_topics(set(self._topics))
-            self._cluster.connect(api_timeout_ms)
-            self._reader = Reader(self._cluster, self._core, self.options)
-            if self.options.group is not None:
-                self._group = self._make_group(self.options.group)
-                if topics:
-                    self.subscribe(topics)
-            self._follow_metadata(first=True)
-            self._cluster.on_metadata = self._follow_metadata
-            self._await_positions(self._core.cursors.values(), api_timeout_ms)
-        except BaseException:
-            self._cluster.close()
-            raise
+    def _made(self) -> None:
+        self._cluster.run(self._connect())
 
     # --- reading ---
 
@@ -147,43 +59,17 @@ class Consumer:
         """Records by partition, as soon as there are some; {} when none came within `timeout_ms` (≥ 0).
 
         At most `max_records` (default: max_poll_records). While the broker is away it is looked for until the time is
-        up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptMessage, ClientClosed.
+        up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptMessage, ClientClosed; in a group
+        what the coordinator refuses for good, and what the listener raises.
         """
-        self._begin()
-        count = self.options.max_poll_records if max_records is None else whole_number("max_records", max_records, 1)
-        found: dict[TopicPartition, list[ConsumerRecord]] = {}
-        deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, _FOREVER_MS)
-        while count > 0:
-            cursor = self._next(None if found else deadline)
-            if cursor is None:
-                break
-            records = cursor.take(count)
-            count -= len(records)
-            found.setdefault(cursor.topic_partition, []).extend(records)
-        return found
+        return self._cluster.run(self._poll(timeout_ms, max_records))
 
     def poll_batches(self, timeout_ms: int = 0) -> list[RecordBatch]:
         """Whole batches, as soon as there are some; [] when none came within `timeout_ms` (≥ 0). Raises as `poll`.
 
         Nothing is decoded until a batch is iterated over. Positions move past the batches that are returned.
         """
-        self._begin()
-        deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, _FOREVER_MS)
-        while True:
-            if self._group is not None and self._group.attention:
-                self._group.follow()
-            found: list[RecordBatch] = []
-            while (cursor := self._core.next_ready()) is not None:
-                found += cursor.take_batches()
-            now = now_ms()
-            if found:
-                self._reader.keep_going(now)
-                return found
-            if not self._reader.gather(now):
-                left = deadline - now
-                if left <= 0:
-                    return []
-                self._sleep(left)
+        return self._cluster.run(self._poll_batches(timeout_ms))
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
         """Records of all partitions, for ever, or until nothing came for `consumer_timeout_ms`. Raises as `poll`.
@@ -193,7 +79,7 @@ class Consumer:
         wait_ms = self.options.consumer_timeout_ms
         while True:
             self._begin()
-            cursor = self._next(now_ms() + (_FOREVER_MS if wait_ms is None else wait_ms))
+            cursor = self._cluster.run(self._next(now_ms() + (FOREVER_MS if wait_ms is None else wait_ms)))
             if cursor is None:
                 return
             records = cursor.records
@@ -204,47 +90,6 @@ class Consumer:
             if cursor.records is records:
                 cursor.finish_batch()
 
-    def _next(self, deadline: int | None) -> Cursor | None:
-        """A partition with decoded records; None: there was none before the deadline (None: do not wait)."""
-        while True:
-            if deadline is not None and self._group is not None and self._group.attention:
-                self._group.follow()
-            cursor = self._core.next_ready()
-            now = now_ms()
-            if cursor is not None:
-                self._reader.keep_going(now)
-                if cursor.records or cursor.decode(self._decode):
-                    return cursor
-                continue
-            if deadline is None:
-                return None
-            if not self._reader.gather(now):
-                left = deadline - now
-                if left <= 0:
-                    return None
-                self._sleep(left)
-
-    def _decode(self, batch: RecordBatch) -> list[ConsumerRecord]:
-        return batch.records(self.options.key_deserializer, self.options.value_deserializer)
-
-    def _begin(self) -> None:
-        """The caller asks for records: those that it had are done with."""
-        self._check()
-        self._core.settle()
-        if self._group is not None:
-            self._group.polls += 1
-
-    def _sleep(self, left_ms: int) -> None:
-        group = self._group
-        if group is None:
-            self._reader.sleep(min(left_ms, 60_000))
-        elif not group.attention:
-            group.waiting = True
-            try:
-                self._reader.sleep(min(left_ms, 60_000))
-            finally:
-                group.waiting = False
-
     # --- what to read ---
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
@@ -254,76 +99,11 @@ class Consumer:
         Raises UnknownTopicOrPartition, BrokerUnavailable; ConfigError for a consumer that was given topics. In a group,
         it begins at committed offsets and may commit, but is no member.
         """
-        self._check()
-        if self._topics or (self._group is not None and self._group.subscribed):
-            raise ConfigError("partitions cannot be assigned: this consumer reads the topics that it was given")
-        wanted = [_checked_partition(partition) for partition in partitions]
-        self._core.settle()
-        self._know({partition.topic for partition in wanted})
-        for partition in wanted:
-            self._check_partition(partition)
-        new = self._core.assign(wanted)
-        committed = self._group.committed(c.topic_partition for c in new) if self._group is not None and new else {}
-        for cursor in new:
-            self._start_at(cursor, committed.get(cursor.topic_partition))
-        self._follow_assignment()
-
-    def assignment(self) -> set[TopicPartition]:
-        """The partitions that are read."""
-        return set(self._core.cursors)
-
-    def subscribe(
-        self,
-        topics: Iterable[str] = (),
-        *,
-        pattern: str = "",
-        listener: ConsumerRebalanceListener | None = None,
-    ) -> None:
-        """Read these topics, or all whose whole name matches `pattern` (RE2), as a member of the group.
-
-        What the group gives comes with the polls that follow. Raises ConfigError without a group.
-        """
-        self._check()
-        if self._group is None:
-            raise ConfigError("subscribe() needs a group: Consumer(group=…); without one name the topics at the start")
-        names = [topics] if isinstance(topics, str) else list(topics)
-        if not all(isinstance(name, str) and name for name in names):
-            raise ConfigError(f"topics={names!r} is not valid: each must be a topic's name")
-        if not isinstance(pattern, str) or bool(names) == bool(pattern):
-            raise ConfigError("subscribe() takes topics or a pattern, one of the two")
-        if self._core.cursors and not self._group.subscribed:
-            raise ConfigError("subscribe() after assign(): unsubscribe() first")
-        self._subscribed = frozenset(names)
-        self._group.subscribe(names, pattern, listener)
+        self._cluster.run(self._assign(partitions))
 
     def unsubscribe(self) -> None:
         """Read nothing any more: leave the group, after a last commit where commits are automatic."""
-        self._check()
-        if self._group is not None:
-            self._group.unsubscribe()
-        self._topics = self._subscribed = frozenset()
-        self._core.assign(())
-        self._follow_assignment()
-
-    def subscription(self) -> set[str]:
-        """The topics that this consumer was given."""
-        return set(self._topics | self._subscribed)
-
-    def pause(self, *partitions: TopicPartition) -> None:
-        """Give out nothing from these until `resume`; they stay assigned, in their place. Raises ConfigError."""
-        self._core.settle()
-        for partition in partitions:
-            self._cursor(partition).paused = True
-
-    def resume(self, *partitions: TopicPartition) -> None:
-        """Go on where `pause` stopped. Raises ConfigError."""
-        self._core.settle()
-        for partition in partitions:
-            self._cursor(partition).paused = False
-
-    def paused(self) -> set[TopicPartition]:
-        """The partitions that are paused."""
-        return {partition for partition, cursor in self._core.cursors.items() if cursor.paused}
+        self._cluster.run(self._unsubscribe())
 
     # --- what the group has committed ---
 
@@ -333,66 +113,38 @@ class Consumer:
         Returns when they are durable. Raises ConfigError without a group, StaleMemberEpoch or UnknownMemberId when the
         partitions are another member's by now, BrokerUnavailable.
         """
-        group = self._in_group()
-        group.commit(self._to_commit(offsets), self.options.api_timeout_ms)
-
-    def commit_async(
-        self,
-        offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None = None,
-        callback: OnCommit | None = None,
-    ) -> None:
-        """As `commit`, without waiting: `callback(offsets, error or None)` is called from a later `poll`."""
-        self._in_group().commit_async(self._to_commit(offsets), callback)
+        self._cluster.run(self._commit(offsets))
 
     def committed(self, partition: TopicPartition) -> OffsetAndMetadata | None:
         """What the group has committed there; None: nothing. Raises ConfigError, BrokerUnavailable."""
-        return self._in_group().committed([_checked_partition(partition)])[partition]
-
-    @property
-    def member_id(self) -> str:
-        """This consumer's name in its group; empty without one."""
-        return self._group.member_id if self._group is not None else ""
+        return self._cluster.run(self._committed(partition))
 
     # --- where to read ---
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        """The next record from this partition is the one at `offset` (≥ 0), or the first after it.
-
-        Raises ConfigError. An offset that is not there shows at the next poll: see `auto_offset_reset`.
-        """
-        self._check()
-        self._core.settle()
-        self._cursor(partition).move(whole_number("offset", offset, 0, 2**63 - 1))
-
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
         """To the first record there is; without arguments in all assigned partitions. Raises as beginning_offsets."""
-        self._seek_to(partitions, EARLIEST_TIMESTAMP)
+        self._cluster.run(self._seek_to(partitions, EARLIEST_TIMESTAMP))
 
     def seek_to_end(self, *partitions: TopicPartition) -> None:
         """Behind the last record that is there now; without arguments in all. Raises as end_offsets."""
-        self._seek_to(partitions, LATEST_TIMESTAMP)
+        self._cluster.run(self._seek_to(partitions, LATEST_TIMESTAMP))
 
     def seek_to_timestamp(self, timestamp_ms: int, *partitions: TopicPartition) -> None:
         """Go to the first record that is not older than `timestamp_ms` (ms since 1970 UTC, ≥ 0), or to the end when
         all are; without partitions, in all that are assigned. Raises as `seek_to_beginning`."""
-        self._seek_to(partitions, whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1))
+        self._cluster.run(self._seek_to_timestamp(partitions, timestamp_ms))
 
     def position(self, partition: TopicPartition) -> int:
         """Offset of the next record for the caller. Raises OffsetOutOfRange when there is none, BrokerUnavailable."""
-        cursor = self._cursor(partition)
-        if not cursor.known:
-            self._await_positions([cursor], self.options.api_timeout_ms)
-        if not cursor.known:
-            raise OffsetOutOfRange(f"{partition} has no position, and auto_offset_reset='none': seek first")
-        return cursor.now_at()
+        return self._cluster.run(self._position(partition))
 
     def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the first record there is in each. Raises UnknownTopicOrPartition, BrokerUnavailable."""
-        return self._offsets(dict.fromkeys(partitions, int(EARLIEST_TIMESTAMP)))
+        return self._cluster.run(self._offsets(partitions, EARLIEST_TIMESTAMP))
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The high watermark of each: the offset after the last record that may be read. Raises likewise."""
-        return self._offsets(dict.fromkeys(partitions, int(LATEST_TIMESTAMP)))
+        return self._cluster.run(self._offsets(partitions, LATEST_TIMESTAMP))
 
     def offsets_for_times(
         self, timestamps: Mapping[TopicPartition, int]
@@ -401,64 +153,21 @@ class Consumer:
 
         Raises UnknownTopicOrPartition, BrokerUnavailable, ConfigError.
         """
-        for partition, timestamp_ms in timestamps.items():
-            whole_number(f"timestamps[{partition}]", timestamp_ms, 0, 2**63 - 1)
-        found = self._find(timestamps)
-        return {
-            tp: OffsetAndTimestamp(one.offset, one.timestamp_ms, one.leader_epoch) if one.offset >= 0 else None
-            for tp, one in found.items()
-        }
-
-    def highwater(self, partition: TopicPartition) -> int | None:
-        """The high watermark as last heard of, without asking; None: never."""
-        known = self._reader.high_watermark(self._cursor(partition))
-        return known if known >= 0 else None
+        return self._cluster.run(self._offsets_for_times(timestamps))
 
     # --- about the broker ---
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """The numbers of the topic's partitions; None: there is no such topic. Raises BrokerUnavailable."""
-        self._check()
-        try:
-            self._know({topic})
-        except UnknownTopicOrPartition:
-            return None
-        finally:
-            self._cluster.topics &= self._wanted_topics()
-        return {partition.partition for partition in self._cluster.view.partitions(topic)}
+        return self._cluster.run(self._partitions_for_topic(topic))
 
     def topics(self) -> set[str]:
         """The names of all topics. Raises BrokerUnavailable."""
-        self._check()
-        self._cluster.all_topics = True
-        try:
-            self._cluster.fresh_metadata(self.options.api_timeout_ms)
-        finally:
-            self._cluster.all_topics = False
-        return set(self._cluster.view.topics)
-
-    @property
-    def transport(self) -> str:
-        """Which way is used now: "shm", or "zmq" when any partition is read through ZeroMQ."""
-        return self._reader.transport
-
-    @property
-    def transport_reason(self) -> str:
-        """Why it is not "shm"; empty when it is."""
-        return self._reader.reason
+        return self._cluster.run(self._all_topics())
 
     def close(self) -> None:
-        """Free everything. A second call does nothing; nor does one in a child process after fork."""
-        if self._closed or self._cluster.guard.forked:
-            return
-        self._closed = True
-        self._core.settle()
-        try:
-            if self._group is not None:
-                self._group.close()
-        finally:
-            self._reader.close()
-            self._cluster.close()
+        """Leave the group and free everything. A second call does nothing; nor does one in a child after fork."""
+        self._cluster.run(self._close())
 
     def __enter__(self) -> Consumer:
         return self
@@ -467,166 +176,3 @@ class Consumer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # --- inside ---
-
-    def _check(self) -> None:
-        self._cluster.guard.check("consumer")
-        if self._closed:
-            raise ClientClosed("this consumer was closed")
-
-    def _cursor(self, partition: TopicPartition) -> Cursor:
-        cursor = self._core.cursors.get(partition)
-        if cursor is None:
-            raise ConfigError(f"{partition} is not assigned to this consumer")
-        return cursor
-
-    def _start(self, cursor: Cursor, timestamp_ms: int | None) -> None:
-        if timestamp_ms is not None:
-            cursor.look_up(timestamp_ms)
-        else:
-            cursor.fault = OffsetOutOfRange(
-                f"{cursor.topic_partition} has no position, and auto_offset_reset='none': seek first"
-            )
-
-    def _start_at(self, cursor: Cursor, committed: OffsetAndMetadata | None) -> None:
-        """At the group's committed offset, or as `auto_offset_reset` says."""
-        if committed is None:
-            self._start(cursor, RESET_TIMESTAMPS.get(self.options.auto_offset_reset))
-        else:
-            cursor.move(committed.offset)
-            cursor.last_epoch = cursor.fetch_epoch = committed.leader_epoch
-
-    def _follow_assignment(self) -> None:
-        """The assignment has changed: nothing is read that is not in it, metadata is asked for what is."""
-        self._cluster.topics = {partition.topic for partition in self._core.cursors}
-        self._cluster.want_metadata()
-        self._reader.forget()
-        self._reader.follow_topics()
-
-    def _make_group(self, name: str) -> GroupSession:
-        options = self.options
-        interval_ms = options.auto_commit_interval_ms if options.enable_auto_commit else None
-
-        def heart(membership: Membership) -> Heartbeats:
-            return Heartbeats(
-                Cluster(self._server, self._settings),
-                membership,
-                group.progress,
-                max_poll_interval_ms=options.max_poll_interval_ms,
-                auto_commit_interval_ms=interval_ms,
-            )
-
-        group = GroupSession(
-            GroupOptions(
-                name,
-                options.group_instance_id,
-                options.partition_assignor,
-                options.max_poll_interval_ms,
-                interval_ms,
-                options.api_timeout_ms,
-                options.client_id,
-            ),
-            self._cluster,
-            self._core,
-            str(uuid.uuid4()),
-            heart,
-            self._start_at,
-            self._follow_assignment,
-        )
-        return group
-
-    def _in_group(self) -> GroupSession:
-        self._check()
-        if self._group is None:
-            raise ConfigError("offsets are committed for a group: Consumer(group=…)")
-        return self._group
-
-    def _to_commit(
-        self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None
-    ) -> dict[TopicPartition, OffsetAndMetadata]:
-        if offsets is None:
-            return self._in_group().positions()
-        checked = {}
-        for partition, at in offsets.items():
-            place = at if isinstance(at, OffsetAndMetadata) else OffsetAndMetadata(at)
-            whole_number(f"offsets[{partition}]", place.offset, 0, 2**63 - 1)
-            checked[_checked_partition(partition)] = place
-        return checked
-
-    def _follow_metadata(self, first: bool = False) -> None:
-        """New partitions of our topics come in, at their start unless this is the beginning."""
-        if self._topics:
-            partitions = [tp for topic in sorted(self._topics) for tp in self._cluster.view.partitions(topic)]
-            known = [tp for tp in self._core.cursors if tp not in set(partitions)]  # a topic that is away for now
-            reset = RESET_TIMESTAMPS.get(self.options.auto_offset_reset) if first else EARLIEST_TIMESTAMP
-            if len(partitions) + len(known) > len(self._core.cursors):
-                for cursor in self._core.assign([*known, *partitions]):
-                    self._start(cursor, reset)
-            missing = self._topics - set(self._cluster.view.topics)
-            if missing and not self._warned:
-                self._warned = True
-                log.warning("there is no topic %s yet; it is read as soon as it is there", ", ".join(sorted(missing)))
-        self._reader.follow_topics()
-
-    def _await_positions(self, cursors: Iterable[Cursor], timeout_ms: int) -> None:
-        deadline = now_ms() + timeout_ms
-        waiting = [cursor for cursor in cursors if cursor.reset_to is not None]
-        while any(cursor.reset_to is not None and cursor.fault is None for cursor in waiting):
-            left = deadline - now_ms()
-            if left <= 0:
-                raise BrokerUnavailable(f"positions could not be looked up within {timeout_ms} ms")
-            if not self._reader.gather(now_ms()):
-                self._reader.sleep(left)
-
-    def _wanted_topics(self) -> set[str]:
-        return set(self._topics) | {partition.topic for partition in self._core.cursors}
-
-    def _know(self, topics: set[str]) -> None:
-        """Make sure that there is metadata of these topics. Raises the broker's error, BrokerUnavailable."""
-        if not topics <= set(self._cluster.view.topics):
-            self._cluster.add_topics(topics)
-            self._cluster.fresh_metadata(self.options.api_timeout_ms)
-        for topic in topics:
-            self._cluster.view.check(topic)
-
-    def _check_partition(self, partition: TopicPartition) -> None:
-        count = self._cluster.view.partition_count(partition.topic)
-        if count is not None and partition.partition >= count:
-            raise UnknownTopicOrPartition(
-                f"topic {partition.topic!r} has partitions 0 … {count - 1}; there is no {partition.partition}"
-            )
-
-    def _seek_to(self, partitions: Sequence[TopicPartition], timestamp_ms: int) -> None:
-        self._check()
-        self._core.settle()
-        cursors = [self._cursor(partition) for partition in partitions or tuple(self._core.cursors)]
-        for cursor in cursors:
-            cursor.look_up(timestamp_ms)
-        self._await_positions(cursors, self.options.api_timeout_ms)
-
-    def _offsets(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        return {tp: one.offset for tp, one in self._find(wanted).items()}
-
-    def _find(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Any]:
-        self._check()
-        if not wanted:
-            return {}
-        checked = {_checked_partition(tp): timestamp_ms for tp, timestamp_ms in wanted.items()}
-        self._know({tp.topic for tp in checked})
-        for partition in checked:
-            self._check_partition(partition)
-        try:
-            return dict(find_offsets(self._cluster, checked, self.options.api_timeout_ms))
-        finally:
-            self._cluster.topics &= self._wanted_topics()
-
-
-def _checked_partition(partition: object) -> TopicPartition:
-    if not isinstance(partition, tuple) or len(partition) != 2:
-        raise ConfigError(f"{partition!r} is not a TopicPartition(topic, partition)")
-    topic, number = partition
-    if not isinstance(topic, str):
-        raise ConfigError(f"{partition!r}: the topic must be text")
-    whole_number("partition", number, 0)
-    return TopicPartition(topic, number)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from kbroker.clients.accumulator import Batch
+from kbroker.clients.gate import Gate
 from kbroker.clients.records import RecordMetadata
 from kbroker.errors import RequestTimedOut
 
@@ -68,12 +68,16 @@ class RecordFuture:
         """
         batch = self._batch
         if batch.outcome is None:
-            ended = threading.Event()
-            if self._producer.watch_batch(batch, ended.set) and not ended.wait(timeout):
+            ended = Gate()
+            if self._producer.watch_batch(batch, ended.open) and not ended.wait(timeout):
                 raise RequestTimedOut(
                     f"no acknowledgement for a record to {batch.topic_partition} within {timeout} s; it may yet arrive"
                 )
         return self.metadata()
+
+    def watch(self, waiter: Callable[[], object]) -> bool:
+        """Hurry the record, and call `waiter` from the producer's thread when the outcome is known; False: it is."""
+        return self._producer.watch_batch(self._batch, waiter)
 
     def metadata(self) -> RecordMetadata:
         """The outcome, which must be known. Raises the error that the record failed with."""

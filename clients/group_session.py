@@ -18,6 +18,7 @@ from kbroker.clients.heartbeats import Heartbeats
 from kbroker.clients.link import Reply
 from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.clients.records import OffsetAndMetadata
+from kbroker.clients.steps import Steps
 from kbroker.errors import (
     BrokerUnavailable,
     KbrokerError,
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 STALE_PAUSE_MS = 20
 """A commit that was refused for its epoch is tried again when a heartbeat has brought the new one."""
+
+LEAVE_MS = 2_000
+"""How long who closes waits for the coordinator's word; without it the group waits for the session's end."""
 
 OnCommit = Callable[[Mapping[TopicPartition, OffsetAndMetadata], KbrokerError | None], None]
 
@@ -126,8 +130,8 @@ class GroupSession:
         self._heart.noticed()
         self._heart.attention = attention
 
-    def follow(self) -> None:
-        """Do what the group asks for: give up, ask for committed offsets, take. Never waits, but for a last commit.
+    def follow(self) -> Steps[None]:
+        """Do what the group asks for: give up, ask for committed offsets, take. Waits only for a last commit.
 
         Raises what the coordinator has refused for good, and what the listener raises.
         """
@@ -151,7 +155,7 @@ class GroupSession:
         self._found = {tp: found for tp, found in self._found.items() if tp in wanted}
         revoked = owned - wanted
         if revoked:
-            self._revoke(revoked, owned & wanted)
+            yield from self._revoke(revoked, owned & wanted)
             owned &= wanted
         missing = wanted - owned - self._asked - self._found.keys()
         if missing:
@@ -165,11 +169,11 @@ class GroupSession:
         if lost:
             self._listener.on_partitions_lost(lost)
 
-    def _revoke(self, revoked: frozenset[TopicPartition], kept: frozenset[TopicPartition]) -> None:
+    def _revoke(self, revoked: frozenset[TopicPartition], kept: frozenset[TopicPartition]) -> Steps[None]:
         try:
             if self._options.auto_commit_interval_ms is not None:
                 try:
-                    self.commit(self.positions(revoked), self._options.timeout_ms)
+                    yield from self.commit(self.positions(revoked), self._options.timeout_ms)
                 except KbrokerError as error:
                     log.warning("group %s: partitions are given up uncommitted: %s", self._options.group, error)
             self._listener.on_partitions_revoked(revoked)
@@ -255,26 +259,26 @@ class GroupSession:
         if error is not None and not isinstance(error, (RetriableError, StaleMemberEpoch)):
             log.warning("group %s: an automatic commit failed: %s", self._options.group, error)
 
-    def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], timeout_ms: int) -> None:
+    def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], timeout_ms: int) -> Steps[None]:
         """Commit and wait until it is durable. Raises what the coordinator refuses with, BrokerUnavailable."""
         if not offsets:
             return
         deadline = now_ms() + timeout_ms
         while True:
             try:
-                answer: m.OffsetResults = self._cluster.call(
+                answer: m.OffsetResults = yield from self._cluster.call(
                     self._commit_request(offsets), m.OffsetResults, timeout_ms=max(1, deadline - now_ms())
                 )
                 self._raise_first(answer)
             except StaleMemberEpoch:
                 if now_ms() >= deadline:
                     raise
-                self._cluster.pause(STALE_PAUSE_MS)
+                yield from self._cluster.pause(STALE_PAUSE_MS)
                 continue
             except RetriableError as error:
                 if now_ms() >= deadline:
                     raise BrokerUnavailable(f"nothing was committed within {timeout_ms} ms: {error}") from error
-                self._cluster.pause(STALE_PAUSE_MS)
+                yield from self._cluster.pause(STALE_PAUSE_MS)
                 continue
             self._note(offsets)
             return
@@ -297,11 +301,11 @@ class GroupSession:
         if offsets:
             self._cluster.ask_front(self._commit_request(offsets), m.OffsetResults, answered)
 
-    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata | None]:
+    def committed(self, partitions: Iterable[TopicPartition]) -> Steps[dict[TopicPartition, OffsetAndMetadata | None]]:
         """What the group has committed; None: nothing. Raises BrokerUnavailable, RequestError."""
         wanted = list(partitions)
         request = m.FetchOffsets(self._options.group, by_topic(wanted))
-        answer: m.CommittedOffsets = self._cluster.call(
+        answer: m.CommittedOffsets = yield from self._cluster.call(
             request, m.CommittedOffsets, timeout_ms=self._options.timeout_ms
         )
         found: dict[TopicPartition, OffsetAndMetadata | None] = dict.fromkeys(wanted)
@@ -314,7 +318,7 @@ class GroupSession:
                 )
         return found
 
-    def close(self) -> None:
+    def close(self) -> Steps[None]:
         """Commit what is to be committed, give up everything, leave."""
         heart = self._heart
         if heart is None:
@@ -322,15 +326,15 @@ class GroupSession:
         try:
             owned = frozenset(self._core.cursors)
             if owned and not self._membership.lost:
-                self._revoke(owned, frozenset())
+                yield from self._revoke(owned, frozenset())
         finally:
+            heart.leave(LEAVE_MS)
+            deadline = now_ms() + LEAVE_MS
+            while not heart.is_over and (left := deadline - now_ms()) > 0:
+                yield from self._cluster.turn(left)
             self._heart = None
             self._cluster.unwatch(heart.changed_fd)
-            heart.close(min(2_000, self._options.timeout_ms))
-
-    def unsubscribe(self) -> None:
-        """Leave the group; nothing is assigned any more."""
-        self.close()
+            heart.close()
 
     def _commit_request(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> m.CommitOffsets:
         entries = [

@@ -57,6 +57,7 @@ class Heartbeats:
         self._seen: object = None
         self._seen_ms = now_ms()
         self._end_ms: int | None = None
+        self._is_over = False
         cluster.watch(self._wake_fd, lambda: _drain(self._wake_fd))
         self._thread = threading.Thread(target=self._run, name=f"kbroker-heartbeats-{membership.group}", daemon=True)
         self._thread.start()
@@ -70,21 +71,35 @@ class Heartbeats:
         self.attention = False
         _drain(self.changed_fd)
 
-    def close(self, timeout_ms: int) -> None:
-        """Leave the group, waiting at most so long for the coordinator's word, and end the thread."""
+    def leave(self, timeout_ms: int) -> None:
+        """Leave the group; the thread waits at most so long for the coordinator's word, and then calls attention."""
         with self.lock:
             self._membership.leave()
             self._end_ms = now_ms() + timeout_ms
         self.wake()
-        self._thread.join(timeout_ms / 1000 + 1)
-        if not self._thread.is_alive():
-            self._cluster.close()
-            os.close(self._wake_fd)
-            os.close(self.changed_fd)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the thread has done its last work: `close` does not wait then."""
+        return self._is_over
+
+    def close(self) -> None:
+        """After `leave`: end the thread and free everything."""
+        self._thread.join()
+        self._cluster.close()
+        os.close(self._wake_fd)
+        os.close(self.changed_fd)
 
     # --- in the thread ---
 
     def _run(self) -> None:
+        try:
+            self._beat()
+        finally:
+            self._is_over = True
+            self._call_attention()
+
+    def _beat(self) -> None:
         while True:
             now = now_ms()
             with self.lock:
@@ -97,7 +112,7 @@ class Heartbeats:
                     request = member.heartbeat()
             if request is not None:
                 self._cluster.ask_front(request, GroupHeartbeatAnswer, self._answered, timeout_ms=ANSWER_MS)
-            self._cluster.turn(self._pause_ms(now_ms()))
+            self._cluster.run(self._cluster.turn(self._pause_ms(now_ms())))
 
     def _answered(self, reply: Reply) -> None:
         now = now_ms()

@@ -151,6 +151,14 @@ class Link:
         for asked in unsent:
             asked.on_reply(Reply(None, [], NotSent(str(error)) if isinstance(error, NetworkError) else error))
 
+    def abandon(self) -> None:
+        """Drop the connection; nobody is told. For a link whose use was interrupted, anywhere."""
+        self.state = LinkState.DEAD
+        self.error = NetworkError(f"the use of the connection to {self.endpoint} was interrupted")
+        self._asked.clear()
+        self._backlog.clear()
+        self.transport.close()
+
     def close(self) -> None:
         """The client is being closed."""
         self.die(NetworkError("the client was closed"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster import Cluster, now_ms
 from kbroker.clients.link import Reply
+from kbroker.clients.steps import Steps
 from kbroker.errors import (
     BrokerUnavailable,
     NetworkError,
@@ -50,7 +51,7 @@ def _ask_owner(cluster: Cluster, wanted: Mapping[TopicPartition, int], on_found:
 
 def find_offsets(
     cluster: Cluster, wanted: Mapping[TopicPartition, int], timeout_ms: int
-) -> dict[TopicPartition, OffsetFound]:
+) -> Steps[dict[TopicPartition, OffsetFound]]:
     """As ask_offsets, waiting, and trying again what may succeed later.
 
     Raises UnknownTopicOrPartition, BrokerUnavailable, or what an owner refused with.
@@ -70,20 +71,20 @@ def find_offsets(
 
         ask_offsets(cluster, missing, note)
         while len(errors) + sum(tp in found for tp in missing) < len(missing) and now_ms() < deadline:
-            cluster.turn(deadline - now_ms())
+            yield from cluster.turn(deadline - now_ms())
         for tp, error in errors.items():
             last = error
             if not isinstance(error, RetriableError):
                 raise error
             if isinstance(error, UnknownTopicOrPartition) or cluster.view.leader(tp) < 0:
-                cluster.fresh_metadata(max(1, deadline - now_ms()))
+                yield from cluster.fresh_metadata(max(1, deadline - now_ms()))
                 _check_known(cluster, tp)
         if now_ms() >= deadline:
             raise BrokerUnavailable(f"offsets could not be looked up within {timeout_ms} ms: {last}")
         if errors:
             cluster.want_metadata()
             attempt += 1
-            cluster.pause(min(backoff_ms(attempt, 20, 500), max(0, deadline - now_ms())))
+            yield from cluster.pause(min(backoff_ms(attempt, 20, 500), max(0, deadline - now_ms())))
     return found
 
 

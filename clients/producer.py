@@ -15,6 +15,7 @@ from typing import Any
 from kbroker.clients.accumulator import Batch
 from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
 from kbroker.clients.futures import RecordFuture
+from kbroker.clients.gate import Gate
 from kbroker.clients.producer_loop import ProducerLoop
 from kbroker.clients.producer_options import (
     Partitioner,
@@ -26,7 +27,7 @@ from kbroker.clients.producer_options import (
     check_idempotence,
     whole_number,
 )
-from kbroker.errors import ClientClosed, ConfigError, MessageTooLarge, RequestTimedOut
+from kbroker.errors import ConfigError, MessageTooLarge, RequestTimedOut
 from kbroker.types import TopicPartition
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -115,6 +116,7 @@ class Producer(ProducerLoop):
         self._key_serializer = key_serializer
         self._value_serializer = value_serializer
         self._partitioner = partitioner
+        self._unchecked_bytes = max_request_size - RECORD_BYTES_EXTRA
 
         cluster = Cluster(
             server,
@@ -128,7 +130,7 @@ class Producer(ProducerLoop):
             ),
         )
         try:
-            cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1))
+            cluster.run(cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1)))
         except BaseException:
             cluster.close()
             raise
@@ -171,36 +173,49 @@ class Producer(ProducerLoop):
         else:
             whole_number("timestamp_ms", timestamp_ms, 0, 2**63 - 1)
         checked = _checked_headers(headers) if headers else ()
+        key_bytes = 0 if key is None else len(key)
+        value_bytes = 0 if value is None else len(value)
+        if checked or key_bytes + value_bytes > self._unchecked_bytes:
+            self._check_size(key, value, checked)
         accumulator = self._accumulator
-        with self._lock:
-            if self._closed:
-                raise ClientClosed("this producer was closed")
-            partitions = self._topics.get(topic)
-            if partitions is None:
-                partitions = self._find_topic(topic)
-            if accumulator.free_bytes <= 0:
-                self._check_size(key, value, checked)
-                self._wait_for_space()
-            if partition is not None:
-                target = partitions.number(partition)
-            elif self._partitioner is not None:
-                target = partitions.chosen(self._partitioner, key)
-            elif key is None:
-                target = partitions.sticky
-            else:
-                target = partitions.for_key(key)
-            batch = accumulator.open.get(target)
-            # Whatever joins a batch is no larger than a batch, which is no larger than max_request_size.
-            if batch is None or not accumulator.append(batch, timestamp_ms, key, value, checked):
-                self._check_size(key, value, checked)
-                filled = batch is not None
-                if batch is not None:
-                    self._filled(batch)
-                moves = key is None and partition is None and self._partitioner is None
-                batch = self._add_elsewhere(
-                    partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked, filled
-                )
-            return RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
+        try:
+            while True:
+                with self._lock:
+                    partitions = self._topics.get(topic)
+                    if (
+                        partitions is not None
+                        and accumulator.free_bytes > 0
+                        and not (self._closed or self._is_changing)
+                    ):
+                        if partition is not None:
+                            target = partitions.number(partition)
+                        elif self._partitioner is not None:
+                            target = partitions.chosen(self._partitioner, key)
+                        elif key is None:
+                            target = partitions.sticky
+                        else:
+                            target = partitions.for_key(key)
+                        self._is_changing = True
+                        batch = accumulator.open.get(target)
+                        if batch is None or not accumulator.append(batch, timestamp_ms, key, value, checked):
+                            filled = batch is not None
+                            if batch is not None:
+                                self._filled(batch)
+                            moves = key is None and partition is None and self._partitioner is None
+                            batch = self._add_elsewhere(
+                                partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked, filled
+                            )
+                        future = RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
+                        self._is_changing = False
+                        return future
+                self._await_ready(topic)
+        except BaseException:
+            self._interrupted()
+            raise
+
+    def would_block(self, topic: str) -> bool:
+        """Whether `send` would wait now: for the topic's partitions, or for space in the buffer."""
+        return topic not in self._topics or self._accumulator.free_bytes <= 0
 
     def flush(self, timeout: float | None = None) -> None:
         """Send everything now and wait until each record that was queued before is acknowledged or given up.
@@ -209,18 +224,23 @@ class Producer(ProducerLoop):
         was given up is told by its future.
         """
         self._guard.check("producer")
-        pending = threading.Semaphore(0)
-        with self._lock:
-            batches = [batch for batch in self._core.batches() if not batch.done]
-            for batch in batches:
-                self._watch(batch, pending.release)
+
+        def begin() -> list[tuple[Batch, Gate]]:
+            pending = [(batch, Gate()) for batch in self._core.batches() if not batch.done]
+            for batch, ended in pending:
+                self._watch(batch, ended.open)
             self._pump(now_ms())
             self._wake_if_needed()
+            return pending
+
+        if self._is_over:
+            return
+        pending = self._change(begin)
         deadline = None if timeout is None else time.monotonic() + timeout
-        for _ in batches:
+        for _, ended in pending:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not pending.acquire(timeout=left):
-                count = sum(batch.record_count for batch in batches if not batch.done)
+            if not ended.wait(left):
+                count = sum(batch.record_count for batch, _ in pending if not batch.done)
                 raise RequestTimedOut(f"{count} records are not acknowledged after {timeout} s")
 
     def close(self, timeout: float | None = None) -> None:
@@ -231,17 +251,12 @@ class Producer(ProducerLoop):
         """
         if self._guard.forked:
             return
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        with contextlib.suppress(RequestTimedOut):
-            self.flush(timeout)
-        with self._lock:
-            self._perform(self._core.abort(ClientClosed("the producer was closed before the record was acknowledged")))
-            self._changed.notify_all()
-            self._wake()
-            self._stop = True
+        self._closed = True
+        try:
+            with contextlib.suppress(RequestTimedOut):
+                self.flush(timeout)
+        finally:
+            self._end()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         atexit.unregister(self._at_exit)
@@ -249,20 +264,21 @@ class Producer(ProducerLoop):
     def partitions_for(self, topic: str) -> set[int]:
         """The numbers of the topic's partitions; the topic is made if the broker does that. Raises as `send`."""
         self._guard.check("producer")
-        with self._lock:
-            partitions = self._topics.get(topic) or self._find_topic(topic)
-            return {tp.partition for tp in partitions.all}
+        if self._topics.get(topic) is None:
+            self._await_topic(topic)
+        return {tp.partition for tp in self._topics[topic].all}
 
     def metrics(self) -> dict[str, int]:
         """Counts since the start, and what is in the buffer now (bytes, batches)."""
         self._guard.check("producer")
-        with self._lock:
-            return {
+        return self._change(
+            lambda: {
                 **self._counts,
                 "buffer_bytes_total": self._accumulator.buffer_memory,
                 "buffer_bytes_free": self._accumulator.free_bytes,
                 "batches_unfinished": sum(1 for _ in self._core.batches()),
             }
+        )
 
     def __enter__(self) -> Producer:
         return self

@@ -24,6 +24,7 @@ from kbroker.errors import (
     DuplicateSequence,
     InvalidProducerEpoch,
     LeaderNotAvailable,
+    NetworkError,
     NotLeaderOrFollower,
     OutOfOrderSequence,
     RequestTimedOut,
@@ -251,6 +252,42 @@ class ProducerCore:
             queue.waiting.clear()
             for batch in batches:
                 effects += self._fail(queue, batch, error)
+        return effects
+
+    def recover(self, now_ms: int) -> list[Effect]:
+        """Make everything anew from the accumulator's batches: an event was interrupted in the middle, anywhere, and
+        all links were given up.
+
+        What was sent is sent again, as after a lost connection. What was not gets its sequence under a new identity,
+        since nobody knows which one comes next under the old.
+        """
+        self.accumulator.recover()
+        queues, self._queues = self._queues, {}
+        self._asked_identity = False
+        self._active, self._look, self._later = {}, {}, []
+        for topic_partition, old in queues.items():
+            queue = self._queues[topic_partition] = PartitionQueue(topic_partition)
+            queue.identity, queue.trouble = old.identity, old.trouble
+            queue.renewing = True
+        batches = list(self.accumulator.unfinished)
+        self._by_age = deque(batches)
+        effects: list[Effect] = []
+        lost = []
+        for batch in sorted(batches, key=_number):
+            if batch.done:
+                effects.append(BatchDone(batch))
+                continue
+            queue = self._queues.setdefault(batch.topic_partition, PartitionQueue(batch.topic_partition))
+            self._active[batch.topic_partition] = queue
+            if batch.attempts:
+                queue.in_flight.append(batch)
+                lost.append(batch)
+            else:
+                queue.waiting.append(batch)
+                self._look[queue] = None
+        for batch in lost:
+            error = NetworkError("the caller was interrupted while the batch was on its way")
+            effects += self.failed(batch, batch.attempts, error, now_ms)
         return effects
 
     # --- questions ---

@@ -9,12 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from kbroker.catalog.topics import check_name
 from kbroker.clients.accumulator import Accumulator, Batch
 from kbroker.clients.cluster import Cluster, now_ms
 from kbroker.clients.futures import RecordFuture
+from kbroker.clients.gate import Gate
 from kbroker.clients.link import Reply
 from kbroker.clients.producer_core import (
     BatchDone,
@@ -30,6 +31,7 @@ from kbroker.clients.topic_partitions import TopicPartitions
 from kbroker.errors import BrokerUnavailable, BufferFull, ClientClosed, ConfigError, LeaderNotAvailable
 from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, ProducerIdAnswer
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SLEEP_MAX_MS = 5_000
@@ -44,6 +46,11 @@ class ProducerLoop:
     thread sends what has waited long enough, takes answers, tries again and calls back.
 
     `_lock` guards everything. Callbacks of records run on the loop's thread, without the lock.
+
+    An exception may be raised in a caller's thread at any moment (Ctrl-C, a signal's handler), in the loop's thread
+    never. So whoever changes something in a caller's thread says so in `_is_changing` first, and takes it back when all
+    is done. Who has the lock and finds it set knows that a change was interrupted: the loop's thread then makes
+    everything anew from what cannot be half done, the batches (`_recover`); all others wait until it has.
     """
 
     def __init__(self, cluster: Cluster, options: ProducerOptions) -> None:
@@ -65,15 +72,17 @@ class ProducerLoop:
         )
         self._topics: dict[str, TopicPartitions] = {}
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # space in the buffer, metadata
-        self._waiting = 0
+        self._is_changing = False  # a caller's thread is at it, or was interrupted in it
+        self._gates: list[Gate] = []  # of callers who wait for space in the buffer, metadata, recovery
         self._watched = 0  # batches that somebody waits for
         self._filled_ms = 0  # when the caller's thread last filled a batch, and so served the sockets
-        self._closed = False
-        self._stop = False
+        self._closed = False  # nothing is taken any more
+        self._stop = False  # the thread is to end
+        self._is_over = False  # it has
         self._sleeps_until_ms = 0
         self._identity_not_before_ms = 0
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] = []  # of batches that had ended before
+        self._ended: list[Batch] = []  # batches with callbacks
         self._told = ""  # the last error that was logged
         self._counts = {"records_sent": 0, "records_failed": 0, "batches_sent": 0, "bytes_sent": 0, "retries": 0}
         self._cluster.on_metadata = self._learn_partitions
@@ -87,7 +96,8 @@ class ProducerLoop:
     def watch_batch(self, batch: Batch, waiter: Callable[[], object]) -> bool:
         """Part of the futures' side; see Completer."""
         self._guard.check("producer")
-        with self._lock:
+
+        def watch() -> bool:
             if batch.done:
                 return False
             hurried = batch.urgent
@@ -97,6 +107,8 @@ class ProducerLoop:
                 self._wake_if_needed()
             return True
 
+        return self._change(watch)
+
     def add_callback(self, batch: Batch, future: RecordFuture, callback: Callable[[Any], object], error: bool) -> None:
         """Part of the futures' side; see Completer."""
         self._guard.check("producer")
@@ -105,12 +117,129 @@ class ProducerLoop:
             if future.failed() is error:
                 callback(future.exception if error else future.metadata())
 
-        with self._lock:
+        def add() -> None:
             if batch.done:
                 self._callbacks.append(call)
                 self._wake()
             else:
                 batch.callbacks = [*(batch.callbacks or ()), call]
+
+        self._change(add)
+
+    # --- callers' threads ---
+
+    def _change(self, change: Callable[[], T]) -> T:
+        """Call `change` with the lock, in a caller's thread."""
+        try:
+            while True:
+                with self._lock:
+                    if not self._is_changing:
+                        self._is_changing = True
+                        result = change()
+                        self._is_changing = False
+                        return result
+                self._await_recovery()
+        except BaseException:
+            self._interrupted()
+            raise
+
+    def _interrupted(self) -> None:
+        """An exception is on its way out of this caller's thread: have the other thread look what it has left behind.
+
+        Should this be interrupted as well, that thread looks when it wakes the next time: after SLEEP_MAX_MS at most.
+        """
+        with self._lock:
+            if self._is_changing and not self._is_over:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _await_recovery(self) -> None:
+        """Wait until the loop's thread has set right what was interrupted."""
+        gate = Gate()
+        with self._lock:
+            if not self._is_changing:
+                return
+            if threading.current_thread() is self._thread:  # a callback that uses the producer
+                self._recover()
+                return
+            self._gates.append(gate)
+            os.eventfd_write(self._wake_fd, 1)
+        gate.wait()
+
+    def _await_ready(self, topic: str) -> None:
+        """Wait until a record for this topic can be taken."""
+        if self._closed:
+            raise ClientClosed("this producer was closed")
+        if self._is_changing:
+            self._await_recovery()
+        elif topic not in self._topics:
+            self._await_topic(topic)
+        else:
+            self._await_space()
+
+    def _end(self) -> None:
+        """Have the thread give up what is left, and end."""
+        with self._lock:
+            self._stop = True
+            if not self._is_over:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _await_space(self) -> None:
+        """Wait until the buffer has room for a record. Raises BufferFull, ClientClosed."""
+        options = self.options
+
+        def look() -> Gate | None:
+            if self._accumulator.free_bytes > 0:
+                return None
+            self._core.hasten_all()
+            self._pump(now_ms())
+            return self._new_gate() if self._accumulator.free_bytes <= 0 else None
+
+        if not self._await(look, options.max_block_ms):
+            raise BufferFull(
+                f"the buffer of buffer_memory={options.buffer_memory} bytes stayed full for "
+                f"max_block_ms={options.max_block_ms}: the broker is slower than this producer, or away"
+            )
+
+    def _await_topic(self, topic: str) -> None:
+        """Wait until a topic's partitions are known. Raises what the broker says, BrokerUnavailable, ClientClosed."""
+        if not isinstance(topic, str) or not topic:
+            raise ConfigError(f"topic={topic!r} is not valid: it must be a topic's name")
+        check_name(topic)
+        view = self._cluster.view
+        version = view.version
+
+        def look() -> Gate | None:
+            self._cluster.add_topics({topic})
+            is_refused = view.version > version and view.errors.get(topic, (LeaderNotAvailable.code,))[0]
+            if topic in self._topics or (is_refused and is_refused != LeaderNotAvailable.code):
+                return None
+            return self._new_gate()
+
+        is_known = self._await(look, self.options.max_block_ms)
+        if topic in self._topics:
+            return
+        if is_known:
+            self._change(lambda: self._cluster.topics.discard(topic))
+            view.check(topic)
+        failure = self._cluster.failure
+        raise BrokerUnavailable(
+            f"nothing is known of topic {topic!r} after max_block_ms={self.options.max_block_ms}"
+            + (f": {failure}" if failure is not None else "")
+        )
+
+    def _await(self, look: Callable[[], Gate | None], timeout_ms: int) -> bool:
+        """Wait until `look`, which is called with the lock, gives no gate to wait at. False: that took too long."""
+        deadline = now_ms() + timeout_ms
+        while True:
+            if self._closed:
+                raise ClientClosed("this producer was closed")
+            gate = self._change(look)
+            if gate is None:
+                return True
+            left = deadline - now_ms()
+            if left <= 0:
+                return False
+            gate.wait(left / 1000)
 
     # --- inside; the lock is held from here on ---
 
@@ -136,54 +265,18 @@ class ProducerLoop:
         elif now + linger_ms < self._sleeps_until_ms:
             self._wake()
 
-    def _wait_for_space(self) -> None:
-        deadline = now_ms() + self.options.max_block_ms
-        self._core.hasten_all()
-        self._pump(now_ms())
-        while self._accumulator.free_bytes <= 0:
-            left = deadline - now_ms()
-            if left <= 0:
-                raise BufferFull(
-                    f"the buffer of buffer_memory={self.options.buffer_memory} bytes stayed full for "
-                    f"max_block_ms={self.options.max_block_ms}: the broker is slower than this producer, or away"
-                )
-            self._wake()
-            self._wait_changed(left)
+    def _new_gate(self) -> Gate:
+        """Opened when something has changed; the thread is woken to see to it."""
+        gate = Gate()
+        self._gates.append(gate)
+        self._wake()
+        return gate
 
-    def _wait_changed(self, timeout_ms: int) -> None:
-        self._waiting += 1
-        try:
-            self._changed.wait(timeout_ms / 1000)
-        finally:
-            self._waiting -= 1
-        if self._stop:
-            raise ClientClosed("this producer was closed")
-
-    def _find_topic(self, topic: str) -> TopicPartitions:
-        if not isinstance(topic, str) or not topic:
-            raise ConfigError(f"topic={topic!r} is not valid: it must be a topic's name")
-        check_name(topic)
-        if self._closed:
-            raise ClientClosed("this producer was closed")
-        deadline = now_ms() + self.options.max_block_ms
-        version = self._cluster.view.version
-        self._cluster.add_topics({topic})
-        while topic not in self._topics:
-            if self._cluster.view.version > version and topic in self._cluster.view.errors:
-                code, _ = self._cluster.view.errors[topic]
-                if code != LeaderNotAvailable.code:
-                    self._cluster.topics.discard(topic)
-                    self._cluster.view.check(topic)
-            left = deadline - now_ms()
-            if left <= 0:
-                failure = self._cluster.failure
-                raise BrokerUnavailable(
-                    f"nothing is known of topic {topic!r} after max_block_ms={self.options.max_block_ms}"
-                    + (f": {failure}" if failure is not None else "")
-                )
-            self._wake()
-            self._wait_changed(left)
-        return self._topics[topic]
+    def _open_gates(self) -> None:
+        # Forgotten last: an interruption leaves gates that are opened once more.
+        for gate in self._gates:
+            gate.open()
+        self._gates.clear()
 
     def _learn_partitions(self) -> None:
         for name, info in self._cluster.view.topics.items():
@@ -194,7 +287,7 @@ class ProducerLoop:
                 known = self._topics[name] = TopicPartitions(name, len(info.partitions))
             known.update([partition.leader for partition in info.partitions])
             known.batch_bytes_max = info.batch_bytes_max
-        self._changed.notify_all()
+        self._open_gates()
 
     def _pump(self, now: int) -> None:
         """Send what is ready, take answers, send what they have set free."""
@@ -257,10 +350,10 @@ class ProducerLoop:
             for waiter in batch.waiters:
                 waiter()
         if batch.callbacks:
-            self._callbacks += batch.callbacks
-        batch.waiters = batch.callbacks = None
-        if self._waiting:
-            self._changed.notify_all()
+            self._ended.append(batch)
+        if self._gates:
+            self._open_gates()
+        self._accumulator.forget(batch)
 
     def _due_ms(self) -> int:
         due = self._cluster.next_due_ms()
@@ -274,14 +367,14 @@ class ProducerLoop:
     def _wake_if_needed(self) -> None:
         """After the caller's thread has used the sockets: leave nothing that the sleeping thread would not see."""
         if self._sleeps_until_ms and (
-            self._callbacks or self._due_ms() < self._sleeps_until_ms or self._cluster.has_input()
+            self._callbacks or self._ended or self._due_ms() < self._sleeps_until_ms or self._cluster.has_input()
         ):
             self._wake()
 
     def _wake(self) -> None:
-        if self._sleeps_until_ms and not self._stop:
-            self._sleeps_until_ms = 0
+        if self._sleeps_until_ms and not self._is_over:
             os.eventfd_write(self._wake_fd, 1)
+            self._sleeps_until_ms = 0
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -290,46 +383,72 @@ class ProducerLoop:
     # --- the thread ---
 
     def _run(self) -> None:
-        stop = False
-        while not stop:
-            try:
-                stop = self._turn()
-            except Exception as error:
-                log.exception("the producer's thread failed; nothing more can be sent")
-                with self._lock:
-                    self._closed = stop = True
-                    self._perform(self._core.abort(error))
-                    self._changed.notify_all()
+        reason: Exception = ClientClosed("the producer was closed before the record was acknowledged")
+        try:
+            while not self._turn():
+                pass
+        except Exception as error:
+            log.exception("the producer's thread failed; nothing more can be sent")
+            reason = error
         with self._lock:
-            self._stop = True
+            self._closed = self._stop = self._is_over = True
             self._sleeps_until_ms = 0
+            self._recover()
+            self._perform(self._core.abort(reason))
+            callbacks = self._take_callbacks()
             self._cluster.unwatch(self._wake_fd)
             self._cluster.close()
             os.close(self._wake_fd)
+        _call(callbacks)
+
+    def _recover(self) -> None:
+        """A caller's thread may have been interrupted anywhere: what it was at is made anew."""
+        self._cluster.recover()
+        self._identity_not_before_ms = 0
+        self._perform(self._core.recover(now_ms()))
+        self._watched = sum(batch.waiters is not None for batch in self._accumulator.unfinished)
+        self._is_changing = False
+        self._open_gates()
+
+    def _take_callbacks(self) -> list[Callable[[], object]]:
+        """What is to be called back now."""
+        callbacks, self._callbacks = self._callbacks, []
+        ended, self._ended = self._ended, []
+        for batch in ended:
+            # Taken from the batch: it may stand there twice, told once more after an interruption.
+            callbacks += batch.callbacks or ()
+            batch.callbacks = None
+        return callbacks
 
     def _turn(self) -> bool:
         with self._lock:
             self._sleeps_until_ms = 0
+            if self._is_changing:
+                self._recover()
             now = now_ms()
             if self._identity_not_before_ms and now >= self._identity_not_before_ms:
                 self._identity_not_before_ms = 0
                 self._core.identity_failed()
             self._pump(now)
-            callbacks, self._callbacks = self._callbacks, []
+            callbacks = self._take_callbacks()
             stop = self._stop
             wait_ms = 0
             if not stop and not callbacks and not self._cluster.has_input():
                 wait_ms = min(max(0, self._due_ms() - now), SLEEP_MAX_MS)
                 self._sleeps_until_ms = now + wait_ms if wait_ms else 0
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception:
-                log.exception("a callback of a record failed")
+        _call(callbacks)
         if wait_ms:
             self._cluster.wait(wait_ms)
-            if now_ms() - self._filled_ms <= 1 and not (self._watched or self._waiting or self._stop):
+            if now_ms() - self._filled_ms <= 1 and not (self._watched or self._gates or self._stop):
                 # The caller's thread is filling batches, and takes the answers with each: do not fight it for the
                 # interpreter over every single one.
                 time.sleep(BUSY_PAUSE_S)
         return stop
+
+
+def _call(callbacks: list[Callable[[], object]]) -> None:
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback of a record failed")

@@ -116,20 +116,19 @@ class Reader:
             self._cluster.serve(now)
             self._served_ms = now
 
-    def sleep(self, timeout_ms: int) -> None:
-        """Wait until something may be there to read, at most so long."""
+    def rest_ms(self, timeout_ms: int) -> int:
+        """For how long the caller may sleep on the cluster's descriptors, at most `timeout_ms`; 0: not at all."""
         now = now_ms()
         cluster = self._cluster
         if cluster.has_input() or (
             self._shm is not None and not self._shm.arm(self._core.wanting(now, self._ahead_bytes), now)
         ):
-            return
+            return 0
         until = min(now + timeout_ms, cluster.next_due_ms())
         for retry_ms in (self._core.next_retry_ms(), self._shm.next_retry_ms() if self._shm is not None else None):
             if retry_ms is not None and retry_ms > now:
                 until = min(until, retry_ms)
-        if until > now:
-            cluster.wait(until - now)
+        return until - now
 
     def high_watermark(self, cursor: Cursor) -> int:
         """As last heard of; -1: never."""

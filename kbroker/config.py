@@ -26,8 +26,9 @@ class Setting:
     """What is known of one setting besides its value.
 
     `topic_name` is the name under which a topic may override it, if it may; `name` is empty where only topics have it.
-    `choices` are a text's, or those of each item of a list. `pattern` is what a value's text, or each item of a list,
-    must match, and `pattern_means` says so to people. `reloadable` settings follow SIGHUP.
+    `least` of a list is of its items; `choices` are a text's, or those of each item of a list. `pattern` is what a
+    value's text, or each item of a list, must match, and `pattern_means` says so to people. `reloadable` settings
+    follow SIGHUP.
     """
 
     name: str
@@ -433,10 +434,15 @@ class GroupConfig:
         "group.consumer.heartbeat.interval.ms", 5_000, "How often members of consumer groups are told to be heard of.",
         unit="ms", least=1, most=INT32_MAX,
     )  # fmt: skip
-    consumer_assignors: str = setting(
-        "group.consumer.assignors", "uniform,range",
+    consumer_assignors: tuple[str, ...] = setting(
+        "group.consumer.assignors", ("uniform", "range"),
         "Assignors of consumer groups; the first is taken when no member names one.",
-        choices=("uniform,range", "range,uniform", "uniform", "range"),
+        least=1, choices=("uniform", "range"),
+    )  # fmt: skip
+    consumer_assignment_interval_ms: int = setting(
+        "group.consumer.assignment.interval.ms", 200,
+        "While members come and go, a consumer group's partitions are assigned anew once in this time.",
+        unit="ms", least=0, most=INT32_MAX,
     )  # fmt: skip
     consumer_migration_policy: str = setting(
         "group.consumer.migration.policy", "bidirectional",
@@ -532,7 +538,8 @@ def allowed(known: Known) -> str:
     if facts.pattern_means:
         return facts.pattern_means
     if facts.choices:
-        return ("any of " if known.kind is tuple else "one of ") + ", ".join(facts.choices)
+        some = ("one or more of " if facts.least else "any of ") if known.kind is tuple else "one of "
+        return some + ", ".join(facts.choices)
     if known.kind is bool:
         return "true or false"
     if known.kind in (int, float):
@@ -549,6 +556,8 @@ def parse_value(known: Known, text: str, name: str) -> Any:
     try:
         if known.kind is tuple:
             value = list_items(text)
+            if len(value) < (facts.least or 0):
+                raise ValueError
         for item in value if known.kind is tuple else (text,):
             if facts.choices and item not in facts.choices:
                 raise ValueError

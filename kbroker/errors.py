@@ -201,6 +201,10 @@ class InvalidReplicationFactor(RequestError):
     code = 38
 
 
+class InvalidReplicaAssignment(RequestError):
+    code = 39
+
+
 class InvalidConfig(RequestError):
     code = 40
 

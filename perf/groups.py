@@ -127,6 +127,8 @@ class ClassicMember(Simulated):
             self.start()
         else:
             assert answer.error_code == 0, answer.error_code
+            if api == ApiKey.SYNC_GROUP:
+                self.beat_s = time.perf_counter()
             self._is_settled = True
 
 

@@ -19,7 +19,7 @@ RANKS: tuple[frozenset[str], ...] = (
     frozenset({"records"}),
     frozenset({"groups", "transactions", "kafka", "wire", "log", "catalog", "shm"}),
     frozenset({"workers", "clients"}),
-    frozenset({"cli", "testing"}),
+    frozenset({"aio", "cli", "testing"}),
     frozenset({"__main__"}),
 )
 RANK_OF = {part: rank for rank, parts in enumerate(RANKS) for part in parts}

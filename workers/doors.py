@@ -132,10 +132,12 @@ class ClientDoor(Door):
         socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
         self.socket = socket
+        self.was_used = True
         self._unanswered: Counter[bytes] = Counter()
 
     def drain(self) -> None:
         """Serve the requests that wait, at most TURN_MESSAGES of them."""
+        self.was_used = True
         for _ in range(TURN_MESSAGES):
             try:
                 client, *frames = receive(self.socket)
@@ -146,6 +148,7 @@ class ClientDoor(Door):
                 return
 
     def _transmit(self, client: bytes, frames: Frames) -> bool:
+        self.was_used = True
         return not self.socket.closed and send_frames(self.socket, [client, *frames])
 
     def _admit(self, client: bytes) -> KbrokerError | None:
@@ -198,10 +201,12 @@ class PeerSocket:
 
     def __init__(self, socket: zmq.Socket[bytes], serve: Callable[[list[bytes]], None]) -> None:
         self.socket = socket
+        self.was_used = True
         self._serve = serve
 
     def drain(self) -> None:
         """Serve the messages that wait, at most TURN_MESSAGES of them."""
+        self.was_used = True
         for _ in range(TURN_MESSAGES):
             if self.socket.closed:
                 return
@@ -213,6 +218,7 @@ class PeerSocket:
 
     def send(self, frames: list[bytes]) -> bool:
         """Send without waiting. False when the peer is gone or its queue is full."""
+        self.was_used = True
         return not self.socket.closed and send_frames(self.socket, frames)
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
+from kbroker.workers.complaints import Complaints
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
@@ -53,7 +54,8 @@ def settings_of(config: GroupConfig) -> GroupSettings:
         consumer_max_size=config.consumer_max_size,
         consumer_session_timeout_ms=config.consumer_session_timeout_ms,
         consumer_heartbeat_interval_ms=config.consumer_heartbeat_interval_ms,
-        consumer_assignors=tuple(config.consumer_assignors.split(",")),
+        consumer_assignors=config.consumer_assignors,
+        consumer_assignment_interval_ms=config.consumer_assignment_interval_ms,
         consumer_migration_policy=config.consumer_migration_policy,
         consumer_regex_refresh_interval_ms=config.consumer_regex_refresh_interval_ms,
     )
@@ -135,6 +137,7 @@ class GroupCoordinator:
         self._asked: dict[object, Event | ConsumerEvent] = {}
         self._unsaved: dict[str, _Unsaved] = {}
         self._wakes: dict[str, _Wake] = {}
+        self._notices = Complaints(loop, "groups", logging.INFO)
         self._is_closed = False
         self._retry_ms = RETRY_MS
         # Sessions must not end because somebody has set the clock.
@@ -180,7 +183,7 @@ class GroupCoordinator:
 
     def _perform(self, group_id: str, effects: Effects) -> None:
         for notice in effects.notices:
-            log.info("%s", notice)
+            self._notices.say(notice)
         if effects.wake_ms is not None:
             self._wake_at(group_id, effects.wake_ms)
         if effects.records and self._offsets is not None:
@@ -254,7 +257,13 @@ class GroupCoordinator:
         self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
         for follower in self._log_followers:
             follower(self._offsets)
-        self._perform_all(groups.loaded(self.now_ms()))
+        now_ms = self.now_ms()
+        self._perform_all(groups.loaded(now_ms))
+        # A crash may have come between a topic's end and the end of its offsets: they are not for its successor.
+        named = {topic for group in groups.listed() for topic, _ in groups.offsets_of(group.group_id)}
+        gone = frozenset(name for name in named if self.topics.partition_count(name) is None)
+        if gone:
+            self._perform_all(groups.topics_changed(TopicsChanged(deleted=gone), now_ms))
 
     def _storing_failed(self, opened: PartitionLog, error: KbrokerError) -> None:
         self._groups = self._offsets = None

@@ -6,7 +6,6 @@ What is asked is the business of whoever the door serves with.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 from collections import deque
@@ -19,8 +18,6 @@ from kbroker.workers.loop import HANGUP, READ, WRITE
 
 if TYPE_CHECKING:
     from kbroker.workers.kafka_door import KafkaDoor
-
-log = logging.getLogger(__name__)
 
 _PARTS_MAX: Final = 256
 """Parts of answers that wait to be sent; with more the connection's next requests wait too."""
@@ -112,7 +109,7 @@ class Connection:
         self.is_closed = True
         if why:
             who = f"{self.address} ({self.client_id:.80})" if self.client_id else self.address
-            log.warning("kafka client %s: %s; hung up", who, why)
+            self._door.complaints.say(f"kafka client {who}: {why}; hung up")
         self._door.loop.remove(self._socket.fileno())
         self._door.buffered_bytes -= self._buffered
         self._buffered = 0
@@ -315,6 +312,6 @@ class Connection:
             self.partial_ms = now_ms if self.partial_ms else 0  # meanwhile we do not read on
             if now_ms - self.blocked_ms > stall_max_ms:
                 self.close(f"took nothing of its answers for {stall_max_ms} ms")
-        elif now_ms - self.partial_ms > stall_max_ms + self._buffered // _BYTES_PER_MS_MIN:
+        elif now_ms - self.partial_ms > stall_max_ms + self._framer.received_bytes // _BYTES_PER_MS_MIN:
             self.close(f"sent half a request and did not end it within {stall_max_ms} ms")
         return not self.is_closed

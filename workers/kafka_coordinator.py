@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.kafka import (
@@ -22,6 +22,7 @@ from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.framing import Request
 from kbroker.kafka.metadata_answers import MetadataAnswers
+from kbroker.kafka.schema import NO_UUID
 from kbroker.kafka.topics import Result
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
@@ -191,7 +192,7 @@ class KafkaCoordinator:
 
     def _create_topics(self, call: Call) -> None:
         request, coordinator = call.request, self._coordinator
-        asked = topics.creations(request)
+        asked = topics.creations(request, self._nodes)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item
             if isinstance(item, Result)
@@ -203,13 +204,18 @@ class KafkaCoordinator:
         names = [topic.name for topic in request.topics]
 
         def done(results: list[Result]) -> None:
-            call.answer(topics.created(request, results, self._cluster(call.host).topics, self._settings_created))
+            call.answer(topics.created(request, asked, results, self._made))
 
         self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
 
-    def _settings_created(self, name: str) -> list[Any]:
-        own = self._coordinator.catalog.topic(name).settings
-        return configs.created_topic_configs(self._broker_settings(), own)
+    def _made(self, asked: topics.NewTopic) -> topics.Made:
+        known = self._coordinator.catalog.topics.get(asked.name)
+        if known is None:  # it was only to be looked whether it could be made
+            default = self._coordinator.config.server.num_partitions
+            count = default if asked.partitions == -1 else asked.partitions
+            return topics.Made(NO_UUID, count, configs.created_topic_configs(self._broker_settings(), asked.settings))
+        own = configs.created_topic_configs(self._broker_settings(), known.settings)
+        return topics.Made(known.topic_id, len(known.partitions), own)
 
     def _delete_topics(self, call: Call) -> None:
         request = call.request
@@ -234,7 +240,7 @@ class KafkaCoordinator:
         request, catalog = call.request, self._coordinator.catalog
         decisions: list[Callable[[], list[Change]] | Result] = [
             item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total)
-            for item in topics.growths(request, self._topics)
+            for item in topics.growths(request, self._topics, self._nodes)
         ]
 
         def done(results: list[Result]) -> None:

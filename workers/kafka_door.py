@@ -18,6 +18,7 @@ from functools import partial
 from kbroker.config import KafkaConfig
 from kbroker.kafka.framing import FrameLimits
 from kbroker.shm.buffers import Buffers
+from kbroker.workers.complaints import Complaints
 from kbroker.workers.kafka_connection import Asked, Connection
 from kbroker.workers.listeners import host_port
 from kbroker.workers.loop import READ, Loop
@@ -59,6 +60,7 @@ class KafkaDoor:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.spill = self.buffer[:SPILL_BYTES]
         self.buffered_bytes = 0
+        self.complaints = Complaints(loop)
         self.ready: list[Connection] = []
         """Who was given an answer in this turn of the loop, in that order."""
         self._frame_buffers = Buffers()

@@ -16,6 +16,7 @@ from kbroker.errors import (
     InvalidRequest,
     KafkaStorageError,
     NotLeaderOrFollower,
+    OffsetOutOfRange,
     RequestError,
     StorageError,
     UnknownLeaderEpoch,
@@ -169,7 +170,9 @@ class KafkaFetch(ParkedFetch):
         check_epoch(log, wanted.current_leader_epoch)
         if wanted.last_fetched_epoch >= 0:
             epoch, end_offset = log.epoch_end_offset(wanted.last_fetched_epoch)
-            if epoch >= 0 and (epoch != wanted.last_fetched_epoch or end_offset < wanted.fetch_offset):
+            if epoch < 0:
+                raise OffsetOutOfRange(f"{log.partition} has had no leader epoch {wanted.last_fetched_epoch} yet")
+            if epoch != wanted.last_fetched_epoch or end_offset < wanted.fetch_offset:
                 answer.diverging = (epoch, end_offset)
                 return None
         if max_bytes is None:

@@ -38,9 +38,13 @@ class Timer:
 
 
 class Drained(Protocol):
-    """A ZeroMQ socket on the loop. `drain` receives what is there, at most a turn's worth, and never blocks."""
+    """A ZeroMQ socket on the loop. `drain` receives what is there, at most a turn's worth, and never blocks.
+
+    Whoever uses the socket sets `was_used`: its EVENTS are then looked at before the loop sleeps.
+    """
 
     socket: zmq.Socket[bytes]
+    was_used: bool
 
     def drain(self) -> None: ...
 
@@ -86,7 +90,7 @@ class Loop:
             self._epoll.unregister(fd)
 
     def add_port(self, port: Drained) -> None:
-        """Serve a ZeroMQ socket. Its descriptor is edge-triggered, so EVENTS is looked at after every turn as well."""
+        """Serve a ZeroMQ socket. Its descriptor is edge-triggered, so EVENTS is looked at after every use as well."""
         self._ports.append(port)
         self.add(descriptor_of(port.socket), READ, lambda _events: self._told.setdefault(port))
 
@@ -165,8 +169,10 @@ class Loop:
     def _wait_s(self, timeout_ms: int | None) -> float:
         # Here, after all uses of the sockets: each may have taken the descriptor's one signal with it.
         for port in self._ports:
-            if receivable(port.socket):
-                self._told[port] = None
+            if port.was_used:
+                port.was_used = False
+                if receivable(port.socket):
+                    self._told[port] = None
         if self._soon or self._told:
             return 0
         if self._timers:

@@ -12,7 +12,7 @@ from functools import partial
 
 from kbroker.catalog.rebuild import read_topic_id
 from kbroker.config import Config
-from kbroker.errors import KbrokerError, StorageError
+from kbroker.errors import CorruptMessage, KbrokerError, StorageError
 from kbroker.groups.effects import Record
 from kbroker.log import compaction
 from kbroker.log.compaction import Compaction, Rules
@@ -20,7 +20,7 @@ from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
 from kbroker.log.storage import Storage
-from kbroker.records.codec import BatchBuilder, decode, iter_batches
+from kbroker.records.codec import BatchBuilder, decode_list, iter_batches
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
 
@@ -54,16 +54,35 @@ def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cach
 
 
 def stored_records(partition_log: PartitionLog) -> Iterator[Record]:
-    """All records, in the log's order. Raises StorageError, CorruptMessage."""
+    """All records, in the log's order. What is damaged is passed over, and said. Raises StorageError.
+
+    Recovery reads no segment that was closed before its recovery point, so damage there is found here.
+    """
     offset = partition_log.log_start_offset
     while offset < partition_log.next_offset:
-        piece = partition_log.read(offset, READ_BYTES)
-        if not piece.size_bytes:
+        try:
+            piece = partition_log.read(offset, READ_BYTES)
+            batches = list(iter_batches(piece.read()))
+        except (StorageError, CorruptMessage) as error:
+            following = next((base for base in partition_log.bases if base > offset), None)
+            if following is None:
+                raise
+            log.error(
+                "%s: offsets %d to %d cannot be read and are passed over: %s", PARTITION, offset, following, error
+            )
+            offset = following
+            continue
+        if not batches:
             return
-        for batch in iter_batches(piece.read()):
-            for record in decode(batch, check_crc=False):  # recovery has checked what a crash can have harmed
-                if record.key is not None:
-                    yield Record(record.key, record.value)
+        for batch in batches:
+            try:
+                records = decode_list(batch)
+            except CorruptMessage as error:
+                log.error("%s: a damaged batch is passed over: %s", PARTITION, error)
+                continue
+            for _, _, _, key, value, _ in records:
+                if key is not None:
+                    yield Record(key, value)
         offset = piece.next_offset
 
 

@@ -105,6 +105,7 @@ class Worker:
             m.Produce: self._produce,
             m.Fetch: self._fetch,
             m.ListOffsets: self._list_offsets,
+            m.DeleteRecords: self._delete_records,
             m.Hello: self._hello,
         }
 
@@ -278,6 +279,18 @@ class Worker:
         self._dirty.add(partition)  # the end of this turn flushes it
         self._retain(partition)
         return start
+
+    def _delete_records(self, asked: Asked, request: m.DeleteRecords) -> None:
+        partition = self.table.get(request.topic, request.partition)
+        start = -1
+
+        def done(error: KbrokerError | None) -> None:
+            if error is None:
+                asked.answer(codec.encode_answer(m.RecordsDeleted(start)))
+            else:
+                asked.refuse(error)
+
+        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done)
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:

@@ -125,27 +125,14 @@ class ClassicGroup:
         return self.group.subscribes(topic)
 
     def kept_since_ms(self, commit_ms: int) -> int | None:
-        """Offsets of an empty group count from when it became empty, those of a topic left by a stable group and those
-        of clients that are no members from their commit; in other states nothing expires."""
-        if self.group.protocol_type is None:
-            return commit_ms
-        if self.group.state is State.EMPTY:
-            return commit_ms if self.group.since_ms < 0 else self.group.since_ms
-        if self.group.state is State.STABLE and self.group.topics is not None:
-            return commit_ms
-        return None
+        """From when on the retention of an offset counts that was committed then."""
+        return self.group.kept_since_ms(commit_ms)
 
     def check_commit(self, event: CommitOffsets, now_ms: int) -> None:
-        """Members commit in their generation, others while there are no members."""
-        if event.generation_id < 0 and self.group.state is State.EMPTY:
-            return
-        if event.generation_id < 0 and not event.member_id and event.instance_id is None:
-            raise UnknownMemberId("the group has members: only they commit")
-        member = self._members.check(event.member_id, event.instance_id)
-        self.group.check_generation(event.generation_id)
-        if self.group.state is State.COMPLETING:
-            raise RebalanceInProgress("the assignment of this generation is not known yet")
-        member.session_end_ms = now_ms + member.session_timeout_ms
+        """Raise when this commit may not be made; else it is as good as a heartbeat."""
+        member = self.group.check_commit(event)
+        if member is not None:
+            member.session_end_ms = now_ms + member.session_timeout_ms
 
     def check_fetch(self, event: FetchOffsets) -> None:
         """Everybody may."""

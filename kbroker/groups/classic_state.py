@@ -6,12 +6,12 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
 
-from kbroker.errors import IllegalGeneration
+from kbroker.errors import IllegalGeneration, RebalanceInProgress, UnknownMemberId
 from kbroker.groups import group_records, protocol
 from kbroker.groups.classic_member import ClassicMember, from_facts
 from kbroker.groups.classic_members import ClassicMembers
 from kbroker.groups.effects import Record
-from kbroker.groups.events import DescribeGroupResult, JoinGroupResult, SyncGroupResult
+from kbroker.groups.events import CommitOffsets, DescribeGroupResult, JoinGroupResult, SyncGroupResult
 from kbroker.groups.fields import MalformedFields
 from kbroker.groups.group_records import GroupFacts
 
@@ -77,6 +77,31 @@ class ClassicGroupState:
         if self.state is State.EMPTY:
             return bool(protocol_type and protocols)
         return protocol_type == self.protocol_type and self.members.speak_one_of(protocols)
+
+    # --- offsets ---
+
+    def check_commit(self, event: CommitOffsets) -> ClassicMember | None:
+        """Members commit in their generation, others (None) while there are no members; raise for the rest."""
+        if event.generation_id < 0 and self.state is State.EMPTY:
+            return None
+        if event.generation_id < 0 and not event.member_id and event.instance_id is None:
+            raise UnknownMemberId("the group has members: only they commit")
+        member = self.members.check(event.member_id, event.instance_id)
+        self.check_generation(event.generation_id)
+        if self.state is State.COMPLETING:
+            raise RebalanceInProgress("the assignment of this generation is not known yet")
+        return member
+
+    def kept_since_ms(self, commit_ms: int) -> int | None:
+        """Offsets of an empty group count from when it became empty, those of a topic left by a stable group and those
+        of clients that are no members from their commit; in other states nothing expires."""
+        if self.protocol_type is None:
+            return commit_ms
+        if self.state is State.EMPTY:
+            return commit_ms if self.since_ms < 0 else self.since_ms
+        if self.state is State.STABLE and self.topics is not None:
+            return commit_ms
+        return None
 
     # --- topics ---
 

@@ -36,7 +36,7 @@ from kbroker.groups.consumer_events import (
     DescribedConsumer,
 )
 from kbroker.groups.consumer_member import NEW, ConsumerMember, reconciled
-from kbroker.groups.consumer_records import MemberFacts, MemberState
+from kbroker.groups.consumer_records import NOBODY, MemberFacts, MemberState
 from kbroker.groups.consumer_state import ConsumerGroupState, metadata_hash
 from kbroker.groups.effects import Effects, Record, Reply, shown
 from kbroker.groups.events import (
@@ -50,10 +50,8 @@ from kbroker.groups.events import (
 )
 from kbroker.groups.kind import Topics
 from kbroker.groups.patterns import matching
+from kbroker.groups.protocol import PROTOCOL_TYPE
 from kbroker.groups.settings import GroupSettings
-
-PROTOCOL_TYPE: Final = "consumer"
-_UNKNOWN_FACTS: Final = MemberFacts(None, None, "", "", (), None, -1, None)
 
 
 class ConsumerGroup:
@@ -185,7 +183,7 @@ class ConsumerGroup:
             return
         _check_epoch_of_offsets(self.member(event.member_id), event.member_epoch)
 
-    # What follows is for this group's own files: this one, and its classic members' (consumer_classic.py).
+    # --- for this group's own files: this one, and its classic members' (consumer_classic.py) ---
 
     def member(self, member_id: str, instance_id: str | None = None) -> ConsumerMember:
         """The member that an event names, or an error that says why there is none."""
@@ -280,7 +278,7 @@ class ConsumerGroup:
         joins = event.member_epoch == JOIN_EPOCH
         member_id = self._place(event, effects) if joins else self._checked(event).member_id
         known = self.stored.members.get(member_id)
-        facts = _facts_told(event, known.facts if known else _UNKNOWN_FACTS)
+        facts = _facts_told(event, known.facts if known else NOBODY)
         changed = self.take_facts(member_id, facts, effects, now_ms)
         member = self.stored.members[member_id]
         self.begin_session(member, now_ms)

@@ -89,6 +89,10 @@ class MemberFacts(NamedTuple):
     classic: ClassicFacts | None = None
 
 
+NOBODY: Final = MemberFacts(None, None, "", "", (), None, -1, None)
+"""What is known of a member that has told nothing yet."""
+
+
 class CurrentFacts(NamedTuple):
     """What a member has now."""
 

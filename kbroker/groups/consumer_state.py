@@ -10,6 +10,7 @@ from hashlib import blake2b
 from kbroker.groups.assignment import NOTHING, Assignment, TopicIdPartition, partitions_of
 from kbroker.groups.consumer_member import NEW, ConsumerMember
 from kbroker.groups.consumer_records import (
+    NOBODY,
     CurrentFacts,
     GroupFacts,
     Kind,
@@ -34,8 +35,6 @@ from kbroker.groups.consumer_records import (
 from kbroker.groups.effects import Record
 from kbroker.groups.fields import MalformedFields
 from kbroker.groups.kind import Topics
-
-_NOBODY = MemberFacts(None, None, "", "", (), None, -1, None)
 
 
 class ConsumerGroupState:
@@ -217,7 +216,7 @@ class ConsumerGroupState:
                 self.targets[key.subject] = decode_target(value)
             case Kind.CURRENT:
                 if key.subject not in self.members:  # its facts were compacted behind this record
-                    self.set_facts(key.subject, _NOBODY)
+                    self.set_facts(key.subject, NOBODY)
                 self.set_current(self.members[key.subject], decode_current(value))
             case Kind.PATTERN:
                 self.patterns[key.subject] = decode_pattern(value)

@@ -11,11 +11,9 @@ from typing import Any, Final
 import re2
 
 from kbroker.errors import InvalidRegularExpression
+from kbroker.types import INTERNAL_TOPICS
 
 PATTERN_BYTES_MAX: Final = 4096
-INTERNAL_TOPICS: Final = frozenset({"__consumer_offsets", "__transaction_state"})
-"""No pattern matches these: a consumer of `.*` wants what applications wrote."""
-
 _MEMORY_BYTES_MAX: Final = 1 << 20
 
 
@@ -38,6 +36,7 @@ def compiled(pattern: str) -> Any:
 
 
 def matching(pattern: str, names: Iterable[str]) -> frozenset[str]:
-    """The topics whose whole name matches."""
+    """The topics whose whole name matches. No pattern matches internal ones: who reads `.*` wants what applications
+    wrote."""
     program = compiled(pattern)
     return frozenset(name for name in names if name not in INTERNAL_TOPICS and program.fullmatch(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from kbroker.errors import UnknownTopicOrPartition
+from kbroker.errors import InvalidRequest, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
@@ -20,6 +20,12 @@ def answer(request: Any, cluster: Cluster) -> Any:
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
     cursor = request.cursor
     topics: list[Any] = []
+    if cursor is not None and (cursor.partition_index < 0 or (request.topics and cursor.topic_name not in names)):
+        asked = dict.fromkeys(topic.name for topic in request.topics)
+        refused = [
+            types.DescribeTopicPartitionsResponseTopic(error_code=InvalidRequest.code, name=name) for name in asked
+        ]
+        return types.DescribeTopicPartitionsResponse(topics=refused)
     for name in names:
         start = 0
         if cursor is not None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kbroker.errors import InvalidConfig, InvalidRequest, UnknownTopicId
+from kbroker.errors import InvalidConfig, InvalidReplicaAssignment, InvalidRequest, RequestError, UnknownTopicId
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import TopicFacts
+from kbroker.kafka.schema import NO_UUID
 
 BY_ID = 6
 """From this version of DeleteTopics on a topic may be named by its id."""
-INVALID_REPLICA_ASSIGNMENT = 39
-_NO_ID = bytes(16)
 
 
 class Result(NamedTuple):
@@ -33,54 +32,64 @@ class NewTopic(NamedTuple):
     settings: dict[str, str]
 
 
-def creations(request: Any) -> list[NewTopic | Result]:
+class Made(NamedTuple):
+    """A topic that was made, or would be. `configs` in the form of the answer to CreateTopics."""
+
+    topic_id: bytes
+    partition_count: int
+    configs: Sequence[Any]
+
+
+def creations(request: Any, nodes: Collection[int]) -> list[NewTopic | Result]:
     """For each topic asked for what is to be made, or why it cannot be."""
     often = Counter(topic.name for topic in request.topics)
-    return [_creation(topic, often[topic.name]) for topic in request.topics]
+    found: list[NewTopic | Result] = []
+    for topic in request.topics:
+        try:
+            found.append(_creation(topic, often[topic.name], nodes))
+        except RequestError as error:
+            found.append(Result(error.code, str(error)))
+    return found
 
 
-def _creation(topic: Any, often: int) -> NewTopic | Result:
+def _creation(topic: Any, often: int, nodes: Collection[int]) -> NewTopic:
     if often > 1:
-        return _named_often(topic.name, often)
+        raise InvalidRequest(f"topic {topic.name:.80} is named {often} times in one request")
     partitions, replication_factor = topic.num_partitions, topic.replication_factor
     if topic.assignments:
-        # Which node gets which partition is decided here: a client cannot know better on one host.
-        if partitions != -1 or replication_factor != -1:
-            return Result(InvalidRequest.code, "with assignments, partitions and replication factor must both be -1")
+        if (partitions, replication_factor) != (-1, -1):
+            raise InvalidRequest(f"topic {topic.name:.80}: assignments go without numbers of partitions and replicas")
         indexes = sorted(item.partition_index for item in topic.assignments)
         if indexes != list(range(len(indexes))):
-            return Result(INVALID_REPLICA_ASSIGNMENT, "the assigned partitions must be consecutive from 0")
-        if any(len(item.broker_ids) != 1 for item in topic.assignments):
-            return Result(INVALID_REPLICA_ASSIGNMENT, "there is one broker host, so only 1 replica is possible")
-        partitions, replication_factor = len(indexes), 1
-    settings = {item.name: item.value for item in topic.configs if item.value is not None}
-    if len(settings) < len(topic.configs):
-        return Result(InvalidConfig.code, f"topic {topic.name:.80}: each setting needs a value, and may be named once")
-    return NewTopic(topic.name, partitions, replication_factor, settings)
+            raise InvalidReplicaAssignment(f"topic {topic.name:.80}: its partitions must be numbered from 0, each once")
+        for item in topic.assignments:
+            _check_assignment(item.broker_ids, nodes)
+        partitions, replication_factor = len(indexes), max(len(item.broker_ids) for item in topic.assignments)
+    if any(item.value is None for item in topic.configs):
+        raise InvalidConfig(f"topic {topic.name:.80}: a setting needs a value")
+    return NewTopic(topic.name, partitions, replication_factor, {item.name: item.value for item in topic.configs})
+
+
+def _check_assignment(broker_ids: Sequence[int], nodes: Collection[int]) -> None:
+    """Sound ones are taken; which node gets a partition is decided here: a client cannot know better on one host."""
+    if not broker_ids or len(set(broker_ids)) < len(broker_ids) or not set(broker_ids) <= set(nodes):
+        raise InvalidReplicaAssignment(f"{list(broker_ids)} must name nodes out of {sorted(nodes)}, each once")
 
 
 def created(
-    request: Any,
-    results: Sequence[Result],
-    topics: Mapping[str, TopicFacts],
-    settings_of: Callable[[str], Sequence[Any]],
+    request: Any, asked: Sequence[NewTopic | Result], results: Sequence[Result], made: Callable[[NewTopic], Made]
 ) -> Any:
-    """The answer to CreateTopics. `settings_of` has the settings of a topic that was made, in this answer's form."""
+    """The answer to CreateTopics, with one item for each name."""
     types = codec.response_types(ApiKey.CREATE_TOPICS)
-    answers = []
-    once = {asked.name: (asked, result) for asked, result in zip(request.topics, results, strict=True)}
-    for asked, result in once.values():
-        answer = types.CreatableTopicResult(
-            name=asked.name, error_code=result.error_code, error_message=result.message, configs=[]
+    answers = {}
+    for topic, item, result in zip(request.topics, asked, results, strict=True):
+        answer = answers[topic.name] = types.CreatableTopicResult(
+            name=topic.name, error_code=result.error_code, error_message=result.message, configs=[]
         )
-        topic = topics.get(asked.name)
-        if topic is not None and not result.error_code:
-            answer.topic_id = topic.topic_id
-            answer.num_partitions = len(topic.partitions)
+        if isinstance(item, NewTopic) and not result.error_code:
+            answer.topic_id, answer.num_partitions, answer.configs = made(item)
             answer.replication_factor = 1
-            answer.configs = settings_of(asked.name)
-        answers.append(answer)
-    return types.CreateTopicsResponse(topics=answers)
+    return types.CreateTopicsResponse(topics=list(answers.values()))
 
 
 class Deletion(NamedTuple):
@@ -96,7 +105,7 @@ def deletions(
 ) -> list[Deletion]:
     """The topics to be deleted, each once."""
     if version < BY_ID:
-        asked = [Deletion(name, _NO_ID) for name in request.topic_names]
+        asked = [Deletion(name, NO_UUID) for name in request.topic_names]
     else:
         asked = [Deletion(item.name, item.topic_id) for item in request.topics]
     often = Counter(asked)
@@ -116,14 +125,14 @@ def deletions(
 
 def _deletion(item: Deletion, name_of: Callable[[bytes], str | None], topics: Mapping[str, TopicFacts]) -> Deletion:
     """Both the name and the id of what a request names by one of them."""
-    if item.name is not None and item.topic_id != _NO_ID:
+    if item.name is not None and item.topic_id != NO_UUID:
         return item._replace(
             fault=Result(InvalidRequest.code, "a topic is named by its name or by its id, not by both")
         )
     if item.name is not None:
         known = topics.get(item.name)
         return item if known is None else item._replace(topic_id=known.topic_id)
-    if item.topic_id == _NO_ID:
+    if item.topic_id == NO_UUID:
         return item._replace(fault=Result(InvalidRequest.code, "a topic needs a name or an id"))
     name = name_of(item.topic_id)
     if name is None:
@@ -155,23 +164,28 @@ class Growth(NamedTuple):
     total: int
 
 
-def growths(request: Any, topics: Mapping[str, TopicFacts]) -> list[Growth | Result]:
+def growths(request: Any, topics: Mapping[str, TopicFacts], nodes: Collection[int]) -> list[Growth | Result]:
     """For each topic what is to become of it, or why it cannot be."""
     often = Counter(topic.name for topic in request.topics)
-    return [_growth(topic, often[topic.name], topics) for topic in request.topics]
+    found: list[Growth | Result] = []
+    for topic in request.topics:
+        known = topics.get(topic.name)
+        try:
+            found.append(_growth(topic, often[topic.name], len(known.partitions) if known else topic.count, nodes))
+        except RequestError as error:
+            found.append(Result(error.code, str(error)))
+    return found
 
 
-def _growth(topic: Any, often: int, topics: Mapping[str, TopicFacts]) -> Growth | Result:
+def _growth(topic: Any, often: int, have: int, nodes: Collection[int]) -> Growth:
     if often > 1:
-        return _named_often(topic.name, often)
-    known = topics.get(topic.name)
-    if topic.assignments is not None and known is not None and topic.count > len(known.partitions):
-        added = topic.count - len(known.partitions)
-        if len(topic.assignments) != added:
-            why = f"{added} partitions are added, but {len(topic.assignments)} are assigned"
-            return Result(INVALID_REPLICA_ASSIGNMENT, why)
-        if any(len(item.broker_ids) != 1 for item in topic.assignments):
-            return Result(INVALID_REPLICA_ASSIGNMENT, "there is one broker host, so only 1 replica is possible")
+        raise InvalidRequest(f"topic {topic.name:.80} is named {often} times in one request")
+    added = topic.count - have
+    if topic.assignments is not None and added > 0:
+        if len(topic.assignments) != added or any(len(item.broker_ids) != 1 for item in topic.assignments):
+            raise InvalidReplicaAssignment(f"{added} new partitions of {topic.name:.80} need {added} times one node")
+        for item in topic.assignments:
+            _check_assignment(item.broker_ids, nodes)
     return Growth(topic.name, topic.count)
 
 

@@ -103,8 +103,16 @@ class BatchBuilder:
         """Give the producer fields when they are known only now; before build()."""
         self._producer = (producer_id, producer_epoch, base_sequence)
 
+    def recount(self) -> None:
+        """Bring the facts here in line with the codec's: `append` may have been interrupted between the two."""
+        header = read_header(self._builder.build())
+        self.record_count, self._max_timestamp = header.record_count, header.max_timestamp
+
     def build(self) -> bytearray:
-        """The batch: base offset 0, leader epoch -1, compressed when that makes it smaller. Call once."""
+        """The batch: base offset 0, leader epoch -1, compressed when that makes it smaller.
+
+        Call it last; it may be called again when it was interrupted.
+        """
         batch = self._buffer
         if not isinstance(batch, bytearray) or len(batch) != self._builder.size():
             batch = bytearray(self._builder.build())  # a codec that works in another way, or an empty batch

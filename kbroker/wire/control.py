@@ -133,7 +133,8 @@ def decode_control(frame: bytes) -> Any:
 
 
 def identity(name: str, incarnation: int, dialled: int) -> bytes:
-    """The ZeroMQ identity of one incarnation of a process at one incarnation of the process that it dials.
+    """The name of one incarnation of a process at one incarnation of the process that it dials: its ZeroMQ identity on
+    `control.ipc`, its first message on `backend.sock`.
 
     A link to a dead process reconnects to its successor before it is closed. Under the same identity it would keep out
     the link that is meant for the successor, for ever.

@@ -329,6 +329,24 @@ class OffsetsAnswer:
     partitions: list[OffsetFound]
 
 
+@dataclass(slots=True)
+class DeleteRecords:
+    """Begin a partition's log at `before_offset`; -1: at the high watermark."""
+
+    OP: ClassVar[str] = "delete_records"
+    topic: str
+    partition: int
+    before_offset: int
+    timeout_ms: int = 10_000
+
+
+@dataclass(slots=True)
+class RecordsDeleted:
+    """Where the log begins now, on the disk too."""
+
+    log_start_offset: int
+
+
 Request = Any
 """One of the messages above that has an OP."""
 
@@ -344,7 +362,8 @@ REQUESTS: tuple[type, ...] = (
     Produce,
     Fetch,
     ListOffsets,
+    DeleteRecords,
 )
 
-PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP})
+PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP})
 """Operations that go to the worker owning a partition; all others but `hello` go to the coordinator."""

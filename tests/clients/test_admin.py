@@ -6,15 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from kbroker import Admin, Producer
+from kbroker import Admin, Consumer, Producer, TopicPartition
 from kbroker.clients.records import NewTopic
 from kbroker.errors import (
     BrokerUnavailable,
     ClientClosed,
+    ConfigError,
     InvalidConfig,
     InvalidPartitions,
     InvalidReplicationFactor,
     InvalidTopic,
+    OffsetOutOfRange,
+    PolicyViolation,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
 )
@@ -25,6 +28,31 @@ from kbroker.testing import Broker
 def admin(broker: Broker) -> Iterator[Admin]:
     with Admin(broker.server) as made:
         yield made
+
+
+def test_records_are_deleted(admin: Admin, broker: Broker) -> None:
+    admin.create_topic("shorter", 2)
+    with Producer(broker.server) as producer:
+        for number in range(10):
+            producer.send("shorter", b"%d" % number, partition=1)
+        producer.flush()
+    first, second = TopicPartition("shorter", 0), TopicPartition("shorter", 1)
+    assert admin.delete_records({first: 0, second: 4}) == {first: 0, second: 4}
+    assert admin.delete_records({second: 2}) == {second: 4}
+    with Consumer(server=broker.server, auto_offset_reset="earliest") as consumer:
+        assert consumer.beginning_offsets([first, second]) == {first: 0, second: 4}
+    with pytest.raises(OffsetOutOfRange, match="offset 11 is not in 4 … 10"):
+        admin.delete_records({second: 11})
+    assert admin.delete_records({second: -1}) == {second: 10}
+    for place in (TopicPartition("shorter", 2), TopicPartition("nowhere", 0)):
+        with pytest.raises(UnknownTopicOrPartition):
+            admin.delete_records({place: 0})
+    with pytest.raises(ConfigError, match="before_offsets"):
+        admin.delete_records({second: -2})
+    admin.create_topic("compact", cleanup_policy="compact")
+    with pytest.raises(PolicyViolation, match=r"cleanup\.policy=compact"):
+        admin.delete_records({TopicPartition("compact", 0): 0})
+    assert admin.delete_records({}) == {}
 
 
 def test_a_topic_from_its_making_to_its_end(admin: Admin, broker: Broker) -> None:

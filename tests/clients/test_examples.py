@@ -26,6 +26,7 @@ def test_examples(broker: Broker) -> None:
     assert "0 9 b'en' hello 9\nread through shm" in run(broker, "consume.py")
     assert "10 records" in run(broker, "batches.py")
     assert "topics now:" in run(broker, "admin.py")
+    assert "hello 9" in run(broker, "asyncio_clients.py")
 
 
 # "worker_pool.py" is run by test_groups.py: it needs a broker with short sessions.

@@ -47,8 +47,10 @@ def test_producer_arguments(argument: str, value: Any) -> None:
         ("fetch_max_bytes", 1),
         ("consumer_timeout_ms", -1),
         ("value_deserializer", 5),
-        ("group", "g"),
-        ("group_id", "g"),
+        ("group", ""),
+        ("group_instance_id", "without-a-group"),
+        ("auto_commit_interval_ms", 0),
+        ("max_poll_interval_ms", "soon"),
     ],
 )
 def test_consumer_arguments(argument: str, value: Any) -> None:

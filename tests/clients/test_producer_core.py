@@ -314,6 +314,16 @@ class World:
         for batch, attempt in lost:
             self.perform(self.core.failed(batch, attempt, RequestTimedOut("the link died"), self.now_ms))
 
+    def interrupted(self, arrives: bool) -> None:
+        """A caller is torn out of a drain: what it was to send is not sent; of what was, nobody hears any more."""
+        self.core.drain(self.now_ms, lambda _tp: True)
+        while arrives and self.to_broker:
+            self.broker_takes()
+        self.to_client.clear()
+        self.to_broker.clear()
+        self.wants_id = False
+        self.perform(self.core.recover(self.now_ms))
+
     def poison(self) -> None:
         """The broker refuses the next one for good."""
         if self.to_broker:
@@ -365,6 +375,7 @@ STEP = st.one_of(
     st.tuples(st.just("broker_takes"), st.none()),
     st.tuples(st.just("client_hears"), st.none()),
     st.tuples(st.just("link_dies"), st.none()),
+    st.tuples(st.just("interrupted"), st.booleans()),
     st.tuples(st.just("identify"), st.none()),
     st.tuples(st.just("pass_time"), st.integers(1, 60)),
     st.tuples(st.just("refuse"), st.integers(1, 3)),

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 VERSION: Final = "4.3.1"
 """The newest 4.x whose tools were all published (kafka-tools 4.4.0 was not)."""
-FETCH_S: Final = 300
+FETCH_S: Final = 200
 RUN_S: Final = 60
 
 _POM: Final = f"""\

@@ -73,3 +73,11 @@ def test_the_end_of_a_topic(broker: Broker, topic: str) -> None:
     create_topic(broker, topic)
     kcat(broker, "-P", "-t", topic, given="a\nb\nc\nd\n")
     assert kcat(broker, "-C", "-t", topic, "-o", "-2", "-e", "-f", "%s ") == "c d "
+
+
+def test_a_group(broker: Broker, topic: str) -> None:
+    create_topic(broker, topic, 2)
+    lines = [f"value {i}" for i in range(100)]
+    kcat(broker, "-P", "-t", topic, given="\n".join(lines))
+    found = kcat(broker, "-G", f"{topic}.members", "-X", "auto.offset.reset=earliest", "-c", "100", topic)
+    assert sorted(found.splitlines()) == sorted(lines)

@@ -1,4 +1,4 @@
-"""kafkajs and @platformatic/kafka, from npm: they administer and produce. Their consumers are always in a group."""
+"""kafkajs and @platformatic/kafka, from npm: they administer, produce, and consume in groups."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def test_kafkajs(broker: Broker, topic: str, modules: Path) -> None:
         "altered": "8000000",
         "partitions": 3,
         "nodes": [0, 1, 2],
+        "consumed": ["v", None] * 7,
+        "committed": "14",
         "offset": "14",
         "offsetLater": "14",
     }
@@ -76,10 +78,12 @@ def test_kafkajs(broker: Broker, topic: str, modules: Path) -> None:
 
 
 def test_platformatic(broker: Broker, topic: str, modules: Path) -> None:
+    compressions = ["none", "gzip", "snappy", "lz4"]
     assert run(modules, "platformatic.mjs", broker.bootstrap_servers, topic) == {
         "partitions": 2,
         "nodes": [0, 1, 2],
+        "classic": compressions,
+        "consumer": compressions,
     }
     found = Native().read(broker, topic, 4)
-    compressions = [b"none", b"gzip", b"snappy", b"lz4"]
-    assert [record[:3] for record in found] == [(b"k", name, (("one", b"1"),)) for name in compressions]
+    assert [record[:3] for record in found] == [(b"k", name.encode(), (("one", b"1"),)) for name in compressions]

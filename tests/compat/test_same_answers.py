@@ -14,7 +14,6 @@ from kbroker.kafka.apis import ApiKey
 from kbroker.testing import Broker
 from tests.broker.kafka_client import KafkaClient, batch
 from tests.compat.apache_kafka import ApacheKafka
-from tests.compat.java_tools import JavaTools
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -53,13 +52,9 @@ class Theirs:
 
 
 @pytest.fixture(scope="module")
-def sides(java: JavaTools) -> Iterator[tuple[Side, Side]]:
-    with (
-        ApacheKafka(java) as theirs,
-        Broker(workers=1, listeners="PLAINTEXT://127.0.0.1:0") as ours,
-        ExitStack() as stack,
-    ):
-        yield Ours(ours, stack), Theirs(theirs, stack)
+def sides(apache: ApacheKafka) -> Iterator[tuple[Side, Side]]:
+    with Broker(workers=1, listeners="PLAINTEXT://127.0.0.1:0") as ours, ExitStack() as stack:
+        yield Ours(ours, stack), Theirs(apache, stack)
 
 
 def fetched(
@@ -188,6 +183,78 @@ def list_offsets(side: Side, topic: str) -> Facts:
     return facts
 
 
+def leader_epochs(side: Side, topic: str) -> Facts:
+    side.any.create(topic, 1)
+    client = side.leader(topic)
+    for _ in range(3):
+        client.produce(topic, 0, b"a", b"b")
+    epoch = client.metadata(topic)[topic].partitions[0].leader_epoch
+    facts: Facts = []
+    for known in (-1, epoch, epoch + 1):
+        for last in (-1, epoch, epoch + 1, epoch + 9):
+            for offset in (0, 3, 6):
+                answer = fetched(client, topic, {0: offset}, current_leader_epoch=known, last_fetched_epoch=last)
+                facts.append((known - epoch if known >= 0 else "", last - epoch if last >= 0 else "", told(answer)))
+    types = codec.request_types(ApiKey.OFFSET_FOR_LEADER_EPOCH)
+    for index, known, asked in (
+        (0, -1, epoch), (0, epoch, epoch), (0, epoch + 1, epoch), (0, -1, epoch + 1), (0, -1, -1), (5, -1, epoch),
+    ):  # fmt: skip
+        item = types.OffsetForLeaderPartition(partition=index, current_leader_epoch=known, leader_epoch=asked)
+        request = types.OffsetForLeaderEpochRequest(
+            replica_id=-1, topics=[types.OffsetForLeaderTopic(topic=topic, partitions=[item])]
+        )
+        (found,) = client.ask(ApiKey.OFFSET_FOR_LEADER_EPOCH, 3, request).topics[0].partitions
+        facts.append(
+            (found.error_code, found.leader_epoch - epoch if found.leader_epoch >= 0 else "", found.end_offset)
+        )
+    return facts
+
+
+def topic_partitions(side: Side, topic: str) -> Facts:
+    for number in range(4):
+        side.any.create(f"{topic}.{number}", 3)
+    types = codec.request_types(ApiKey.DESCRIBE_TOPIC_PARTITIONS)
+    names = [f"{topic}.{number}" for number in (2, 0, 9, 1, 0)]
+    facts: Facts = []
+    for limit in (1, 2, 3, 4, 5, 100):
+        cursor = None
+        for _ in range(9):
+            request = types.DescribeTopicPartitionsRequest(
+                topics=[types.TopicRequest(name=name) for name in names], response_partition_limit=limit, cursor=cursor
+            )
+            answer = side.any.ask(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, request)
+            following = answer.next_cursor
+            facts.append(
+                (
+                    limit,
+                    [(one.name, one.error_code, [item.partition_index for item in one.partitions])
+                     for one in answer.topics],
+                    following and (following.topic_name, following.partition_index),
+                )
+            )  # fmt: skip
+            if following is None:
+                break
+            cursor = types.Cursor(topic_name=following.topic_name, partition_index=following.partition_index)
+    return facts
+
+
+def odd_pages(side: Side, topic: str) -> Facts:
+    side.any.create(f"{topic}.a", 3)
+    types = codec.request_types(ApiKey.DESCRIBE_TOPIC_PARTITIONS)
+    facts: Facts = []
+    for limit, cursor in ((0, None), (9, ("a", 2)), (9, ("stranger", 0)), (9, ("a", -1))):
+        request = types.DescribeTopicPartitionsRequest(
+            topics=[types.TopicRequest(name=f"{topic}.{name}") for name in ("nobody", "a")],
+            response_partition_limit=limit,
+            cursor=cursor and types.Cursor(topic_name=f"{topic}.{cursor[0]}", partition_index=cursor[1]),
+        )
+        answer = side.any.ask(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, request)
+        after = answer.next_cursor
+        facts.append([(item.name, item.error_code, len(item.partitions)) for item in answer.topics])
+        facts.append(after and (after.topic_name, after.partition_index))
+    return facts
+
+
 def delete_records(side: Side, topic: str) -> Facts:
     side.any.create(topic, 1)
     client = side.leader(topic)
@@ -214,9 +281,12 @@ def delete_records(side: Side, topic: str) -> Facts:
 def create_topics(side: Side, topic: str) -> Facts:
     types = codec.request_types(ApiKey.CREATE_TOPICS)
 
-    def new(name: str, partitions: int = 1, replicas: int = 1, assigned: tuple[tuple[int, int], ...] = ()) -> Any:
+    def new(
+        name: str, partitions: int = 1, replicas: int = 1, assigned: tuple[tuple[int, int], ...] = (), node: int = 1
+    ) -> Any:
         assignments = [
-            types.CreatableReplicaAssignment(partition_index=index, broker_ids=[1] * count) for index, count in assigned
+            types.CreatableReplicaAssignment(partition_index=index, broker_ids=[node] * count)
+            for index, count in assigned
         ]
         return types.CreatableTopic(
             name=name, num_partitions=partitions, replication_factor=replicas, assignments=assignments
@@ -234,11 +304,17 @@ def create_topics(side: Side, topic: str) -> Facts:
             [new(f"{topic}.7", -1, -1, ((0, 1), (1, 1)))],
             [new(f"{topic}.8", 2, -1, ((0, 1), (1, 1)))],
             [new(f"{topic}.9", -1, -1, ((0, 1), (2, 1)))],
+            [new(f"{topic}.10", -1, -1, ((0, 0),)), new(f"{topic}.11", -1, -1, ((0, 1),), node=77)],
             [],
         )
     ):
         answer = side.any.ask(ApiKey.CREATE_TOPICS, 7, types.CreateTopicsRequest(topics=asked, timeout_ms=9_000))
         facts.append((number, sorted((item.name, item.error_code, item.num_partitions) for item in answer.topics)))
+    tried = types.CreateTopicsRequest(
+        topics=[new(f"{topic}.12", 3), new(f"{topic}.13", -1, -1)], timeout_ms=9_000, validate_only=True
+    )
+    for item in side.any.ask(ApiKey.CREATE_TOPICS, 7, tried).topics:
+        facts.append((item.name, item.error_code, item.num_partitions, item.replication_factor, bool(item.configs)))
     return facts
 
 
@@ -271,8 +347,8 @@ def create_partitions(side: Side, topic: str) -> Facts:
     side.any.create(topic, 2)
     types = codec.request_types(ApiKey.CREATE_PARTITIONS)
 
-    def grown(count: int, assigned: int | None = None, name: str = topic) -> Any:
-        added = None if assigned is None else [types.CreatePartitionsAssignment(broker_ids=[1])] * assigned
+    def grown(count: int, assigned: int | None = None, name: str = topic, node: int = 1) -> Any:
+        added = None if assigned is None else [types.CreatePartitionsAssignment(broker_ids=[node])] * assigned
         return types.CreatePartitionsTopic(name=name, count=count, assignments=added)
 
     facts: Facts = []
@@ -282,6 +358,7 @@ def create_partitions(side: Side, topic: str) -> Facts:
             [grown(1)],
             [grown(-1)],
             [grown(3, 2)],
+            [grown(3, 1, node=77)],
             [grown(3), grown(4)],
             [grown(3, 1)],
             [grown(3, 0, "no")],
@@ -369,8 +446,8 @@ def producers(side: Side, topic: str) -> Facts:
 
 
 SCENARIOS: tuple[Callable[[Side, str], Facts], ...] = (
-    fetch_sessions, fetch_by_id, fetch_limits, list_offsets, delete_records, create_topics, delete_topics,
-    create_partitions, cluster, metadata, producers,
+    fetch_sessions, fetch_by_id, fetch_limits, leader_epochs, list_offsets, topic_partitions, odd_pages, delete_records,
+    create_topics, delete_topics, create_partitions, cluster, metadata, producers,
 )  # fmt: skip
 
 

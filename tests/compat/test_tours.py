@@ -1,4 +1,4 @@
-"""Everything that each client can do without a group, administration included."""
+"""Everything that each client can do, administration and groups included."""
 
 from __future__ import annotations
 

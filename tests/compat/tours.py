@@ -1,4 +1,4 @@
-"""What each client can do without a group, once through: administer, produce, consume, look back."""
+"""What each client can do, once through: administer, produce, consume, look back, be in a group."""
 
 from __future__ import annotations
 
@@ -75,6 +75,22 @@ def confluent_kafka_tour(broker: Broker, topic: str) -> None:
     assert [place.offset for place in consumer.committed([partition], DEADLINE_S)] == [2]
     consumer.close()
 
+    for protocol in ("classic", "consumer"):
+        group = f"{topic}.{protocol}"
+        settings = {"group.id": group, "group.protocol": protocol, "auto.offset.reset": "earliest"}
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap_servers, **settings})
+        consumer.subscribe([topic])
+        for _ in range(4):
+            message: Any = consumer.poll(DEADLINE_S)
+            assert message is not None
+            assert message.error() is None
+        described = done(client.describe_consumer_groups([group]))
+        assert described.state == confluent_kafka.ConsumerGroupState.STABLE
+        consumer.close()  # commits
+        asked = confluent_kafka.ConsumerGroupTopicPartitions(group, [partition])
+        assert [place.offset for place in done(client.list_consumer_group_offsets([asked])).topic_partitions] == [4]
+        done(client.delete_consumer_groups([group]))
+
     done(client.delete_topics([topic]))
     with pytest.raises(confluent_kafka.KafkaException, match="UNKNOWN_TOPIC_OR_PART"):
         done(client.delete_topics([topic]))
@@ -135,6 +151,19 @@ def kafka_python_tour(broker: Broker, topic: str) -> None:
     consumer.close()
     assert client.list_group_offsets({topic: None})
 
+    group = f"{topic}.members"
+    member = kafka.KafkaConsumer(
+        topic, bootstrap_servers=broker.bootstrap_servers, group_id=group, auto_offset_reset="earliest"
+    )
+    assert [next(member).value for _ in range(4)] == [record.value for record in sent * 2]
+    assert client.describe_groups([group])[group]["group_state"] == "Stable"
+    assert client.list_groups()
+    member.close()
+    assert client.list_group_offsets({group: [partition]})[group][partition].offset == 4
+    client.alter_group_offsets(group, {partition: kafka.OffsetAndMetadata(1, "", -1)})
+    client.delete_group_offsets(group, [partition])
+    client.delete_groups([group])
+
     # Those that are not listed are refused by the client; whatever is served must be answered.
     rest: list[Callable[[], object]] = [
         lambda: client.delete_records({partition: 1}),
@@ -171,6 +200,7 @@ def aiokafka_tour(broker: Broker, topic: str) -> None:
     assert library.read(broker, topic, 4) == sent * 2
     assert library.offset_at(broker, topic, sent[0].timestamp_ms) == 0
     asyncio.run(_aiokafka_commit(broker, topic))
+    asyncio.run(_aiokafka_group(broker, topic, [record.value for record in sent * 2]))
 
 
 async def _aiokafka_admin(broker: Broker, topic: str) -> None:
@@ -212,6 +242,18 @@ async def _aiokafka_commit(broker: Broker, topic: str) -> None:
         assert await consumer.end_offsets([partition]) == {partition: 4}
     finally:
         await consumer.stop()
+
+
+async def _aiokafka_group(broker: Broker, topic: str, values: list[bytes | None]) -> None:
+    member = aiokafka.AIOKafkaConsumer(
+        topic, bootstrap_servers=broker.bootstrap_servers, group_id=f"{topic}.members", auto_offset_reset="earliest"
+    )
+    await member.start()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            assert [(await member.getone()).value for _ in values] == values
+    finally:
+        await member.stop()
 
 
 TOURS: dict[str, Callable[[Broker, str], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,6 +25,8 @@ from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
 from tests.groups.coordinator import GROUP
 from tests.groups.kip848 import ClassicConsumer, Consumer, ConsumerCoordinator, Topics, settle
+
+pytestmark = pytest.mark.slow
 
 TOPICS = ("a", "b", "c")
 HEARTBEAT_MS = 5_000
@@ -236,5 +239,5 @@ class MixedGroups(ConsumerGroups):
         self.classic_ones.remove(consumer)
 
 
-MixedGroups.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+MixedGroups.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestMixedGroups = MixedGroups.TestCase

@@ -142,6 +142,7 @@ def _kcat_tour(kcat: str, broker: Broker) -> None:
         (["-L"], ""),
         (["-C", "-t", "t", "-e"], ""),
         (["-Q", "-t", "t:0:1000"], ""),
+        (["-G", "members", "-X", "auto.offset.reset=earliest", "-c", "1", "t"], ""),
     ):
         subprocess.run([kcat, "-q", "-b", broker.bootstrap_servers, *arguments], input=given, text=True, check=True)
 

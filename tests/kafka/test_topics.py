@@ -8,7 +8,7 @@ import pytest
 
 from kbroker.kafka import codec, topics
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.topics import Deletion, Growth, NewTopic, Result
+from kbroker.kafka.topics import Deletion, Growth, Made, NewTopic, Result
 from kbroker.wire.messages import PartitionInfo, TopicInfo
 
 CREATE = codec.request_types(ApiKey.CREATE_TOPICS)
@@ -19,6 +19,7 @@ KNOWN = {
     "b": TopicInfo("b", topic_id=b"b" * 16, partitions=[PartitionInfo(0, 1, 1), PartitionInfo(1, 2, 1)]),
 }
 NO_ID = bytes(16)
+NODES = (0, 1, 2)
 INVALID_REQUEST, INVALID_ASSIGNMENT, UNKNOWN_ID = 42, 39, 100
 
 
@@ -48,20 +49,22 @@ def new(name: str, partitions: int = 1, replicas: int = 1, assigned: dict[int, l
         ([new("x", 2, -1, {0: [1], 1: [2]})], [INVALID_REQUEST]),
         ([new("x", -1, 1, {0: [1]})], [INVALID_REQUEST]),
         ([new("x", -1, -1, {0: [1], 2: [2]})], [INVALID_ASSIGNMENT]),
-        ([new("x", -1, -1, {0: [1, 2]})], [INVALID_ASSIGNMENT]),
+        ([new("x", -1, -1, {0: [1, 2]})], [NewTopic("x", 1, 2, {})]),  # refused for its 2 replicas
+        ([new("x", -1, -1, {0: [7]})], [INVALID_ASSIGNMENT]),
         ([new("x", -1, -1, {0: []})], [INVALID_ASSIGNMENT]),
         ([], []),
     ],
 )
 def test_creations(asked: list[Any], expected: list[Any]) -> None:
-    found = topics.creations(CREATE.CreateTopicsRequest(topics=asked))
+    found = topics.creations(CREATE.CreateTopicsRequest(topics=asked), NODES)
     assert [item if isinstance(item, NewTopic) else item.error_code for item in found] == expected
 
 
 def test_a_topic_that_is_named_twice_is_answered_once() -> None:
     request = CREATE.CreateTopicsRequest(topics=[new("x"), new("b"), new("x")])
     results = [Result(INVALID_REQUEST, "twice"), Result(), Result(INVALID_REQUEST, "twice")]
-    answer = topics.created(request, results, KNOWN, lambda _name: [])
+    asked = topics.creations(request, NODES)
+    answer = topics.created(request, asked, results, lambda item: Made(bytes(16), len(KNOWN[item.name].partitions), []))
     assert [(item.name, item.error_code, item.num_partitions) for item in answer.topics] == [("x", 42, -1), ("b", 0, 2)]
     grown = GROW.CreatePartitionsRequest(topics=[GROW.CreatePartitionsTopic(name=name, count=9) for name in "xbx"])
     assert [item.name for item in topics.grown(grown, results).results] == ["x", "b"]
@@ -111,8 +114,9 @@ def grown(name: str, count: int, assigned: list[list[int]] | None = None) -> Any
         ([grown("b", 4, [[1], [2]])], [Growth("b", 4)]),
         ([grown("b", 4, [[1]])], [INVALID_ASSIGNMENT]),
         ([grown("b", 3, [[1, 2]])], [INVALID_ASSIGNMENT]),
+        ([grown("b", 3, [[7]])], [INVALID_ASSIGNMENT]),
     ],
 )
 def test_growths(asked: list[Any], expected: list[Any]) -> None:
-    found = topics.growths(GROW.CreatePartitionsRequest(topics=asked), KNOWN)
+    found = topics.growths(GROW.CreatePartitionsRequest(topics=asked), KNOWN, NODES)
     assert [item if isinstance(item, Growth) else item.error_code for item in found] == expected

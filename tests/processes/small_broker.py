@@ -127,8 +127,10 @@ def echoes(context: ChildContext) -> None:
 
     class Port:
         socket = door
+        was_used = True
 
         def drain(self) -> None:
+            self.was_used = True
             peer, word = door.recv_multipart()
             door.send_multipart([peer, word + b" %d" % os.getpid()])
 

@@ -57,6 +57,19 @@ def test_a_full_batch_takes_no_more() -> None:
     assert len(builder.build()) == builder.size_bytes
 
 
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_an_append_that_was_interrupted_is_counted(before: int) -> None:
+    builder = BatchBuilder()
+    for number in range(before):
+        builder.append(number, None, b"whole")
+    # As far as `append` comes when it is interrupted right after the codec's own.
+    builder._append(before, 1000, None, b"half", [])
+    builder.recount()
+    records = decode_list(builder.build())
+    assert [record[0] for record in records] == list(range(before + 1))
+    assert (records[-1][1], records[-1][4]) == (1000, b"half")
+
+
 def test_set_producer_later() -> None:
     builder = BatchBuilder()
     builder.append(1, None, b"x")

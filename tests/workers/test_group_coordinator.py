@@ -43,10 +43,11 @@ class HeldDisk(FailingDisk):
 class Rig:
     """A group coordinator on a loop that the test turns, over topic `t` of two partitions."""
 
-    def __init__(self, folder: Path, disk: FailingDisk, **groups: Any) -> None:
+    def __init__(self, folder: Path, disk: FailingDisk, topics: tuple[str, ...] = ("t",), **groups: Any) -> None:
         self.loop = Loop()
         self.catalog = Catalog([1], 10, 10)
-        self.catalog.apply(self.catalog.create("t", 2, {}, bytes(range(16))))
+        for topic in topics:
+            self.catalog.apply(self.catalog.create(topic, 2, {}, bytes(range(16))))
         settings = GroupConfig(initial_rebalance_delay_ms=0, min_session_timeout_ms=1, **groups)
         config = Config(server=ServerConfig(data_dir=str(folder)), groups=settings)
         self.groups = GroupCoordinator(config, self.catalog, self.loop, disk)
@@ -234,6 +235,28 @@ def test_the_log_stays_bounded(make: Callable[..., Rig], monkeypatch: pytest.Mon
     assert [again.offset(f"group-{group}") for group in range(100)] == [59] * 100
 
 
+@pytest.mark.parametrize("at", [30, 90], ids=["header", "records"])
+def test_damage_costs_what_is_damaged_and_no_more(
+    make: Callable[..., Rig], tmp_path: Path, caplog: pytest.LogCaptureFixture, at: int
+) -> None:
+    rig = make(offsets_segment_bytes=1 << 16)
+    rig.commit("commit", 1, "damaged")
+    rig.take()
+    for number in range(3):
+        for group in range(400):
+            rig.commit("commit", number, f"group-{group}")
+        rig.take(400)
+    rig.groups.close()
+    segment = min((tmp_path / "__consumer_offsets-0").glob("*.log"))
+    with segment.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff\xff")
+    again = make()
+    assert [again.offset(f"group-{group}") for group in range(400)] == [2] * 400
+    assert again.offset("damaged") == -1
+    assert "passed over" in caplog.text
+
+
 def test_topics_are_followed(make: Callable[..., Rig]) -> None:
     rig = make()
     rig.commit("commit", 1)
@@ -246,3 +269,14 @@ def test_topics_are_followed(make: Callable[..., Rig]) -> None:
     assert (topics.partition_count("t"), topics.name_of(bytes(range(16)))) == (None, None)
     rig.commit("gone", 1)
     assert rig.take()[0][1].error_codes == (3,)
+
+
+def test_offsets_end_with_their_topic_even_if_a_crash_came_between(make: Callable[..., Rig]) -> None:
+    rig = make()
+    rig.commit("commit", 5)
+    rig.take()
+    rig.groups.close()
+    again = make(topics=())
+    assert again.offset() == -1  # answered when that is on the disk
+    again.groups.close()
+    assert make().offset() == -1, "a topic made anew is another one"

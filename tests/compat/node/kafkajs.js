@@ -1,4 +1,4 @@
-// Administers and produces with kafkajs. Arguments: bootstrap server, topic. Prints what it has seen as JSON.
+// Administers, produces and consumes with kafkajs. Arguments: bootstrap server, topic. Prints what it has seen as JSON.
 const { CompressionTypes, ConfigResourceTypes, Kafka, logLevel } = require('kafkajs')
 
 async function main ([server, topic]) {
@@ -33,6 +33,22 @@ async function main ([server, topic]) {
   await idempotent.connect()
   for (let i = 0; i < 3; i++) await idempotent.send({ topic, messages })
   await idempotent.disconnect()
+
+  const consumer = kafka.consumer({ groupId: `${topic}.members` })
+  await consumer.connect()
+  await consumer.subscribe({ topic, fromBeginning: true })
+  seen.consumed = []
+  await new Promise((resolve, reject) => {
+    const eachMessage = async ({ message }) => {
+      seen.consumed.push(message.value && message.value.toString())
+      if (seen.consumed.length === 14) resolve()
+    }
+    consumer.run({ eachMessage }).catch(reject)
+  })
+  await consumer.disconnect()
+  const left = await admin.fetchOffsets({ groupId: `${topic}.members`, topics: [topic] })
+  seen.committed = left[0].partitions.find(found => found.partition === 0).offset
+  await admin.deleteGroups([`${topic}.members`])
 
   const offsets = await admin.fetchTopicOffsets(topic)
   seen.offset = offsets.find(found => found.partition === 0).offset

@@ -1,0 +1,80 @@
+"""How asyncio goes through steps (see clients/steps.py): it sleeps on a Cluster's descriptors without blocking."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, Protocol
+
+from kbroker.clients.cluster import Cluster
+from kbroker.clients.steps import P, S, Steps, T
+
+
+class Sleeper:
+    """Several tasks may sleep on one cluster: all wake when something comes, and each looks whether it is for it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._asleep: set[asyncio.Future[None]] = set()
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Go through the steps. Cancelled, they end where they are, and what they hold is let go of."""
+        try:
+            while True:
+                try:
+                    sleep_ms = next(steps)
+                except StopIteration as done:
+                    outcome: T = done.value
+                    return outcome
+                await self._sleep(sleep_ms)
+        finally:
+            steps.close()
+
+    async def _sleep(self, sleep_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        if not self._asleep:
+            # Watched only while somebody sleeps: what nobody takes would keep the event loop busy.
+            loop.add_reader(self._cluster.fd, self._wake)
+        self._asleep.add(woken)
+        timer = loop.call_later(sleep_ms / 1000, _set, woken)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            self._asleep.discard(woken)
+            if not self._asleep and not self._cluster.closed:
+                loop.remove_reader(self._cluster.fd)
+        if not self._cluster.closed:
+            self._cluster.wait(0)
+
+    def _wake(self) -> None:
+        for woken in self._asleep:
+            _set(woken)
+
+
+def _set(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+class Awaits(Protocol):
+    """Whoever goes through the steps of an object that it holds, without blocking."""
+
+    @property
+    def steps(self) -> Any: ...
+
+    async def run(self, steps: Steps[T]) -> T: ...
+
+
+def awaiting(
+    method: Callable[Concatenate[S, P], Steps[T]],
+) -> Callable[Concatenate[Awaits, P], Coroutine[Any, Any, T]]:
+    """The coroutine method of `Awaits` that goes through these steps."""
+
+    @wraps(method)
+    async def wait(self: Awaits, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.run(method(self.steps, *args, **kwargs))
+
+    return wait
