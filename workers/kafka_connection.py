@@ -134,8 +134,12 @@ class Connection:
         framer, buffer = self._framer, self._door.buffer
         room = framer.room()
         try:
-            # What follows the unfinished frame comes with its end.
-            count = self._socket.recv_into(buffer) if room is None else self._socket.recvmsg_into((room, buffer))[0]
+            if room is None:
+                count = self._socket.recv_into(buffer)
+            else:
+                # What follows the unfinished frame comes with its end.
+                after = buffer if len(room) < len(buffer) else self._door.spill
+                count = self._socket.recvmsg_into((room, after))[0]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -308,6 +312,6 @@ class Connection:
             self.partial_ms = now_ms if self.partial_ms else 0  # meanwhile we do not read on
             if now_ms - self.blocked_ms > stall_max_ms:
                 self.close(f"took nothing of its answers for {stall_max_ms} ms")
-        elif now_ms - self.partial_ms > stall_max_ms + self._buffered // _BYTES_PER_MS_MIN:
+        elif now_ms - self.partial_ms > stall_max_ms + self._framer.received_bytes // _BYTES_PER_MS_MIN:
             self.close(f"sent half a request and did not end it within {stall_max_ms} ms")
         return not self.is_closed

@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 256 << 10
 """One for all connections: whole requests are served straight out of it."""
-KEPT_FRAME_BYTES_MAX = 2 << 20
-"""Frames up to this size get memory that was used before: new memory has to be zeroed, and mapped."""
+KEPT_FRAME_BYTES = 17 << 16
+"""Room for a frame of the usual greatest size, 1 MiB and its head."""
+KEPT_FRAMES = 4
+"""So many unfinished frames get such room, which is used again and again: new memory has to be zeroed, and mapped."""
+SPILL_BYTES = 16 << 10
+"""So much is received after the end of a large frame: the next one's begin, which is copied once more."""
 TURN_ACCEPTS = 64
 STALL_CHECK_MS = 1_000
 FULL_TABLE_PAUSE_MS = 500
@@ -54,6 +58,7 @@ class KafkaDoor:
         self.serve = serve
         self.limits = limits
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        self.spill = self.buffer[:SPILL_BYTES]
         self.buffered_bytes = 0
         self.complaints = Complaints(loop)
         self.ready: list[Connection] = []
@@ -93,7 +98,9 @@ class KafkaDoor:
 
     def frame_buffer(self, size_bytes: int) -> bytearray:
         """Memory for a frame that comes in pieces."""
-        return self._frame_buffers.take(size_bytes) if size_bytes <= KEPT_FRAME_BYTES_MAX else bytearray(size_bytes)
+        if size_bytes <= KEPT_FRAME_BYTES and self.buffered_bytes < KEPT_FRAMES * KEPT_FRAME_BYTES:
+            return self._frame_buffers.take(KEPT_FRAME_BYTES)
+        return bytearray(size_bytes)
 
     def _flush(self) -> None:
         """Send what was answered in this turn. Last answered first: readers who waited for what was written in this

@@ -131,6 +131,11 @@ class RequestFramer:
         """What this connection holds in memory: an unfinished frame, and what `hold` has copied."""
         return (0 if self._own is None else len(self._own)) + len(self._data) - self._position
 
+    @property
+    def received_bytes(self) -> int:
+        """What of the unfinished frame has come."""
+        return 0 if self._own is None else self._filled
+
     def has_begun(self) -> bool:
         """Whether a frame was begun, and not ended, since this was asked last."""
         begun, self._has_begun = self._has_begun, False
