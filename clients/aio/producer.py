@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Generator
 from types import TracebackType
 from typing import Any
@@ -34,7 +35,11 @@ class Delivery:
                 if not ended.done():  # it may have been cancelled
                     ended.set_result(None)
 
-            if self.future.watch(lambda: loop.call_soon_threadsafe(end)):
+            def wake() -> None:
+                with contextlib.suppress(RuntimeError):  # the event loop was closed meanwhile: nobody waits any more
+                    loop.call_soon_threadsafe(end)
+
+            if self.future.watch(wake):
                 yield from ended
         return self.future.metadata()
 

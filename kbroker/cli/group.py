@@ -136,7 +136,7 @@ def lag(group: str, interval_s: float | None, as_json: bool, server: str | None)
 @click.option("-t", "--topic", "topics", multiple=True, metavar="TOPIC[:PARTITION,…]", help="Default: all committed.")
 @click.option("--to-earliest", is_flag=True, help="To the first record there is.")
 @click.option("--to-latest", is_flag=True, help="Behind the last record.")
-@click.option("--to-offset", type=click.IntRange(0), metavar="OFFSET")
+@click.option("--to-offset", type=click.IntRange(0), metavar="OFFSET", help="To this one, within what there is.")
 @click.option(
     "--to-timestamp", "since_ms", metavar="TIME", callback=parse_time_option,
     help="To the first record not older: ms since 1970, or an ISO time.",
