@@ -380,5 +380,5 @@ class Sessions(RuleBasedStateMachine):
         assert sessions.partition_count == sum(len(s.partitions) for s in sessions._by_id.values()) <= 12
 
 
-TestSessions = Sessions.TestCase
+TestSessions = pytest.mark.slow(Sessions.TestCase)
 TestSessions.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
