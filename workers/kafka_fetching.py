@@ -38,6 +38,8 @@ from kbroker.workers.parking import ParkedFetch
 from kbroker.workers.partition import HighWatermarkWaiter
 
 WAIT_MS_MAX = 60_000
+COLD_BYTES_MAX = 1 << 20
+"""What one answer reads into memory where the page cache does not have it: whole batches up to this, one at least."""
 READ_COMMITTED: Final = 1
 _MISLED = (NotLeaderOrFollower.code, FencedLeaderEpoch.code)
 _PAGE_CACHE = PageCache()
@@ -186,8 +188,17 @@ class KafkaFetch(ParkedFetch):
     def _respond(self) -> None:
         self._is_over = True
         cold: list[Fetched] = []
-        for item in self._served:
-            if isinstance(item.records, LogSlice) and not self._is_cached(item, item.records):
+        left = COLD_BYTES_MAX
+        for wanted, item in zip(self._fetching.partitions, self._served, strict=True):
+            if not isinstance(item.records, LogSlice) or self._is_cached(item, item.records):
+                continue
+            if item.records.size_bytes > left:
+                if cold:
+                    item.records = None  # the next fetch gets them
+                    continue
+                self._shorten(wanted, item)
+            if item.records is not None:
+                left -= item.records.size_bytes
                 cold.append(item)
         if not cold:
             self._answer()
@@ -206,6 +217,12 @@ class KafkaFetch(ParkedFetch):
             self._step(self._answer)
 
         self._source.io.submit(read, done)
+
+    def _shorten(self, wanted: WantedPartition, item: Fetched) -> None:
+        try:
+            item.records = self._look_up(wanted, item, COLD_BYTES_MAX)
+        except (RequestError, StorageError) as error:
+            item.fail(code_of(error))
 
     def _fail(self, error: Exception) -> None:
         self._call.give_up(f"a fetch that waited: {error!r:.300}")

@@ -26,20 +26,6 @@ NO_TRANSACTIONS = "there are no transactions yet"
 ONE_HOST = "one host: there are no other replicas, disks or controllers to move to"
 
 EXCEPTIONS = {
-    "test_admin_integration.py::test_alter_partition_reassignments": ONE_HOST,
-    "test_admin_integration.py::test_alter_replica_log_dirs": ONE_HOST,
-    "test_admin_integration.py::test_describe_metadata_quorum": ONE_HOST,
-    "test_admin_integration.py::test_elect_leaders": ONE_HOST,
-    "test_admin_integration.py::test_list_partition_reassignments": ONE_HOST,
-    "test_admin_integration.py::test_create_describe_delete_acls": "there are no access rules: SECURITY_DISABLED",
-    "test_admin_integration.py::test_describe_configs_broker_resource_returns_configs": (
-        "it wants advertised.listeners, which Kafka has and we have not"
-    ),
-    "test_admin_integration.py::test_delete_records": "DeleteRecords is not served yet",
-    "test_admin_integration.py::test_delete_records_with_errors": "DeleteRecords is not served yet",
-    "test_consumer_integration.py::test_kafka_version_infer": (
-        "it takes us for Kafka 4.3, whose DescribeLogDirs we serve, and is told that we are 4.1"
-    ),
     "test_producer_integration.py::test_transactional_producer_messages": NO_TRANSACTIONS,
     "test_producer_integration.py::test_transactional_producer_offsets": NO_TRANSACTIONS,
 }
