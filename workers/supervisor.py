@@ -43,7 +43,7 @@ from kbroker.workers.status_socket import StatusSocket
 
 log = logging.getLogger(__name__)
 
-PREPARE_INTERVAL_MS = 50
+PREPARE_INTERVAL_MS = 20
 KILL_WAIT_MS = 5_000
 """How long to wait for killed processes at the end: one that waits for a disk does not end."""
 
