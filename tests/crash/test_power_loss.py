@@ -10,8 +10,8 @@ import shutil
 import signal
 import struct
 import subprocess
-import time
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
