@@ -98,8 +98,10 @@ class Link:
     def submit(
         self, request: Any, answer_class: type, on_reply: OnReply, *, deadline_ms: int, payload: Payload = ()
     ) -> None:
-        """Send a request, now or when the peer's limits allow it. `on_reply` is called once, from `serve` or `die`."""
-        asked = Asked(encode_request(request), payload, answer_class, deadline_ms, on_reply)
+        """Send a request (a message, or its header as `encode_request` makes it), now or when the peer's limits allow
+        it. `on_reply` is called once, from `serve` or `die`."""
+        header = request if type(request) is bytes else encode_request(request)
+        asked = Asked(header, payload, answer_class, deadline_ms, on_reply)
         if self.state is LinkState.DEAD:
             on_reply(Reply(None, [], NotSent(str(self.error))))
             return

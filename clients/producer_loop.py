@@ -29,6 +29,8 @@ from kbroker.clients.producer_core import (
 from kbroker.clients.producer_options import ProducerOptions
 from kbroker.clients.topic_partitions import TopicPartitions
 from kbroker.errors import BrokerUnavailable, BufferFull, ClientClosed, ConfigError, LeaderNotAvailable
+from kbroker.types import TopicPartition
+from kbroker.wire.codec import encode_request
 from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, ProducerIdAnswer
 
 T = TypeVar("T")
@@ -73,6 +75,7 @@ class ProducerLoop:
         self._topics: dict[str, TopicPartitions] = {}
         self._lock = threading.Lock()
         self._is_changing = False  # a caller's thread is at it, or was interrupted in it
+        self._headers: dict[TopicPartition, bytes] = {}  # of requests, the same for all batches of a partition
         self._gates: list[Gate] = []  # of callers who wait for space in the buffer, metadata, recovery
         self._watched = 0  # batches that somebody waits for
         self._filled_ms = 0  # when the caller's thread last filled a batch, and so served the sockets
@@ -315,9 +318,13 @@ class ProducerLoop:
         self._counts["batches_sent"] += 1
         self._counts["bytes_sent"] += len(batch.payload)
         self._counts["retries"] += attempt > 1
+        header = self._headers.get(batch.topic_partition)
+        if header is None:
+            request = Produce(topic, partition, self.options.acks, self.options.request_timeout_ms)
+            header = self._headers[batch.topic_partition] = encode_request(request)
         self._cluster.ask_owner(
             batch.topic_partition,
-            Produce(topic, partition, self.options.acks, self.options.request_timeout_ms),
+            header,
             ProduceAnswer,
             functools.partial(self._produced, batch, attempt),
             payload=(batch.payload,),

@@ -323,6 +323,11 @@ class KafkaConfig:
         "Half-received requests of all Kafka connections of one process; above it connections are closed.",
         unit="bytes", least=1 << 20, most=_INT64_MAX,
     )  # fmt: skip
+    answer_bytes_max: int = setting(
+        "kafka.queued.answer.max.bytes", 256 << 20,
+        "Answers that wait in memory until Kafka clients take them, of all connections of one process; above it those "
+        "who have most are hung up on.", unit="bytes", least=8 << 20, most=_INT64_MAX,
+    )  # fmt: skip
     requests_in_flight_max: int = setting(
         "kafka.requests.in.flight.max", 64, "A Kafka connection with so many unanswered requests is not read from.",
         least=1, most=65_536,

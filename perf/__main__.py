@@ -12,7 +12,7 @@ from perf.figure import Figure
 
 TOUCHED_BYTES = 4 << 30
 LATENCY_S = 10.0
-KAFKA_LATENCY_S = 8.0
+KAFKA_LATENCY_S = 5.0
 KAFKA_IDLE_S = 5.0
 KAFKA_PARKED_S = 65.0
 IDLE_S = 10.0

@@ -58,6 +58,7 @@ class InternalTopics:
             topic_id=partition_log.topic_id,
             partitions=[PartitionInfo(log.partition.partition, COORDINATOR_NODE, log.leader_epoch) for log in logs],
             settings={
+                "cleanup.policy": "compact",
                 "retention.ms": str(config.retention_ms),
                 "retention.bytes": str(config.retention_bytes),
                 "flush.acks.all": config.flush_acks_all,

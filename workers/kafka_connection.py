@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PARTS_MAX: Final = 256
 """Parts of answers that wait to be sent; with more the connection's next requests wait too."""
+_ANSWER_BYTES_MAX: Final = 1 << 20
+"""The same for their bytes in memory; what is sent from files does not count."""
 _JOINED_BYTES_MAX: Final = 16 << 10
 """Parts of answers up to this size are copied together, so that one call sends them."""
 _NOTHING: Final = memoryview(b"")
@@ -43,6 +45,11 @@ class FilePart:
 Part = bytes | bytearray | memoryview | FilePart
 
 
+def memory_bytes(parts: Sequence[Part]) -> int:
+    """What an answer takes in memory until it is sent."""
+    return sum(0 if isinstance(part, FilePart) else len(part) for part in parts)
+
+
 class Asked:
     """A request and the place of its answer. The request's body is valid until the call that serves it returns."""
 
@@ -56,10 +63,12 @@ class Asked:
     def answer(self, parts: Sequence[Part]) -> None:
         """Send the answer, size and header included, at the end of the loop's turn in which those before it were given
         too. Empty: there is none."""
-        if self.parts is None:
+        connection = self.connection
+        if self.parts is None and not connection.is_closed:
             self.parts = parts
-            if not self.connection.is_ready:
-                self.connection.get_ready()
+            connection.count_answer(parts)
+            if not connection.is_ready:
+                connection.get_ready()
 
     def fail(self, error: Exception) -> None:
         """Its bytes are at fault, or something went wrong that nobody foresaw: hang up on this client alone."""
@@ -75,7 +84,8 @@ class Connection:
 
     __slots__ = (
         "_buffered", "_door", "_framer", "_is_paused", "_out", "_pending", "_socket",
-        "active_ms", "address", "blocked_ms", "client_host", "client_id", "host", "is_closed", "is_ready", "partial_ms",
+        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "client_id", "host", "is_closed",
+        "is_ready", "partial_ms",
     )  # fmt: skip
 
     def __init__(self, door: KafkaDoor, sock: socket.socket, address: str, frame_limits: FrameLimits) -> None:
@@ -90,6 +100,7 @@ class Connection:
         self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
         self.client_id = ""
+        self.answer_bytes = 0  # of answers that were given and are not sent, in memory
         self.is_closed = False
         self.is_ready = False  # an answer was given in this turn of the loop
         self.active_ms = door.loop.now_ms()
@@ -113,6 +124,8 @@ class Connection:
         self._door.loop.remove(self._socket.fileno())
         self._door.buffered_bytes -= self._buffered
         self._buffered = 0
+        self._door.answer_bytes -= self.answer_bytes
+        self.answer_bytes = 0
         self._pending.clear()
         self._out.clear()
         self._door.gone(self)
@@ -162,7 +175,7 @@ class Connection:
         in_flight_max = door.limits.requests_in_flight_max
         try:
             while not self.is_closed:
-                if len(pending) >= in_flight_max:
+                if len(pending) >= in_flight_max or self.answer_bytes > _ANSWER_BYTES_MAX:
                     self._collect()
                     if not self._has_room():
                         framer.hold()
@@ -186,6 +199,7 @@ class Connection:
         if not self.is_closed:
             self._note_partial()
             self.active_ms = door.loop.now_ms()
+        door.bound_answers()
 
     def _note_partial(self) -> None:
         """Count what an unfinished request holds in memory, and since when it is here."""
@@ -202,6 +216,12 @@ class Connection:
                 self.close("queued.max.request.bytes of requests that are not yet served are here already")
 
     # --- out ---
+
+    def count_answer(self, parts: Sequence[Part]) -> None:
+        """An answer waits to be sent from now on."""
+        size_bytes = len(parts[0]) if len(parts) == 1 and isinstance(parts[0], bytes) else memory_bytes(parts)
+        self.answer_bytes += size_bytes
+        self._door.answer_bytes += size_bytes
 
     def get_ready(self) -> None:
         """Have what was answered sent at the end of this turn of the loop."""
@@ -239,7 +259,11 @@ class Connection:
             self._serve_all()
 
     def _has_room(self) -> bool:
-        return len(self._pending) < self._door.limits.requests_in_flight_max and len(self._out) < _PARTS_MAX
+        return (
+            len(self._pending) < self._door.limits.requests_in_flight_max
+            and len(self._out) < _PARTS_MAX
+            and self.answer_bytes <= _ANSWER_BYTES_MAX
+        )
 
     def _write(self) -> None:
         was_blocked = self.blocked_ms
@@ -274,6 +298,8 @@ class Connection:
             if len(out) > 1:
                 first = self._join()
             sent = self._socket.send(first, socket.MSG_MORE if len(out) > 1 else 0)
+            self.answer_bytes -= sent
+            self._door.answer_bytes -= sent
             if sent < len(first):
                 out[0] = memoryview(first)[sent:]
             else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kbroker.catalog.topics import check_name
 from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
 from kbroker.kafka import (
     codec,
@@ -37,6 +38,7 @@ from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
 from kbroker.workers.kafka_service import Call, KafkaService
+from kbroker.workers.listeners import host_port
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 
@@ -103,7 +105,7 @@ class KafkaCoordinator:
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
                 **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
             },
-            by_hand={ApiKey.PRODUCE: self._produce},
+            by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
@@ -252,7 +254,8 @@ class KafkaCoordinator:
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
         own |= {name: topic.settings for name, topic in self._coordinator.members.internal_topics.items()}
-        call.answer(configs.described(call.request, self._broker_settings(), own, self._nodes))
+        nodes = {n.node_id: host_port(n.host, n.port) for n in nodes_for(self._coordinator.child, call.host)}
+        call.answer(configs.described(call.request, self._broker_settings(), own, nodes, check_name))
 
     def _broker_settings(self) -> configs.BrokerSettings:
         return configs.BrokerSettings(self._coordinator.given, self._coordinator.catalog.altered)

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 
 from kbroker.config import KafkaConfig
 from kbroker.kafka.framing import FrameLimits
@@ -60,6 +61,9 @@ class KafkaDoor:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.spill = self.buffer[:SPILL_BYTES]
         self.buffered_bytes = 0
+        """Of requests that are not whole, of all connections."""
+        self.answer_bytes = 0
+        """Of answers that are given and not sent, of all connections; not those in files."""
         self.complaints = Complaints(loop)
         self.ready: list[Connection] = []
         """Who was given an answer in this turn of the loop, in that order."""
@@ -73,7 +77,7 @@ class KafkaDoor:
         self._connections_max = min(limits.connections_max, descriptors_for_clients())
         self._is_listening = False
         self._is_checking = False
-        loop.at_turn_end(self._flush)
+        loop.at_turn_end(self._end_turn)
         loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
 
     def listen(self) -> None:
@@ -107,6 +111,26 @@ class KafkaDoor:
         turn got their answer after its writers, and wait longer."""
         while self.ready:
             self.ready.pop().flush()
+
+    def bound_answers(self) -> None:
+        """Have no more answers wait in memory than may. When sending does not help, those who have most hang up first:
+        to wait for them would be to let them stop all others."""
+        if self.answer_bytes <= self.limits.answer_bytes_max:
+            return
+        self._flush()
+        if self.answer_bytes <= self.limits.answer_bytes_max:
+            return
+        for connection in sorted(self.connections, key=attrgetter("answer_bytes"), reverse=True):
+            if self.answer_bytes <= self.limits.answer_bytes_max:
+                return
+            connection.close(
+                f"{connection.answer_bytes} bytes of its answers wait to be taken, and kafka.queued.answer.max.bytes "
+                "in all are reached"
+            )
+
+    def _end_turn(self) -> None:
+        self._flush()
+        self.bound_answers()
 
     @property
     def is_answering(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kbroker.errors import UnsupportedVersion
-from kbroker.kafka import acls, api_versions, codec, listings, quotas, replicas
+from kbroker.kafka import acls, api_versions, codec, credentials, listings, quotas, replicas
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.kafka_connection import Asked, Part
@@ -43,6 +43,7 @@ SERVED = frozenset(
         ApiKey.ALTER_PARTITION_REASSIGNMENTS,
         ApiKey.LIST_PARTITION_REASSIGNMENTS,
         ApiKey.DESCRIBE_CLIENT_QUOTAS,
+        ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS,
         ApiKey.DESCRIBE_CLUSTER,
         ApiKey.DESCRIBE_ACLS,
         ApiKey.CREATE_ACLS,
@@ -160,6 +161,10 @@ def _describe_quotas(call: Call) -> None:
     call.answer(quotas.described())
 
 
+def _describe_credentials(call: Call) -> None:
+    call.answer(credentials.described(call.request))
+
+
 _EVERYWHERE: dict[int, Serve] = {
     ApiKey.API_VERSIONS: _api_versions,
     ApiKey.DESCRIBE_ACLS: _acls,
@@ -168,4 +173,5 @@ _EVERYWHERE: dict[int, Serve] = {
     ApiKey.LIST_TRANSACTIONS: _list_transactions,
     ApiKey.LIST_PARTITION_REASSIGNMENTS: _list_reassignments,
     ApiKey.DESCRIBE_CLIENT_QUOTAS: _describe_quotas,
+    ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: _describe_credentials,
 }

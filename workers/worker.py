@@ -183,7 +183,7 @@ class Worker:
 
     def _serve(self, asked: Asked) -> None:
         try:
-            request = codec.decode_request(codec.unpack_request(asked.header))
+            request = codec.read_request(asked.header)
             serve = self._requests.get(type(request))
             if serve is None:
                 raise InvalidRequest(f"{request.OP} goes to the coordinator, through the front, not to a worker")

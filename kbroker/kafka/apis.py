@@ -48,6 +48,7 @@ class ApiKey(IntEnum):
     LIST_PARTITION_REASSIGNMENTS = 46
     OFFSET_DELETE = 47
     DESCRIBE_CLIENT_QUOTAS = 48
+    DESCRIBE_USER_SCRAM_CREDENTIALS = 50
     DESCRIBE_CLUSTER = 60
     DESCRIBE_PRODUCERS = 61
     LIST_TRANSACTIONS = 66
@@ -136,6 +137,7 @@ APIS: Final[tuple[Api, ...]] = (
     Api(ApiKey.LIST_PARTITION_REASSIGNMENTS, 0, 0, 0),
     Api(ApiKey.OFFSET_DELETE, 0, 0, NEVER),
     Api(ApiKey.DESCRIBE_CLIENT_QUOTAS, 0, 1, 1),
+    Api(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS, 0, 0, 0),
     Api(ApiKey.DESCRIBE_CLUSTER, 0, 2, 0),
     Api(ApiKey.DESCRIBE_PRODUCERS, 0, 0, 0),
     Api(ApiKey.LIST_TRANSACTIONS, 0, 2, 0),
@@ -148,8 +150,6 @@ APIS: Final[tuple[Api, ...]] = (
 BY_KEY: Final[dict[int, Api]] = {int(api.key): api for api in APIS}
 
 USUAL: Final[tuple[tuple[ApiKey, tuple[int, ...]], ...]] = (
-    (ApiKey.PRODUCE, (7, 8, 9, 10, 11, 12, 13)),
-    (ApiKey.FETCH, (11, 12, 16, 17)),
     (ApiKey.LIST_OFFSETS, (2, 3, 6, 7, 9, 10)),
     (ApiKey.METADATA, (4, 5, 6, 11, 12, 13)),
     (ApiKey.API_VERSIONS, (0, 2, 3, 4)),
@@ -162,7 +162,8 @@ USUAL: Final[tuple[tuple[ApiKey, tuple[int, ...]], ...]] = (
     (ApiKey.OFFSET_FETCH, (3, 8, 9)),
     (ApiKey.CONSUMER_GROUP_HEARTBEAT, (1,)),
 )
-"""The versions that clients of today ask for on their way to their first records: worth preparing before a fork."""
+"""The versions that clients of today ask for on their way to their first records: worth preparing where processes are
+forked from. Not Produce and Fetch: what is usual of them is read and written by hand."""
 
 
 def api_for(key: int) -> Api:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kbroker.config import INT32_MAX, SETTINGS, TOPIC_SETTINGS, Config, Known, list_items, parse_value, value_text
@@ -14,6 +14,8 @@ from kbroker.kafka.topics import Result
 
 TOPIC: Final = 2
 BROKER: Final = 4
+CLIENT_METRICS: Final = 16
+GROUP: Final = 32
 
 # Where a value comes from, the strongest first.
 _FROM_TOPIC: Final = 1
@@ -24,6 +26,7 @@ _DEFAULT: Final = 5
 
 _BOOLEAN, _STRING, _INT, _SHORT, _LONG, _DOUBLE, _LIST = 1, 2, 3, 4, 5, 6, 7
 _KINDS: Final = {bool: _BOOLEAN, str: _STRING, float: _DOUBLE, tuple: _LIST}
+_OF_GROUPS: Final = ("group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms")
 _SET, _DELETE, _APPEND, _SUBTRACT = 0, 1, 2, 3
 
 
@@ -47,21 +50,33 @@ class _Layer(NamedTuple):
 
 
 def described(
-    request: Any, broker: BrokerSettings, topics: Mapping[str, Mapping[str, str]], nodes: Collection[int]
+    request: Any,
+    broker: BrokerSettings,
+    topics: Mapping[str, Mapping[str, str]],
+    nodes: Mapping[int, str],
+    check_name: Callable[[str], None],
 ) -> Any:
-    """The answer to DescribeConfigs. `topics` has each topic's own settings."""
+    """The answer to DescribeConfigs. `topics` has each topic's own settings, `nodes` the address that each node has for
+    whoever asks; `check_name` raises the RequestError about a name that no topic can have."""
     types = codec.response_types(ApiKey.DESCRIBE_CONFIGS)
     results = []
+    often = _named(request)
     for resource in request.resources:
         result = types.DescribeConfigsResult(
             resource_type=resource.resource_type, resource_name=resource.resource_name, configs=[]
         )
         results.append(result)
         try:
+            # A small request must not have an answer without end.
+            _check_once(resource, often)
             if resource.resource_type == TOPIC:
-                found = _of_topic(types, broker, resource.resource_name, topics)
+                found = _of_topic(types, broker, resource.resource_name, topics, check_name)
             elif resource.resource_type == BROKER:
                 found = _of_broker(types, broker, resource.resource_name, nodes)
+            elif resource.resource_type == GROUP:
+                found = _of_group(types, broker, resource.resource_name)
+            elif resource.resource_type == CLIENT_METRICS:
+                found = _of_client_metrics(resource.resource_name)
             else:
                 raise InvalidRequest(f"resources of type {resource.resource_type} have no settings here")
         except RequestError as error:
@@ -79,9 +94,25 @@ def described(
     return types.DescribeConfigsResponse(results=results)
 
 
-def _of_topic(types: Any, broker: BrokerSettings, name: str, topics: Mapping[str, Mapping[str, str]]) -> list[Any]:
+def _named(request: Any) -> Counter[tuple[int, str]]:
+    return Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
+
+
+def _check_once(resource: Any, often: Counter[tuple[int, str]]) -> None:
+    if often[resource.resource_type, resource.resource_name] > 1:
+        raise InvalidRequest(f"{resource.resource_name!r:.80} is named more than once in one request")
+
+
+def _of_topic(
+    types: Any,
+    broker: BrokerSettings,
+    name: str,
+    topics: Mapping[str, Mapping[str, str]],
+    check_name: Callable[[str], None],
+) -> list[Any]:
     own = topics.get(name)
     if own is None:
+        check_name(name)
         raise UnknownTopicOrPartition(f"there is no topic {name!r:.80}")
     return [
         _entry(types, topic_name, known, _topic_layers(broker, topic_name, known, own), read_only=False)
@@ -89,10 +120,26 @@ def _of_topic(types: Any, broker: BrokerSettings, name: str, topics: Mapping[str
     ]
 
 
-def _of_broker(types: Any, broker: BrokerSettings, name: str, nodes: Collection[int]) -> list[Any]:
+def _of_group(types: Any, broker: BrokerSettings, name: str) -> list[Any]:
+    """What members of a consumer group are told; groups have no settings of their own."""
+    if not name:
+        raise InvalidRequest("a group's name must not be empty")
+    return [
+        _entry(types, own_name.removeprefix("group."), known, _broker_layers(broker, known, ""), read_only=True)
+        for own_name, known in ((own_name, SETTINGS[own_name]) for own_name in _OF_GROUPS)
+    ]
+
+
+def _of_client_metrics(name: str) -> list[Any]:
+    if not name:
+        raise InvalidRequest("a client metrics resource's name must not be empty")
+    return []
+
+
+def _of_broker(types: Any, broker: BrokerSettings, name: str, nodes: Mapping[int, str]) -> list[Any]:
     if name and (not name.isdigit() or int(name) not in nodes):
         raise InvalidRequest(f"there is no node {name!r:.80}")
-    found = _facts(types, broker, name) if name else []
+    found = _facts(types, broker, name, nodes[int(name)]) if name else []
     for own_name, known in sorted(SETTINGS.items()):
         layers = _broker_layers(broker, known, name)
         if not name:
@@ -103,9 +150,10 @@ def _of_broker(types: Any, broker: BrokerSettings, name: str, nodes: Collection[
     return found
 
 
-def _facts(types: Any, broker: BrokerSettings, node: str) -> list[Any]:
+def _facts(types: Any, broker: BrokerSettings, node: str, address: str) -> list[Any]:
     """What is no setting here, but is asked by tools under the names that it has in Kafka."""
     facts = (
+        ("advertised.listeners", f"PLAINTEXT://{address}", _LIST, "Where the one who asks reaches the node."),
         ("broker.id", node, _INT, "The node's number: 0 the coordinator, from 1 on the workers."),
         ("node.id", node, _INT, "The node's number: 0 the coordinator, from 1 on the workers."),
         ("log.dirs", str(broker.config.data_dir), _LIST, "The one folder of the partitions."),
@@ -205,12 +253,11 @@ class Alteration(NamedTuple):
 
 def alterations(request: Any, *, incremental: bool, nodes: Collection[int]) -> list[Alteration | Result]:
     """For each resource of the request what is to be altered, or why it cannot be."""
-    often = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
+    often = _named(request)
     found: list[Alteration | Result] = []
     for resource in request.resources:
         try:
-            if often[resource.resource_type, resource.resource_name] > 1:
-                raise InvalidRequest(f"{resource.resource_name!r:.80} is named more than once in one request")
+            _check_once(resource, often)
             found.append(_alteration(resource, incremental, nodes))
         except RequestError as error:
             found.append(Result(error.code, str(error)))

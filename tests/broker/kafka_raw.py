@@ -16,9 +16,13 @@ def port_of(broker: Broker, node: int) -> int:
     return int(broker.status()["listeners"][f"kafka-{node}"].rpartition(":")[2])
 
 
-def dial(broker: Broker, node: int = 1) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port_of(broker, node)))
+def dial(broker: Broker, node: int = 1, *, receive_bytes: int = 0) -> socket.socket:
+    """A connection, with so small a buffer for what comes when `receive_bytes` says so."""
+    connection = socket.socket()
+    if receive_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.settimeout(PATIENCE_S)
+    connection.connect(("127.0.0.1", port_of(broker, node)))
     return connection
 
 

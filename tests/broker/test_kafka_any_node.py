@@ -140,3 +140,12 @@ def test_there_are_no_quotas(client: KafkaClient, version: int) -> None:
     request = types.DescribeClientQuotasRequest(components=[component], strict=False)
     answer = client.ask(ApiKey.DESCRIBE_CLIENT_QUOTAS, version, request)
     assert (answer.error_code, list(answer.entries)) == (0, [])
+
+
+def test_there_are_no_credentials(client: KafkaClient) -> None:
+    types = codec.request_types(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS)
+    for users, codes in ((None, []), (("ann", "bob"), [("ann", 91), ("bob", 91)])):
+        named = users and [types.UserName(name=name) for name in users]
+        request = types.DescribeUserScramCredentialsRequest(users=named)
+        answer = client.ask(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS, 0, request)
+        assert (answer.error_code, [(item.user, item.error_code) for item in answer.results]) == (0, codes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.testing import Broker
+from kbroker.workers.kafka_fetching import COLD_BYTES_MAX
+from kbroker.workers.page_cache import PageCache
 from tests.kafka.making import lists
 
 from .kafka_client import KafkaClient, batch
@@ -309,3 +312,27 @@ def test_offsets_that_cannot_be_asked_for(owned: Owned, topic: str) -> None:
     assert list_offsets(client, topic, 99, -1)[0] == 3
     elsewhere = next(i for i in range(6) if i not in owned[1])
     assert list_offsets(client, topic, elsewhere, -1)[0] == 6
+
+
+def test_what_lies_on_the_disk_is_read_little_by_little(broker: Broker, topic: str) -> None:
+    with KafkaClient(broker, 0) as any_node:
+        any_node.create(topic, 2)
+        leaders = [partition.leader_id for partition in any_node.metadata(topic)[topic].partitions]
+    with KafkaClient(broker, leaders[0]) as client:
+        for _ in range(6):
+            client.produce(topic, 0, bytes(300_000))
+        size_bytes = len(batch(bytes(300_000)))
+        (segment,) = (broker.data_dir / f"{topic}-0").glob("*.log")
+        fd = os.open(segment, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        is_cold = PageCache().has(fd, 0, 6 * size_bytes) is False
+        os.close(fd)
+        if not is_cold:
+            pytest.skip("this file system keeps what it has in memory")
+        offset = fetches = 0
+        while offset < 6:
+            (found,) = partitions(fetch(client, topic, {0: offset}, partition_max_bytes=1 << 24))
+            assert 0 < len(found.records) <= COLD_BYTES_MAX
+            offset += len(found.records) // size_bytes
+            fetches += 1
+        assert fetches > 1

@@ -17,6 +17,7 @@ from kbroker.kafka.apis import ApiKey
 from kbroker.testing import Broker
 
 from ..kafka.golden_frames import load_frames
+from .kafka_client import KafkaClient
 from .kafka_raw import asks, dial, frame, receive, receive_exactly
 from .raw_client import RawClient, batch
 
@@ -178,6 +179,51 @@ def test_who_always_has_half_a_request_on_its_way_does_not_stall() -> None:
             connection.sendall(requests[at : at + step])
             assert struct.unpack_from(">i", receive(connection))[0] == number
             time.sleep(0.01)  # so that all together takes several times as long as a stall may
+
+
+@pytest.fixture(scope="module")
+def wide() -> Iterator[Broker]:
+    """A broker whose Metadata has 5 KB."""
+    settings = {"kafka.queued.answer.max.bytes": 8 * MIB, "kafka.stall.max.ms": 2_000}
+    with Broker(settings, workers=1, listeners="PLAINTEXT://127.0.0.1:0") as running:
+        with KafkaClient(running, 1) as client:
+            client.create("wide", 200)
+        yield running
+
+
+def all_metadata(count: int) -> bytes:
+    return b"".join(frame(ApiKey.METADATA, 1, number, struct.pack(">i", -1)) for number in range(count))
+
+
+def test_who_takes_large_answers_gets_them_all(wide: Broker) -> None:
+    """More than may wait in memory, for each connection and in all."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(dial(wide)) for _ in range(4)]
+        for connection in held:
+            connection.sendall(all_metadata(2_000))
+        for number in range(2_000):
+            for connection in held:
+                assert struct.unpack_from(">i", receive(connection))[0] == number
+
+
+def test_many_clients_that_ask_for_much_and_take_nothing(wide: Broker) -> None:
+    """200 of them, each with 20 MB of answers: 256 of these were 1.3 MB."""
+    before = memory_bytes(wide, "worker-0")
+    most = 0
+    requests = all_metadata(4_000)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(dial(wide, receive_bytes=4_096)) for _ in range(200)]
+        for connection in held:
+            with contextlib.suppress(OSError):  # hung up on
+                connection.sendall(requests)
+            most = max(most, memory_bytes(wide, "worker-0") - before)
+        assert asks(wide)
+        assert most < MEMORY_BYTES_MAX
+        assert "kafka.queued.answer.max.bytes in all are reached" in wide.log
+        # Who still takes nothing is not waited for.
+        wide.wait_until(lambda: "took nothing of its answers for 2000 ms" in wide.log)
+        asking = psutil.Process(wide.pid("worker-0"))
+        wide.wait_until(lambda: all(c.status != psutil.CONN_ESTABLISHED for c in asking.net_connections("tcp")))
 
 
 @pytest.mark.parametrize("node", [0, 1])

@@ -429,6 +429,37 @@ def metadata(side: Side, topic: str) -> Facts:
     return facts
 
 
+def odd_configs(side: Side, topic: str) -> Facts:
+    side.any.create(topic)
+    types = codec.request_types(ApiKey.DESCRIBE_CONFIGS)
+    facts: Facts = []
+    for kind, name in (
+        (2, "no"), (2, "no/pe"), (2, ""), (2, "x" * 250), (4, "77"), (4, "x"), (16, "metrics"), (16, ""), (32, "g"),
+        (32, ""), (8, "x"), (99, "x"),
+    ):  # fmt: skip
+        resource = types.DescribeConfigsResource(resource_type=kind, resource_name=name, configuration_keys=None)
+        answer = side.any.ask(ApiKey.DESCRIBE_CONFIGS, 4, types.DescribeConfigsRequest(resources=[resource]))
+        (found,) = answer.results
+        facts.append((kind, name, found.error_code))
+    types = codec.request_types(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS)
+    for users in (None, [], [types.UserName(name="ann"), types.UserName(name="bob")]):
+        request = types.DescribeUserScramCredentialsRequest(users=users)
+        answer = side.any.ask(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS, 0, request)
+        facts.append((answer.error_code, sorted((item.user, item.error_code) for item in answer.results)))
+    return facts
+
+
+def odd_coordinators(side: Side, _topic: str) -> Facts:
+    facts: Facts = []
+    types = codec.request_types(ApiKey.LIST_GROUPS)
+    answer = side.any.ask(ApiKey.LIST_GROUPS, 4, types.ListGroupsRequest(states_filter=["Nonsense"]))
+    facts.append((answer.error_code, len(answer.groups)))
+    types = codec.request_types(ApiKey.FIND_COORDINATOR)
+    request = types.FindCoordinatorRequest(key_type=7, coordinator_keys=["x"])
+    facts.append([item.error_code for item in side.any.ask(ApiKey.FIND_COORDINATOR, 4, request).coordinators])
+    return facts
+
+
 def producers(side: Side, topic: str) -> Facts:
     side.any.create(topic)
     client = side.leader(topic)
@@ -447,7 +478,8 @@ def producers(side: Side, topic: str) -> Facts:
 
 SCENARIOS: tuple[Callable[[Side, str], Facts], ...] = (
     fetch_sessions, fetch_by_id, fetch_limits, leader_epochs, list_offsets, topic_partitions, odd_pages, delete_records,
-    create_topics, delete_topics, create_partitions, cluster, metadata, producers,
+    create_topics, delete_topics, create_partitions, cluster, metadata, producers, odd_configs,
+    odd_coordinators,
 )  # fmt: skip
 
 
