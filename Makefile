@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_FOR_TESTS := $(VENV)/.installed-for-tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Brokers, clients and tests start hundreds of processes from here: each module is compiled once, whatever is set.
+unexport PYTHONDONTWRITEBYTECODE
 TYPED := kbroker tests $(if $(wildcard perf/*.py),perf)
 
 .PHONY: help demo test test-fast check format bench reference clean
@@ -21,7 +23,7 @@ test: check  ## Style, types and every test
 	$(BIN)/python -m pytest
 
 test-fast: $(INSTALLED_FOR_TESTS)  ## The tests that take under a minute in all
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --hypothesis-profile=fast
 
 check: $(INSTALLED_FOR_TESTS)  ## Style and types only
 	$(BIN)/ruff check .

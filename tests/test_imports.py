@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,3 +148,28 @@ def test_every_package_is_shipped() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     there = {".".join(module.parent.relative_to(ROOT).parts) for module in modules()}
     assert there == listed
+
+
+def loaded_by(program: str) -> set[str]:
+    """The packages that a process has loaded after this program, which runs in one of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", program + "\nimport sys; print(*sys.modules)"],
+        capture_output=True, text=True, timeout=60, check=True, cwd=ROOT,
+    )  # fmt: skip
+    return {name.partition(".")[0] for name in ended.stdout.split()}
+
+
+def test_a_broker_starts_without_what_only_some_need() -> None:
+    """All that is loaded before the fork delays the start, and every process holds it."""
+    loaded = loaded_by("import kbroker.cli.main, kbroker.cli.serve, kbroker.cli.broker")
+    assert "zmq" in loaded
+    assert loaded & {"aiokafka", "asyncio", "hypothesis", "kio", "rich"} == set()
+
+
+def test_schemas_load_without_hypothesis_and_leave_it_to_others() -> None:
+    loaded = loaded_by("from kbroker.kafka import codec\ncodec.request_reader(3, 12)")
+    assert "kio" in loaded
+    assert "hypothesis" not in loaded
+    assert "hypothesis" in loaded_by(
+        "from kbroker.kafka import codec\ncodec.request_reader(3, 12)\nimport hypothesis.strategies"
+    )

@@ -105,7 +105,7 @@ class KafkaCoordinator:
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
                 **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
             },
-            by_hand={ApiKey.PRODUCE: self._produce},
+            by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)

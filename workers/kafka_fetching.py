@@ -25,13 +25,14 @@ from kbroker.errors import (
 )
 from kbroker.kafka import fetch
 from kbroker.kafka.cluster import Cluster, Node
+from kbroker.kafka.fetch_request import FetchRequest
 from kbroker.kafka.fetch_sessions import FetchSessions, WantedPartition
+from kbroker.kafka.schema import NO_UUID
 from kbroker.log.log import PartitionLog
 from kbroker.log.slices import LogSlice
 from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
-from kbroker.workers.kafka_connection import FilePart, Part
-from kbroker.workers.kafka_service import Call
+from kbroker.workers.kafka_connection import Asked, FilePart, Part
 from kbroker.workers.loop import Loop
 from kbroker.workers.page_cache import PageCache
 from kbroker.workers.parking import ParkedFetch
@@ -43,7 +44,6 @@ COLD_BYTES_MAX = 1 << 20
 READ_COMMITTED: Final = 1
 _MISLED = (NotLeaderOrFollower.code, FencedLeaderEpoch.code)
 _PAGE_CACHE = PageCache()
-_NO_ID = bytes(16)
 
 
 class Loaded:
@@ -109,16 +109,15 @@ class FetchSource(NamedTuple):
 class KafkaFetch(ParkedFetch):
     """One fetch request from arrival to answer."""
 
-    __slots__ = ("_call", "_fetching", "_is_replica", "_request", "_served", "_source")
+    __slots__ = ("_asked", "_fetching", "_request", "_served", "_source")
 
-    def __init__(self, source: FetchSource, call: Call) -> None:
+    def __init__(self, source: FetchSource, asked: Asked, request: FetchRequest) -> None:
         super().__init__(source.loop)
         self._source = source
-        self._call = call
-        self._request = request = call.request
-        replica = request.replica_state
-        self._is_replica = request.replica_id >= 0 or (replica is not None and replica.replica_id >= 0)
-        self._fetching = source.sessions.open(call.request, call.version, source.leads.name_of, source.loop.now_ms())
+        self._asked = asked
+        self._request = request
+        version = asked.request.version
+        self._fetching = source.sessions.open(request, version, source.leads.name_of, source.loop.now_ms())
         self._served: list[Fetched] = []
 
     def start(self) -> None:
@@ -159,12 +158,12 @@ class KafkaFetch(ParkedFetch):
         return is_urgent or found >= max(1, request.min_bytes)
 
     def _look_up(self, wanted: WantedPartition, answer: Fetched, max_bytes: int | None) -> LogSlice | None:
-        if self._is_replica:
+        if self._request.is_replica:
             raise InvalidRequest("replicas of other hosts do not fetch here")
         if not wanted.topic:
             raise UnknownTopicId(f"no topic has the id {wanted.topic_id.hex()}")
         log = self._source.leads.get(wanted.topic, wanted.partition).log
-        if wanted.topic_id not in (_NO_ID, log.topic_id):
+        if wanted.topic_id not in (NO_UUID, log.topic_id):
             raise InconsistentTopicId(f"topic {wanted.topic} was deleted and made anew; its id is another one now")
         answer.high_watermark = log.high_watermark
         answer.last_stable_offset = log.last_stable_offset
@@ -225,7 +224,7 @@ class KafkaFetch(ParkedFetch):
             item.fail(code_of(error))
 
     def _fail(self, error: Exception) -> None:
-        self._call.give_up(f"a fetch that waited: {error!r:.300}")
+        self._asked.fail(error)
 
     def _is_cached(self, item: Fetched, piece: LogSlice) -> bool:
         try:
@@ -235,26 +234,30 @@ class KafkaFetch(ParkedFetch):
             return True
 
     def _answer(self) -> None:
-        call = self._call
-        result = self._fetching.result(self._served, self._source.loop.now_ms())
-        nodes = self._name_leaders(result.shown) if call.version >= fetch.NEW_LEADERS else ()
-        pieces = fetch.encode(
-            call.version,
-            call.correlation_id,
-            [list(partitions) for _, partitions in groupby(result.shown, _topic_of)],
-            error_code=result.error_code,
-            session_id=result.session_id,
-            read_committed=self._request.isolation_level == READ_COMMITTED,
-            nodes=nodes,
-        )
-        call.answer_pieces([_part(piece) for piece in pieces])
+        error_code, session_id, shown = self._fetching.result(self._served, self._source.loop.now_ms())
+        version, correlation_id = self._asked.request.version, self._asked.request.correlation_id
+        read_committed = self._request.isolation_level == READ_COMMITTED
+        pieces: list[bytes | Records] | None = None
+        if len(shown) == 1 and not error_code:
+            pieces = fetch.encode_one(version, correlation_id, shown[0], session_id, read_committed)
+        if pieces is None:
+            pieces = fetch.encode(
+                version,
+                correlation_id,
+                [list(partitions) for _, partitions in groupby(shown, _topic_of)],
+                error_code=error_code,
+                session_id=session_id,
+                read_committed=read_committed,
+                nodes=self._name_leaders(shown) if version >= fetch.NEW_LEADERS else (),
+            )
+        self._asked.answer([piece if isinstance(piece, bytes) else _part(piece) for piece in pieces])
 
     def _name_leaders(self, shown: list[Fetched]) -> Sequence[Node]:
         """Tell who came to the wrong node, or with an old epoch, who leads (KIP-951). The nodes that are named."""
         misled = [item for item in shown if item.error_code in _MISLED]
         if not misled:
             return ()
-        cluster = self._source.cluster(self._call.host)
+        cluster = self._source.cluster(self._asked.connection.host)
         for item in misled:
             item.current_leader = cluster.leader_of(item.topic, item.index)
         return cluster.nodes_of(item.current_leader for item in misled)
@@ -271,7 +274,7 @@ def _read(piece: LogSlice) -> bytes | StorageError:
         return error
 
 
-def _part(piece: bytes | Records) -> Part:
-    if isinstance(piece, LogSlice):
-        return FilePart(piece.fd, piece.position, piece.size_bytes, piece)
-    return piece.data if isinstance(piece, Loaded) else piece
+def _part(records: Records) -> Part:
+    if isinstance(records, Loaded):
+        return records.data
+    return FilePart(records.fd, records.position, records.size_bytes, records)

@@ -65,7 +65,7 @@ class KafkaLeader:
                 **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
-            by_hand={ApiKey.PRODUCE: self._produce},
+            by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)

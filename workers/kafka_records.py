@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from kbroker.config import KafkaConfig
 from kbroker.errors import RequestError, StorageError, code_of
-from kbroker.kafka import describe_producers, list_offsets, offset_for_leader_epoch
+from kbroker.kafka import describe_producers, fetch_request, list_offsets, offset_for_leader_epoch
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.fetch_sessions import FetchSessions
 from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.kafka_fetching import FetchSource, KafkaFetch, Leads, check_epoch
 from kbroker.workers.kafka_service import Call, Serve
 from kbroker.workers.loop import Loop
@@ -32,14 +33,15 @@ class KafkaRecords:
         sessions = FetchSessions(config.fetch_sessions_max, _session_id)
         self._source = FetchSource(loop, io, leads, sessions, cluster, config.fetch_bytes_max)
         self.serves: dict[int, Serve] = {
-            ApiKey.FETCH: self._fetch,
             ApiKey.LIST_OFFSETS: self._list_offsets,
             ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,
             ApiKey.DESCRIBE_PRODUCERS: self._describe_producers,
         }
 
-    def _fetch(self, call: Call) -> None:
-        KafkaFetch(self._source, call).start()
+    def fetch(self, asked: Asked) -> None:
+        """Serve a Fetch, whose body is read by hand. Raises MalformedRequest."""
+        head = asked.request
+        KafkaFetch(self._source, asked, fetch_request.read(head.version, head.body)).start()
 
     def _list_offsets(self, call: Call) -> None:
         call.answer(list_offsets.answer(call.request, call.version, self._find_offset))

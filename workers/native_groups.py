@@ -10,16 +10,20 @@ from typing import Any, TypeVar
 from kbroker.errors import (
     CoordinatorNotAvailable,
     GroupIdNotFound,
+    GroupMaxSizeReached,
     GroupSubscribedToTopic,
+    InvalidCommitOffsetSize,
+    InvalidGroupId,
     InvalidRequest,
     NonEmptyGroup,
+    OffsetMetadataTooLarge,
     StaleMemberEpoch,
     UnknownMemberId,
     UnknownTopicOrPartition,
     error_for,
 )
 from kbroker.groups import protocol
-from kbroker.groups.assignment import Assignment
+from kbroker.groups.assignment import Assignment, of_topics
 from kbroker.groups.consumer_events import (
     ConsumerGroupDescribe,
     ConsumerGroupDescribeResult,
@@ -40,6 +44,7 @@ from kbroker.groups.events import (
     FetchOffsetsResult,
     OffsetToCommit,
 )
+from kbroker.groups.limits import COMMIT_BYTES_MAX, COMMIT_OFFSETS_MAX, NAME_BYTES_MAX
 from kbroker.wire import codec
 from kbroker.wire import group_messages as m
 from kbroker.workers.doors import Asked
@@ -50,8 +55,14 @@ R = TypeVar("R")
 _MEANING = {
     CoordinatorNotAvailable.code: "what was asked could not be stored; try again",
     GroupIdNotFound.code: "there is no such group",
+    GroupMaxSizeReached.code: "there are as many groups as groups.max allows; delete some that nobody needs",
     GroupSubscribedToTopic.code: "its members read that topic; stop them first",
+    InvalidCommitOffsetSize.code: (
+        f"one commit has at most {COMMIT_OFFSETS_MAX} offsets and {COMMIT_BYTES_MAX} bytes of records; make several"
+    ),
+    InvalidGroupId.code: f"a group needs a name, of at most {NAME_BYTES_MAX} bytes",
     NonEmptyGroup.code: "it has members; stop them first",
+    OffsetMetadataTooLarge.code: "its metadata is longer than offset.metadata.max.bytes",
     StaleMemberEpoch.code: "that member is at another epoch by now",
     UnknownMemberId.code: "it has members, and the request is from none of them",
     UnknownTopicOrPartition.code: "there is no such partition",
@@ -114,7 +125,7 @@ class NativeGroups:
     def _by_id(self, topics: Iterable[m.TopicPartitions]) -> Assignment:
         """By topic id; what the client says it reads of a topic that was deleted is left out."""
         ids = ((self._groups.topics.id_of(entry.topic), entry.partitions) for entry in topics)
-        return {topic_id: frozenset(numbers) for topic_id, numbers in ids if topic_id is not None and numbers}
+        return of_topics((topic_id, numbers) for topic_id, numbers in ids if topic_id is not None)
 
     # --- offsets ---
 
@@ -124,6 +135,9 @@ class NativeGroups:
         )
 
         def answered(result: CommitOffsetsResult) -> None:
+            if InvalidCommitOffsetSize.code in result.error_codes:  # the same for all, and not to be said so often
+                asked.refuse(InvalidCommitOffsetSize(_message(InvalidCommitOffsetSize.code, request.group)))
+                return
             places = [(entry.topic, entry.partition) for entry in offsets]
             _answer_offsets(asked, request.group, places, result.error_codes)
 

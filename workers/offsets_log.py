@@ -34,7 +34,7 @@ READ_BYTES = 1 << 20
 BATCH_BYTES = 1 << 20
 """Records of several groups share a batch up to here. What one group stores at once is never divided."""
 BATCH_BYTES_MAX = 256 << 20
-"""So a group's own batch may be larger: the metadata of thousands of members, each up to a request's size."""
+"""So a group's own batch may be larger. `groups/limits.py` sees to it that none needs more than this."""
 
 
 def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cache: bool) -> PartitionLog:

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +43,7 @@ from kbroker.workers.status_socket import StatusSocket
 
 log = logging.getLogger(__name__)
 
+PREPARE_INTERVAL_MS = 50
 KILL_WAIT_MS = 5_000
 """How long to wait for killed processes at the end: one that waits for a disk does not end."""
 
@@ -118,8 +119,6 @@ class Supervisor:
 
     def _start(self) -> None:
         # Children share the supervisor's pages as long as the garbage collector does not write into them.
-        if self._kafka_ports:
-            codec.prepare()
         gc.collect()
         gc.freeze()
         self._tell_status()
@@ -213,7 +212,15 @@ class Supervisor:
             self._notifier.ready()
             if self._on_ready is not None:
                 self._on_ready(self.status())
+            if self._kafka_ports:
+                self._prepare_successors(codec.prepare())
         self._tell_status()
+
+    def _prepare_successors(self, steps: Iterator[None]) -> None:
+        """Make Kafka's usual readers and writers, a few milliseconds at a time: a child that is forked from here later
+        has its clients back at once. The first children make theirs on first use, for start-up must not wait."""
+        if self._state == "ready" and next(steps, steps) is None:
+            self._loop.call_later(PREPARE_INTERVAL_MS, lambda: self._prepare_successors(steps))
 
     def _on_death(self, process: ChildProcess) -> None:
         # What it sent last may be what its successor must know.

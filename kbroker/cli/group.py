@@ -11,6 +11,7 @@ import click
 from kbroker.cli.options import json_option, parse_time_option, print_json, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.table import print_table
+from kbroker.errors import GroupIdNotFound
 from kbroker.types import TopicPartition
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def members(group: str, as_json: bool, server: str | None) -> None:
 @click.argument("group")
 @click.option(
     "--watch", "interval_s", type=click.FloatRange(0.1), is_flag=False, flag_value=2.0, metavar="SECONDS",
-    help="Show it again and again, until stopped (default every 2 seconds).",
+    help="Show it again and again, until stopped (default every 2 seconds); JSON comes in lines.",
 )  # fmt: skip
 @json_option
 @server_option
@@ -119,7 +120,8 @@ def lag(group: str, interval_s: float | None, as_json: bool, server: str | None)
         while True:
             lags = _lags(admin, consumer, admin.describe_consumer_groups([group])[0])
             if as_json:
-                print_json({"group": group, "lag": _total(lags), "partitions": [one._asdict() for one in lags]})
+                facts = {"group": group, "lag": _total(lags), "partitions": [one._asdict() for one in lags]}
+                print_json(facts, in_one_line=interval_s is not None)
             else:
                 if interval_s is not None and sys.stdout.isatty():
                     click.clear()
@@ -166,6 +168,8 @@ def reset_offsets(
     with Admin(server=server) as admin, Consumer(server=server) as consumer:
         committed = {tp: at.offset for tp, at in admin.list_consumer_group_offsets(group).items()}
         partitions = _chosen(consumer, committed, topics)
+        if not partitions:
+            raise GroupIdNotFound(f"group {group:.249} has committed nothing: name topics with --topic")
         starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         times = consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)) if since_ms is not None else {}
         plan: dict[TopicPartition, int] = {}
@@ -183,7 +187,7 @@ def reset_offsets(
                 found = times.get(partition)
                 at = end if found is None else found.offset
             plan[partition] = min(max(at, start), end)
-        if execute and plan:
+        if execute:
             admin.alter_consumer_group_offsets(group, plan)
     rows = [(tp.topic, tp.partition, committed.get(tp, -1), at) for tp, at in sorted(plan.items())]
     columns = ("topic", "partition", "committed", "new offset")

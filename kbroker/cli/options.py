@@ -46,9 +46,9 @@ def parse_time_option(_context: click.Context, _parameter: click.Parameter, text
         raise click.BadParameter(f"{text!r} is neither milliseconds since 1970 nor an ISO time") from None
 
 
-def print_json(value: Any) -> None:
-    """`value` as indented JSON on stdout."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+def print_json(value: Any, *, in_one_line: bool = False) -> None:
+    """`value` as JSON on stdout: indented, or in one line where more such values follow."""
+    json.dump(value, sys.stdout, indent=None if in_one_line else 2, ensure_ascii=False)
     sys.stdout.write("\n")
 
 

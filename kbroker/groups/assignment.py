@@ -21,6 +21,11 @@ def of_partitions(partitions: Iterable[TopicIdPartition]) -> Assignment:
     return {topic_id: frozenset(numbers) for topic_id, numbers in grouped.items()}
 
 
+def of_topics(topics: Iterable[tuple[bytes, Iterable[int]]]) -> Assignment:
+    """The assignment that a client has written down: a topic may come twice, or with no partitions."""
+    return of_partitions((topic_id, number) for topic_id, numbers in topics for number in numbers)
+
+
 def partitions_of(assignment: Assignment) -> Iterator[TopicIdPartition]:
     """Each partition, topic by topic."""
     for topic_id, numbers in assignment.items():

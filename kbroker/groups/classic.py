@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from kbroker.errors import (
-    CoordinatorNotAvailable,
     FencedInstanceId,
     GroupMaxSizeReached,
     InconsistentGroupProtocol,
+    InvalidRequest,
     MemberIdRequired,
     RebalanceInProgress,
     RequestError,
@@ -47,6 +47,7 @@ from kbroker.groups.events import (
     LeftMember,
     SyncGroup,
 )
+from kbroker.groups.limits import GROUP_BYTES_MAX
 from kbroker.groups.settings import GroupSettings
 
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
@@ -166,10 +167,6 @@ class ClassicGroup:
         """The leader watches its members' topics by itself."""
         return Effects()
 
-    def abandoned(self) -> Effects:
-        """Whoever waits is to look for the coordinator again."""
-        return self.end_waiting(CoordinatorNotAvailable.code)
-
     # --- moving between the kinds of group (migration.py) ---
 
     @property
@@ -202,6 +199,8 @@ class ClassicGroup:
             turn.answer(event, event.refused(GroupMaxSizeReached.code))
         elif not self.group.understands(event.protocol_type, dict(event.protocols)):
             raise InconsistentGroupProtocol("the group's members have no protocol in common with this one")
+        elif not self._has_space(member, event):
+            raise GroupMaxSizeReached(f"the group's members tell more than {GROUP_BYTES_MAX} bytes about themselves")
         elif not event.member_id:
             self._join_anew(event, turn)
         elif event.member_id in self._members.pending and event.instance_id is None:
@@ -218,6 +217,12 @@ class ClassicGroup:
             joined = member is not None and member.joining is not None
             return joined or self._members.joining < self._settings.max_size
         return member is not None or len(self._members) < self._settings.max_size
+
+    def _has_space(self, member: ClassicMember | None, event: JoinGroup) -> bool:
+        """Whether what this member tells can be kept beside what the others have told."""
+        before_bytes = member.size_bytes if member is not None else 0
+        told_bytes = from_join(event, event.member_id).size_bytes
+        return self._members.size_bytes - before_bytes + told_bytes <= GROUP_BYTES_MAX
 
     def _join_anew(self, event: JoinGroup, turn: _Turn) -> None:
         """A member without an id."""
@@ -279,7 +284,7 @@ class ClassicGroup:
             self._unsynced.add(member_id)
         self._members.rename(member, member_id)
         self._members.update(member, event)
-        member.client_id, member.client_host, member.is_new = event.client_id, event.client_host, False
+        member.is_new = False
         self._extend_session(member, member.session_timeout_ms, turn)
         if not self._goes_on_without_rebalance(member, before):
             self._members.park(member, event)
@@ -389,12 +394,15 @@ class ClassicGroup:
 
     def _sync_completing(self, member: ClassicMember, event: SyncGroup, turn: _Turn) -> None:
         """Wait for the leader; the leader's own brings what all wait for."""
+        leads = member.member_id == self._members.leader
+        assignments = {who: given for who, given in event.assignments if self._members.get(who)} if leads else {}
+        if sum(map(len, assignments.values())) > GROUP_BYTES_MAX:
+            raise InvalidRequest(f"the leader assigns more than {GROUP_BYTES_MAX} bytes to the group's members")
         self._end_sync(member, RebalanceInProgress.code, turn)
         member.syncing = event
         self._has_synced(member)
-        if member.member_id != self._members.leader:
+        if not leads:
             return
-        assignments = dict(event.assignments)
         for each in self._members:
             each.assignment = assignments.get(each.member_id, b"")
         self.group.become(State.STABLE, turn.now_ms)

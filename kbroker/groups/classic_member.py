@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kbroker.groups.events import DescribedMember, JoinedMember, JoinGroup, SyncGroup
 from kbroker.groups.group_records import MemberFacts
+from kbroker.groups.limits import metadata_bytes, names_bytes
 
 
 @dataclass(slots=True)
@@ -27,6 +28,12 @@ class ClassicMember:
     session_end_ms: int = 0
     joining: JoinGroup | None = None
     syncing: SyncGroup | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it has told."""
+        names = (self.member_id, self.instance_id, self.client_id, self.client_host)
+        return names_bytes(names) + metadata_bytes(self.protocols.items())
 
     @property
     def session_counts(self) -> bool:

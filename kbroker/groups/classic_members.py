@@ -17,6 +17,8 @@ class ClassicMembers:
         self.pending: dict[str, int] = {}
         """When their time to join is over (ms since 1970), by member id."""
         self.leader: str | None = None
+        self.size_bytes = 0
+        """What all members have told."""
         self._by_id: dict[str, ClassicMember] = {}
         self._static: dict[str, str] = {}
         self._speakers: Counter[str] = Counter()
@@ -57,6 +59,7 @@ class ClassicMembers:
         """One more; the first becomes the leader."""
         assert member.member_id not in self._by_id
         self._by_id[member.member_id] = member
+        self.size_bytes += member.size_bytes
         self._speakers.update(list(member.protocols))
         if member.instance_id is not None:
             assert member.instance_id not in self._static
@@ -70,6 +73,7 @@ class ClassicMembers:
         assert member.joining is None
         assert member.syncing is None
         del self._by_id[member.member_id]
+        self.size_bytes -= member.size_bytes
         self._speakers.subtract(list(member.protocols))
         if member.instance_id is not None:
             del self._static[member.instance_id]
@@ -83,7 +87,9 @@ class ClassicMembers:
         self._static[member.instance_id] = member_id
         if self.leader == member.member_id:
             self.leader = member_id
+        self.size_bytes -= member.size_bytes
         member.member_id = member_id
+        self.size_bytes += member.size_bytes
 
     # --- the joining phase ---
 
@@ -112,7 +118,10 @@ class ClassicMembers:
     def update(self, member: ClassicMember, event: JoinGroup) -> None:
         """What the member says of itself now."""
         self._speakers.subtract(list(member.protocols))
+        self.size_bytes -= member.size_bytes
+        member.client_id, member.client_host = event.client_id, event.client_host
         member.protocols = dict(event.protocols)
+        self.size_bytes += member.size_bytes
         self._speakers.update(list(member.protocols))
         member.rebalance_timeout_ms = event.rebalance_timeout_ms
         member.session_timeout_ms = event.session_timeout_ms

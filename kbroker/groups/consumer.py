@@ -20,6 +20,7 @@ from kbroker.errors import (
     StaleMemberEpoch,
     UnknownMemberId,
     UnreleasedInstanceId,
+    UnsupportedVersion,
 )
 from kbroker.groups.assignment import Assignment, is_subset
 from kbroker.groups.assignors import ASSIGNORS, Subscriber
@@ -49,6 +50,7 @@ from kbroker.groups.events import (
     SyncGroup,
 )
 from kbroker.groups.kind import Topics
+from kbroker.groups.limits import GROUP_BYTES_MAX
 from kbroker.groups.patterns import matching
 from kbroker.groups.protocol import PROTOCOL_TYPE
 from kbroker.groups.settings import GroupSettings
@@ -148,10 +150,6 @@ class ConsumerGroup:
         self.settle(effects, now_ms, changed=self._topics_differ())
         return effects
 
-    def abandoned(self) -> Effects:
-        """No request ever waits in a consumer group."""
-        return Effects()
-
     def records(self) -> list[Record]:
         """All that makes this group again."""
         return self.stored.records()
@@ -173,6 +171,8 @@ class ConsumerGroup:
         if event.generation_id < 0 and self.is_empty:
             return
         member = self.member(event.member_id, event.instance_id)
+        if not member.is_classic and not event.knows_member_epochs:
+            raise UnsupportedVersion("Members that speak KIP-848 commit by OffsetCommit version 9 or above.")
         _check_epoch_of_offsets(member, event.generation_id)
         if member.is_classic:
             self.begin_session(member, now_ms)
@@ -205,6 +205,15 @@ class ConsumerGroup:
         most = self._settings.consumer_max_size
         if len(self.stored.members) >= most and member_id not in self.stored.members:
             raise GroupMaxSizeReached(f"The consumer group has reached its maximum capacity of {most} members.")
+
+    def check_size(self, member_id: str, facts: MemberFacts) -> None:
+        """Raise when what this member tells is too much beside what the others have told."""
+        member = self.stored.members.get(member_id)
+        before = member.facts if member else NOBODY
+        if facts is before:
+            return
+        if self.stored.facts_bytes + facts.size_bytes - before.size_bytes > GROUP_BYTES_MAX:
+            raise GroupMaxSizeReached(f"The group's members tell more than {GROUP_BYTES_MAX} bytes about themselves.")
 
     def take_facts(self, member_id: str, facts: MemberFacts, effects: Effects, now_ms: int) -> bool:
         """Store what a member tells about itself, if that is news; whether it changes who may read what."""
@@ -274,6 +283,8 @@ class ConsumerGroup:
         check_heartbeat(event, self._settings, self.stored.patterns)
         if event.member_epoch < JOIN_EPOCH:
             return self._leave(event, now_ms)
+        known = self.stored.members.get(event.member_id)
+        self.check_size(event.member_id, _facts_told(event, known.facts if known else NOBODY))
         effects = Effects()
         joins = event.member_epoch == JOIN_EPOCH
         member_id = self._place(event, effects) if joins else self._checked(event).member_id

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Final
+from collections.abc import Collection
 
 from kbroker.errors import InvalidRequest, UnsupportedAssignor
 from kbroker.groups.consumer_events import JOIN_EPOCH, LEAVE_STATIC_EPOCH, ConsumerGroupHeartbeat
+from kbroker.groups.limits import NAME_BYTES_MAX, PATTERNS_MAX, SUBSCRIPTION_BYTES_MAX, names_bytes
 from kbroker.groups.patterns import compiled
 from kbroker.groups.settings import GroupSettings
 
-NAME_BYTES_MAX: Final = 1024
-"""Longest member id, instance id and rack id: they are stored with every change of a member."""
-SUBSCRIPTION_BYTES_MAX: Final = 512 * 1024
-"""Most bytes of subscribed topic names: a member's record has to fit into a batch."""
 
-
-def check_heartbeat(event: ConsumerGroupHeartbeat, settings: GroupSettings, known_patterns: Container[str]) -> None:
-    """Raise for what no member may send. A pattern that is known was checked before."""
+def check_heartbeat(event: ConsumerGroupHeartbeat, settings: GroupSettings, known_patterns: Collection[str]) -> None:
+    """Raise for what no member may send. A pattern that the group knows was checked before."""
     _check_names(event)
     if event.member_epoch < LEAVE_STATIC_EPOCH:
         raise InvalidRequest(f"MemberEpoch is invalid: {event.member_epoch}.")
@@ -32,22 +27,29 @@ def check_heartbeat(event: ConsumerGroupHeartbeat, settings: GroupSettings, know
             f"ServerAssignor {event.assignor} is not supported. "
             f"Supported assignors: {', '.join(settings.consumer_assignors)}."
         )
-    if event.topics is not None and sum(len(name) + 3 for name in event.topics) > SUBSCRIPTION_BYTES_MAX:
+    if event.topics is not None and names_bytes(event.topics) > SUBSCRIPTION_BYTES_MAX:
         raise InvalidRequest(f"SubscribedTopicNames is too long: at most {SUBSCRIPTION_BYTES_MAX} bytes are allowed.")
     if event.pattern and event.pattern not in known_patterns:
         compiled(event.pattern)
+        if len(known_patterns) >= PATTERNS_MAX:
+            raise InvalidRequest(f"The group's members use {PATTERNS_MAX} patterns already, as many as are allowed.")
 
 
 def _check_names(event: ConsumerGroupHeartbeat) -> None:
-    if not event.group_id.strip():
-        raise InvalidRequest("GroupId can't be empty.")
     # A member without an id joins only in v0, where it is given one.
     if not event.member_id.strip() and (event.fresh_id is None or event.member_epoch != JOIN_EPOCH):
         raise InvalidRequest("MemberId can't be empty.")
-    names = (("MemberId", event.member_id), ("InstanceId", event.instance_id), ("RackId", event.rack_id))
-    for field, name in names:
-        if field != "MemberId" and name is not None and not name.strip():
+    for field, name in (("InstanceId", event.instance_id), ("RackId", event.rack_id)):
+        if name is not None and not name.strip():
             raise InvalidRequest(f"{field} can't be empty.")
+    names = (
+        ("MemberId", event.member_id),
+        ("InstanceId", event.instance_id),
+        ("RackId", event.rack_id),
+        ("ClientId", event.client_id),
+        ("ClientHost", event.client_host),
+    )
+    for field, name in names:
         if name is not None and len(name) > NAME_BYTES_MAX // 4 and len(name.encode()) > NAME_BYTES_MAX:
             raise InvalidRequest(f"{field} is too long: at most {NAME_BYTES_MAX} bytes are allowed.")
 

@@ -114,11 +114,13 @@ def _join(group: ConsumerGroup, event: JoinGroup, now_ms: int) -> Effects:
     member_id = event.member_id or f"{event.instance_id or event.client_id}-{event.fresh_id}"
     if holder is None:
         group.check_room(member_id)
+    facts = classic_facts(event, subscription)
+    group.check_size(member_id if holder is None else holder.member_id, facts)
     if not event.member_id and event.instance_id is None and event.requires_known_member_id:
         return Effects(replies=[Reply(event.token, JoinGroupResult(MemberIdRequired.code, member_id))])
     if holder is not None and holder.member_id != member_id:
         group.replace_static(holder, member_id, effects)
-    changed = group.take_facts(member_id, classic_facts(event, subscription), effects, now_ms)
+    changed = group.take_facts(member_id, facts, effects, now_ms)
     group.settle(effects, now_ms, changed=changed, at_once=True)
     member = group.stored.members[member_id]
     group.step(member, assignment_of(subscription.owned, group.topics), effects, now_ms)

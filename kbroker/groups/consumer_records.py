@@ -28,6 +28,7 @@ from kbroker.groups.flexible_fields import (
     compact_text,
     tags,
 )
+from kbroker.groups.limits import metadata_bytes, names_bytes
 
 VALUE_VERSION: Final = 0
 _METADATA_HASH_TAG: Final = 0
@@ -87,6 +88,12 @@ class MemberFacts(NamedTuple):
     rebalance_timeout_ms: int
     assignor: str | None
     classic: ClassicFacts | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About the size of its record."""
+        names = (self.instance_id, self.rack_id, self.client_id, self.client_host, self.pattern, *self.topics)
+        return names_bytes(names) + (metadata_bytes(self.classic.protocols) if self.classic else 0)
 
 
 NOBODY: Final = MemberFacts(None, None, "", "", (), None, -1, None)

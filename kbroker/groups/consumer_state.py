@@ -53,6 +53,8 @@ class ConsumerGroupState:
         self.patterns: dict[str, PatternFacts] = {}
         self.classic_count = 0
         """How many members speak the classic protocol."""
+        self.facts_bytes = 0
+        """What all members have told about themselves."""
         self._static: dict[str, str] = {}
         self._owners: dict[TopicIdPartition, str] = {}
         self._topic_users: Counter[str] = Counter()
@@ -102,6 +104,7 @@ class ConsumerGroupState:
             self._forget_facts(member)
             member.facts = facts
         self.classic_count += facts.classic is not None
+        self.facts_bytes += facts.size_bytes
         self._topic_users.update(facts.topics)
         if facts.pattern is not None:
             self._pattern_users[facts.pattern] += 1
@@ -251,6 +254,7 @@ class ConsumerGroupState:
         if facts.instance_id is not None and self._static.get(facts.instance_id) == member.member_id:
             del self._static[facts.instance_id]
         self.classic_count -= facts.classic is not None
+        self.facts_bytes -= facts.size_bytes
         for topic in facts.topics:
             _drop_user(self._topic_users, topic)
         if facts.pattern is not None:

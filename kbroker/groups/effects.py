@@ -1,12 +1,13 @@
 """What a group's state machine asks of the process around it.
 
-`effects = groups.handle(event, now_ms)` decides; the driver performs: it stores the records in one batch, sends the
-replies, and comes back with `groups.tick(group, now_ms)` when it is time. The rules that the driver keeps:
+`effects = groups.handle(event, now_ms)` decides; the driver (`workers/group_coordinator.py`) performs: it stores the
+records, sends the replies, and comes back with `groups.tick(group, now_ms)` when it is time. The rules that it keeps:
 
+- the records of one `Effects` are stored all or not at all, and those of a group in the order in which they were given;
 - the replies of one `Effects` go out after its records are durable, and the replies of a group go out in the order in
   which they were given: none overtakes a record that the group gave before it;
-- when records cannot be stored, all replies that wait for them are answered COORDINATOR_NOT_AVAILABLE, and the group is
-  put back with `groups.restore(group, its durable records, now_ms)`.
+- when records cannot be stored, every request that has no answer yet, of whatever group, is answered
+  COORDINATOR_NOT_AVAILABLE, and this `Groups` is given up: a new one replays what the log has.
 """
 
 from __future__ import annotations

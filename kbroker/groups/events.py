@@ -175,8 +175,8 @@ class CommitOffsets:
     offsets: tuple[OffsetToCommit, ...]
     retention_ms: int = -1
     """How long to keep them from now on (OffsetCommit v2 to v4); -1: the broker's setting."""
-    knows_group_id_not_found: bool = True
-    """OffsetCommit v9 and up: where there is no such group the code is GROUP_ID_NOT_FOUND, below ILLEGAL_GENERATION."""
+    knows_member_epochs: bool = True
+    """OffsetCommit v9 and up. Below, members of KIP-848 may not use it, and there is no code GROUP_ID_NOT_FOUND."""
 
     def refused(self, error_code: int) -> CommitOffsetsResult:
         return CommitOffsetsResult((error_code,) * len(self.offsets))

@@ -10,6 +10,7 @@ from kbroker.errors import (
     GroupIdNotFound,
     GroupMaxSizeReached,
     IllegalGeneration,
+    InvalidCommitOffsetSize,
     InvalidGroupId,
     InvalidRequest,
     InvalidSessionTimeout,
@@ -44,18 +45,19 @@ from kbroker.groups.events import (
     TopicsChanged,
 )
 from kbroker.groups.kind import Group, Topics
+from kbroker.groups.limits import COMMIT_OFFSETS_MAX, MEMBER_METADATA_BYTES_MAX, NAME_BYTES_MAX, metadata_bytes
 from kbroker.groups.offsets import Offsets
 from kbroker.groups.protocol import PROTOCOL_TYPE
 from kbroker.groups.settings import GroupSettings
 from kbroker.groups.wakes import Wakes
 
-NAME_BYTES_MAX: Final = 4096
-"""The longest name of a group, client, instance or protocol, as UTF-8: they go into records, and stay in memory."""
 REFUSAL_NOTICE_INTERVAL_MS: Final = 60_000
-"""That there are too many groups is said once in this time."""
+"""That clients ask for too much, or for nonsense, is said once in this time for each code."""
+_NOTICED: Final = (GroupMaxSizeReached, InvalidCommitOffsetSize, InvalidGroupId, InvalidRequest)
+"""Most answers have no place for the reason, so the log says it."""
 Kind = type[ClassicGroup] | type[ConsumerGroup]
 _NAMED: Final = (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DeleteOffsets, ConsumerGroupDescribe)
-"""Of a group whose name is "". Only offsets can be committed under that, as in Kafka."""
+"""These are refused for a group whose name is "": only offsets can be committed under that, as in Kafka."""
 
 
 class Groups:
@@ -67,7 +69,8 @@ class Groups:
         self._offsets = Offsets(settings, topics)
         self._groups: dict[str, Group] = {}
         self._wakes: dict[str, Wakes] = {}
-        self._refusal_noticed_ms: int | None = None
+        self._noticed_ms: dict[int, int] = {}
+        """When a refusal was said last, by its code."""
 
     # --- what comes in ---
 
@@ -77,12 +80,12 @@ class Groups:
         if take is None:
             raise TypeError(f"groups take no {type(event).__name__}")
         try:
-            _check_name(event)
+            _check(event)
             effects = take(self, event, now_ms)
         except RequestError as error:
             effects = _answer(event, _refusal(event, error))
-            if isinstance(error, GroupMaxSizeReached) and event.group_id not in self._groups:
-                effects.notices += self._refusal_notice(event.group_id, now_ms)
+            if isinstance(error, _NOTICED):
+                effects.notices += self._refusal_notice(event.group_id, error, now_ms)
         return self._finished(event.group_id, effects, now_ms)
 
     def tick(self, group_id: str, now_ms: int) -> Effects:
@@ -112,7 +115,7 @@ class Groups:
                 found.append((group_id, self._finished(group_id, effects, now_ms)))
         return found
 
-    # --- start and repair ---
+    # --- start ---
 
     def replay(self, record: Record, now_ms: int) -> None:
         """At start, every record in the order of the log; one of an unknown kind is passed over."""
@@ -131,7 +134,8 @@ class Groups:
     def loaded(self, now_ms: int) -> list[tuple[str, Effects]]:
         """After the last record: sessions begin, what cannot go on as it was is settled."""
         for group_id in self._offsets.groups():
-            self._group_or_new(group_id)
+            if group_id not in self._groups:  # whatever groups.max is now
+                self._keep(self._made(ClassicGroup, group_id))
         found = []
         interval_ms, count = self.settings.offsets_retention_check_interval_ms, len(self._groups)
         for number, (group_id, group) in enumerate(list(self._groups.items())):
@@ -139,23 +143,6 @@ class Groups:
             self._wakes[group_id].offsets_ms = now_ms + interval_ms * (number + 1) // count
             found.append((group_id, self._finished(group_id, group.loaded(now_ms), now_ms)))
         return found
-
-    def restore(self, group_id: str, records: Iterable[Record], now_ms: int) -> Effects:
-        """Storing failed: put this group back to its durable records (all of them, offsets too)."""
-        group = self._groups.get(group_id)
-        effects = Effects() if group is None else group.abandoned()
-        self._drop(group_id)
-        self._offsets.delete_all(group_id)
-        for record in records:
-            self.replay(record, now_ms)
-        if self._offsets.of_group(group_id):
-            self._group_or_new(group_id)
-        group = self._groups.get(group_id)
-        if group is not None:
-            again = group.loaded(now_ms)
-            effects.records, effects.wake_ms = again.records, again.wake_ms
-            effects.notices += again.notices
-        return self._finished(group_id, effects, now_ms)
 
     def _replay_into(self, kind: Kind, group_id: str, record: Record, now_ms: int, *, is_all: bool) -> None:
         """`is_all`: without this record there is no group of that kind."""
@@ -272,6 +259,10 @@ class Groups:
     # --- offsets ---
 
     def _commit(self, event: CommitOffsets, now_ms: int) -> Effects:
+        if len(event.offsets) > COMMIT_OFFSETS_MAX:
+            raise InvalidCommitOffsetSize(
+                f"one commit has at most {COMMIT_OFFSETS_MAX} offsets, not {len(event.offsets)}: make several"
+            )
         codes = [self._offsets.refusal(item) for item in event.offsets]
         records: list[Record] = []
         if not all(codes):
@@ -283,8 +274,8 @@ class Groups:
             except RequestError as error:
                 codes = [code or error.code for code in codes]
             else:
-                self._keep(group)
                 records = self._offsets.commit(event, codes, now_ms)
+                self._keep(group)
         effects = _answer(event, CommitOffsetsResult(tuple(codes)))
         effects.records = records
         return effects
@@ -296,7 +287,7 @@ class Groups:
             return group
         if event.generation_id < 0:
             return self._new(ClassicGroup, event.group_id)
-        if event.knows_group_id_not_found:
+        if event.knows_member_epochs:
             raise GroupIdNotFound(f"there is no group {event.group_id!r}")
         raise IllegalGeneration(f"there is no group {event.group_id!r}, so it has no generations")
 
@@ -326,17 +317,16 @@ class Groups:
     def _new(self, kind: Kind, group_id: str) -> Group:
         """A group that is not kept yet."""
         if len(self._groups) >= self.settings.groups_max:
-            raise GroupMaxSizeReached(f"there are {len(self._groups)} groups, as many as groups.max allows")
+            raise GroupMaxSizeReached(
+                f"there are {len(self._groups)} groups, as many as groups.max allows; delete groups that nobody needs, "
+                "or raise it"
+            )
         return self._made(kind, group_id)
 
     def _made(self, kind: Kind, group_id: str) -> Group:
         if kind is ConsumerGroup:
             return ConsumerGroup(group_id, self.settings, self._topics)
         return ClassicGroup(group_id, self.settings)
-
-    def _group_or_new(self, group_id: str) -> Group:
-        """What is stored is taken over, whatever groups.max is now."""
-        return self._groups.get(group_id) or self._keep(self._made(ClassicGroup, group_id))
 
     def _keep(self, group: Group) -> Group:
         self._groups[group.group_id] = group
@@ -369,15 +359,12 @@ class Groups:
         wakes.tell(effects)
         return effects
 
-    def _refusal_notice(self, group_id: str, now_ms: int) -> list[str]:
-        last_ms = self._refusal_noticed_ms
+    def _refusal_notice(self, group_id: str, error: RequestError, now_ms: int) -> list[str]:
+        last_ms = self._noticed_ms.get(error.code)
         if last_ms is not None and now_ms - last_ms < REFUSAL_NOTICE_INTERVAL_MS:
             return []
-        self._refusal_noticed_ms = now_ms
-        return [
-            f"group {shown(group_id)} was refused: there are {len(self._groups)} groups, as many as groups.max allows; "
-            "delete groups that nobody needs, or raise it (said at most once a minute)"
-        ]
+        self._noticed_ms[error.code] = now_ms
+        return [f"group {shown(group_id)} was refused: {error.message:.500} (said at most once a minute)"]
 
     _EVENTS: ClassVar[dict[type, Callable[[Groups, Any, int], Effects]]] = {
         JoinGroup: _join,
@@ -404,7 +391,10 @@ def _refusal(event: Any, error: RequestError) -> object:
     return event.refused(error.code)
 
 
-def _check_name(event: Any) -> None:
+def _check(event: Any) -> None:
+    """Raise for names that are missing, and for what is longer than anybody may send."""
+    if isinstance(event, ConsumerGroupHeartbeat) and not event.group_id.strip():
+        raise InvalidRequest("GroupId can't be empty.")
     if not event.group_id and isinstance(event, _NAMED):
         raise InvalidGroupId("a group needs a name")
     if len(event.group_id.encode()) > NAME_BYTES_MAX:
@@ -414,3 +404,5 @@ def _check_name(event: Any) -> None:
         names += [name for name, _ in event.protocols]
         if any(len(name.encode()) > NAME_BYTES_MAX for name in names):
             raise InvalidRequest(f"names of clients, instances and protocols have at most {NAME_BYTES_MAX} bytes")
+        if metadata_bytes(event.protocols) > MEMBER_METADATA_BYTES_MAX:
+            raise InvalidRequest(f"a member's metadata has at most {MEMBER_METADATA_BYTES_MAX} bytes")

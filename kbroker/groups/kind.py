@@ -64,9 +64,6 @@ class Group(Protocol):
     def loaded(self, now_ms: int) -> Effects:
         """All was replayed: sessions begin anew, and what cannot go on as it was is settled."""
 
-    def abandoned(self) -> Effects:
-        """This state is given up: every request that still waits in it is answered COORDINATOR_NOT_AVAILABLE."""
-
     def records(self) -> list[Record]:
         """The stored records that are in force, without offsets: a log of only these replays to the same."""
 

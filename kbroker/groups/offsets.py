@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from kbroker.errors import GroupSubscribedToTopic, OffsetMetadataTooLarge, UnknownTopicOrPartition
+from kbroker.errors import (
+    GroupSubscribedToTopic,
+    InvalidCommitOffsetSize,
+    OffsetMetadataTooLarge,
+    UnknownTopicOrPartition,
+)
 from kbroker.groups.committed import Committed, CommittedOffsets, Place, encode_key, encode_value
 from kbroker.groups.effects import Record
 from kbroker.groups.events import CommitOffsets, DeleteOffsets, FetchedOffset, FetchOffsets, OffsetToCommit
 from kbroker.groups.kind import Group, Topics
+from kbroker.groups.limits import COMMIT_BYTES_MAX
 from kbroker.groups.settings import GroupSettings
 
 
@@ -50,17 +56,26 @@ class Offsets:
         return 0
 
     def commit(self, event: CommitOffsets, codes: Sequence[int], now_ms: int) -> list[Record]:
-        """Take over those whose code is 0. One lower than before is as good as any."""
-        records = []
+        """Take over those whose code is 0, and none when they are too much for one commit: then this raises
+        InvalidCommitOffsetSize. An offset lower than before is as good as any."""
+        found = []
+        size_bytes = 0
         for item, code in zip(event.offsets, codes, strict=True):
             if code == 0:
                 place = Place(event.group_id, item.topic, item.partition)
                 committed = Committed(item.offset, item.leader_epoch, item.metadata, now_ms)
                 if event.retention_ms >= 0:
                     committed = committed._replace(leader_epoch=-1, expire_ms=now_ms + event.retention_ms)
-                self._committed.put(place, committed)
-                records.append(Record(encode_key(place), encode_value(committed)))
-        return records
+                record = Record(encode_key(place), encode_value(committed))
+                size_bytes += len(record.key) + len(record.value or b"")
+                if size_bytes > COMMIT_BYTES_MAX:
+                    raise InvalidCommitOffsetSize(
+                        f"the records of one commit have at most {COMMIT_BYTES_MAX} bytes: make several"
+                    )
+                found.append((place, committed, record))
+        for place, committed, _ in found:
+            self._committed.put(place, committed)
+        return [record for _, _, record in found]
 
     def fetch(self, event: FetchOffsets) -> tuple[FetchedOffset, ...]:
         """What was asked for; an offset that was never committed is -1."""

@@ -11,9 +11,9 @@ from typing import Any, Final
 import re2
 
 from kbroker.errors import InvalidRegularExpression
+from kbroker.groups.limits import PATTERN_BYTES_MAX
 from kbroker.types import INTERNAL_TOPICS
 
-PATTERN_BYTES_MAX: Final = 4096
 _MEMORY_BYTES_MAX: Final = 1 << 20
 
 

@@ -150,8 +150,6 @@ APIS: Final[tuple[Api, ...]] = (
 BY_KEY: Final[dict[int, Api]] = {int(api.key): api for api in APIS}
 
 USUAL: Final[tuple[tuple[ApiKey, tuple[int, ...]], ...]] = (
-    (ApiKey.PRODUCE, (7, 8, 9, 10, 11, 12, 13)),
-    (ApiKey.FETCH, (11, 12, 16, 17)),
     (ApiKey.LIST_OFFSETS, (2, 3, 6, 7, 9, 10)),
     (ApiKey.METADATA, (4, 5, 6, 11, 12, 13)),
     (ApiKey.API_VERSIONS, (0, 2, 3, 4)),
@@ -164,7 +162,8 @@ USUAL: Final[tuple[tuple[ApiKey, tuple[int, ...]], ...]] = (
     (ApiKey.OFFSET_FETCH, (3, 8, 9)),
     (ApiKey.CONSUMER_GROUP_HEARTBEAT, (1,)),
 )
-"""The versions that clients of today ask for on their way to their first records: worth preparing before a fork."""
+"""The versions that clients of today ask for on their way to their first records: worth preparing where processes are
+forked from. Not Produce and Fetch: what is usual of them is read and written by hand."""
 
 
 def api_for(key: int) -> Api:

@@ -5,13 +5,13 @@
     answer = types.MetadataResponse(brokers=[types.MetadataResponseBroker(node_id=0, host="::1", port=9092)])
     buffers = write_response(ApiKey.METADATA, 12, frame.correlation_id, answer)
 
-Making one takes a few milliseconds (kio's module of that message and version is imported then); `prepare` does it
-ahead, before a process forks. Versions outside the table in apis.py raise UnsupportedVersion.
+Making one takes some milliseconds (kio's module of that message and version is imported then); `prepare` does it
+ahead, where others will be forked from. Versions outside the table in apis.py raise UnsupportedVersion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from struct import Struct as Packing
 from types import SimpleNamespace
@@ -102,12 +102,17 @@ def write_request(api_key: int, version: int, correlation_id: int, client_id: st
     return _sized(request_writer(api_key, version)(message, head))
 
 
-def prepare(wanted: Iterable[tuple[int, Iterable[int]]] = USUAL) -> None:
-    """Makes the readers of requests and the writers of responses for these APIs and their versions."""
+def prepare(wanted: Iterable[tuple[int, Iterable[int]]] = USUAL) -> Iterator[None]:
+    """Makes the readers of requests and the writers of responses for these APIs and their versions.
+
+    One reader or writer each time that the iterator is asked.
+    """
     for api_key, versions in wanted:
         for version in versions:
             request_reader(api_key, version)
+            yield
             response_writer(api_key, version)
+            yield
 
 
 def _sized(buffers: list[Any]) -> list[Any]:

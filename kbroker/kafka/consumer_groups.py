@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kbroker.groups import consumer_events as events
-from kbroker.groups.assignment import Assignment
+from kbroker.groups.assignment import Assignment, of_topics
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 
@@ -37,7 +37,7 @@ def heartbeat(
         topics=None if names is None else tuple(names),
         pattern=request.subscribed_topic_regex,
         assignor=request.server_assignor,
-        owned=None if owned is None else {item.topic_id: frozenset(item.partitions) for item in owned},
+        owned=None if owned is None else of_topics((item.topic_id, item.partitions) for item in owned),
     )
 
 

@@ -25,6 +25,13 @@ _INT = Struct(">i").pack
 _SHORT = Struct(">h").pack
 _PARTITION = Struct(">ihqq").pack  # index, error, high watermark, last stable offset
 _LONG = Struct(">q").pack
+# Size, correlation id, no tags, throttle time, no error, session id, one topic.
+_ONE_BEGINS = Struct(">iiBihiB").pack
+# One partition: index, no error, high watermark, last stable offset, log start offset, aborted transactions, no
+# preferred replica.
+_ONE_PARTITION = Struct(">BihqqqBi").pack
+_ONE_ENDS: Final = b"\0\0\0"  # no tags of the partition, of its topic, of all
+_ONE_BYTES: Final = Struct(">iBihiB").size + Struct(">BihqqqBi").size + len(_ONE_ENDS)
 
 
 class Records(Protocol):
@@ -144,6 +151,37 @@ def encode(
     assert isinstance(first, bytes)
     pieces[0] = _INT(size - 4) + first[4:]
     return pieces
+
+
+def encode_one(
+    version: int, correlation_id: int, partition: FetchedPartition[R], session_id: int, read_committed: bool
+) -> list[bytes | R] | None:
+    """As `encode`, for one partition that has records and nothing unusual to say. None: it is not such a one."""
+    records = partition.records
+    if (
+        version < FLEXIBLE
+        or records is None
+        or partition.error_code
+        or partition.diverging is not None
+        or partition.current_leader is not None
+    ):
+        return None
+    topic = _topic_head(version, partition.topic, partition.topic_id)
+    count = records.size_bytes
+    length = unsigned_varint(count + 1)
+    size = _ONE_BYTES + len(topic) + len(length) + count
+    begin = _ONE_BEGINS(size, correlation_id, 0, 0, 0, session_id, 2)
+    bounds = _ONE_PARTITION(
+        2,
+        partition.index,
+        0,
+        partition.high_watermark,
+        partition.last_stable_offset,
+        partition.log_start_offset,
+        1 if read_committed else 0,
+        -1,
+    )
+    return [begin + topic + bounds + length, records, _ONE_ENDS]
 
 
 def _topic_head(version: int, topic: str, topic_id: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kbroker.kafka.fetch import TOPIC_IDS, FetchedPartition, R
+from kbroker.kafka.fetch_request import AskedPartition, FetchRequest
 
 FETCH_SESSION_ID_NOT_FOUND: Final = 70
 INVALID_FETCH_SESSION_EPOCH: Final = 71
@@ -25,7 +26,6 @@ PARTITIONS_MAX: Final = 200_000
 _BEGIN: Final = 0
 _END: Final = -1
 _EPOCH_MAX: Final = 2**31 - 1
-_NO_ID: Final = bytes(16)
 
 Key = tuple[str | bytes, int]
 """A partition as its requests name it: topic or topic id, and number."""
@@ -48,20 +48,23 @@ class WantedPartition:
         "topic_id",
     )
 
-    def __init__(self, topic: str, topic_id: bytes, item: Any) -> None:
+    def __init__(self, topic: str, asked: AskedPartition) -> None:
         self.topic = topic
-        self.topic_id = topic_id
-        self.partition: int = item.partition
         self.told_high_watermark = -1
         self.told_log_start_offset = -1
-        self.ask(item)
+        (
+            _,
+            self.topic_id,
+            self.partition,
+            self.fetch_offset,
+            self.max_bytes,
+            self.current_leader_epoch,
+            self.last_fetched_epoch,
+        ) = asked
 
-    def ask(self, item: Any) -> None:
-        """Read on as the request's partition says."""
-        self.fetch_offset: int = item.fetch_offset
-        self.max_bytes: int = item.partition_max_bytes
-        self.current_leader_epoch: int = item.current_leader_epoch
-        self.last_fetched_epoch: int = item.last_fetched_epoch
+    def ask(self, asked: AskedPartition) -> None:
+        """Read on as a later request says."""
+        _, _, _, self.fetch_offset, self.max_bytes, self.current_leader_epoch, self.last_fetched_epoch = asked
 
     def tell(self, answer: FetchedPartition[R]) -> bool:
         """Remember what is answered. Whether it is news: records, other bounds, or something wrong."""
@@ -187,7 +190,9 @@ class FetchSessions:
         """Partitions of all sessions."""
         return self._partition_count
 
-    def open(self, request: Any, version: int, name_of: Callable[[bytes], str | None], now_ms: int) -> Fetching:
+    def open(
+        self, request: FetchRequest, version: int, name_of: Callable[[bytes], str | None], now_ms: int
+    ) -> Fetching:
         """What a request of that version reads. `name_of` knows the topics by their ids."""
         by_id = version >= TOPIC_IDS
         session_id, epoch = request.session_id, request.session_epoch
@@ -195,7 +200,7 @@ class FetchSessions:
             if session_id != NO_SESSION:
                 self._remove(session_id)
             wanted: dict[Key, WantedPartition] = {}
-            _ask(wanted, request.topics, by_id, name_of)
+            _ask(wanted, request.asked, by_id, name_of)
             return Fetching(self, list(wanted.values()), by_id, begins=epoch == _BEGIN)
         session = self._by_id.get(session_id)
         code = 0
@@ -210,14 +215,13 @@ class FetchSessions:
         return self._go_on(session, request, name_of, now_ms)
 
     def _go_on(
-        self, session: FetchSession, request: Any, name_of: Callable[[bytes], str | None], now_ms: int
+        self, session: FetchSession, request: FetchRequest, name_of: Callable[[bytes], str | None], now_ms: int
     ) -> Fetching:
         partitions = session.partitions
         before = len(partitions)
-        _ask(partitions, request.topics, session.by_id, name_of)
-        for topic in request.forgotten_topics_data:
-            for index in topic.partitions:
-                partitions.pop((topic.topic_id if session.by_id else topic.topic, index), None)
+        _ask(partitions, request.asked, session.by_id, name_of)
+        for gone in request.forgotten:
+            partitions.pop((gone.topic_id if session.by_id else gone.topic, gone.partition), None)
         self._partition_count += len(partitions) - before
         if not partitions:
             self._remove(session.session_id)
@@ -287,15 +291,17 @@ def _key(wanted: WantedPartition, by_id: bool) -> Key:
     return wanted.topic_id if by_id else wanted.topic, wanted.partition
 
 
-def _ask(wanted: dict[Key, WantedPartition], topics: Any, by_id: bool, name_of: Callable[[bytes], str | None]) -> None:
+def _ask(
+    wanted: dict[Key, WantedPartition],
+    asked: list[AskedPartition],
+    by_id: bool,
+    name_of: Callable[[bytes], str | None],
+) -> None:
     """Take in what a request says of its partitions. One that it names twice is read as it said last."""
-    for topic in topics:
-        known: str | bytes = topic.topic_id if by_id else topic.topic
-        name = (name_of(topic.topic_id) or "") if by_id else topic.topic
-        for item in topic.partitions:
-            key = (known, item.partition)
-            found = wanted.get(key)
-            if found is None:
-                wanted[key] = WantedPartition(name, topic.topic_id if by_id else _NO_ID, item)
-            else:
-                found.ask(item)
+    for item in asked:
+        key = (item.topic_id if by_id else item.topic, item.partition)
+        found = wanted.get(key)
+        if found is None:
+            wanted[key] = WantedPartition((name_of(item.topic_id) or "") if by_id else item.topic, item)
+        else:
+            found.ask(item)

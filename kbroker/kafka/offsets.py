@@ -18,6 +18,8 @@ SEVERAL_GROUPS: Final = 8
 """From this version of OffsetFetch on several groups are asked about at once."""
 _GROUP_ERROR: Final = 2
 """From this version of OffsetFetch on there is a place for an error that is not one partition's."""
+_MEMBER_EPOCHS: Final = 9
+"""From this version of OffsetCommit on members of KIP-848 commit by it."""
 _TOPIC_IDS: Final = 10
 """From this version on OffsetCommit and OffsetFetch name topics by their ids."""
 
@@ -48,6 +50,7 @@ def commit(request: Any, version: int, name_of: NameOf, token: Any) -> events.Co
             for item in topic.partitions
         ),
         retention_ms=request.retention_time_ms if version <= _RETENTION else -1,
+        knows_member_epochs=version >= _MEMBER_EPOCHS,
     )
 
 

@@ -6,10 +6,13 @@ that kio calls `timeout` and holds as a timedelta is `timeout_ms`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import sys
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -82,13 +85,27 @@ class Struct:
 
 def load(api: Api, version: int, direction: Direction) -> Struct:
     """The message's schema. Imports kio's module of that version; ImportError means that kio does not have it."""
-    module = importlib.import_module(f"kio.schema.{api.key.name.lower()}.v{version}.{direction}")
+    with _without_hypothesis():
+        module = importlib.import_module(f"kio.schema.{api.key.name.lower()}.v{version}.{direction}")
     (message,) = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and getattr(getattr(value, "__type__", None), "name", "") == direction
     ]
     return _struct(message)
+
+
+@contextlib.contextmanager
+def _without_hypothesis() -> Iterator[None]:
+    """kio loads Hypothesis where an application has it: 0.2 s and 10 MB that a broker's process has no use for."""
+    if "hypothesis" in sys.modules:
+        yield
+        return
+    sys.modules["hypothesis"] = None  # type: ignore[assignment]  # what makes an import fail, says Python's reference
+    try:
+        yield
+    finally:
+        del sys.modules["hypothesis"]
 
 
 def _struct(cls: Any) -> Struct:

@@ -7,12 +7,11 @@ has no bound on its output, and its CRC runs at a fifteenth of the speed of `crc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from operator import attrgetter
 from struct import Struct
 from typing import Any
 
-from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from crc32c import crc32c
 
 from kbroker.errors import CorruptMessage
@@ -35,14 +34,26 @@ Headers = Sequence[tuple[str, bytes | None]]
 RecordTuple = tuple[int, int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """offset, timestamp in ms, timestamp type (0 CreateTime, 1 LogAppendTime), key, value, headers."""
 
-FAST = DefaultRecordBatch.__module__.startswith("aiokafka.record._crecords")
-"""Whether aiokafka's compiled record code is in use; its Python twin gives the same results at a tenth of the speed."""
-
 _INT = Struct(">i")
 _SHORT = Struct(">h")
 _NO_BOUND = 1 << 30
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _to_tuple = attrgetter("offset", "timestamp", "timestamp_type", "key", "value", "headers")
+
+
+@cache
+def _aiokafka() -> Any:
+    """Its record code. On first use: importing it brings asyncio and a whole client, 50 ms of a broker's start."""
+    from aiokafka.record import default_records
+
+    return default_records
+
+
+def is_fast() -> bool:
+    """Whether aiokafka's compiled record code is in use; its Python twin gives the same results at a tenth of the
+    speed."""
+    module: str = _aiokafka().DefaultRecordBatch.__module__
+    return module.startswith("aiokafka.record._crecords")
 
 
 class BatchBuilder:
@@ -69,7 +80,7 @@ class BatchBuilder:
         self._producer = (producer_id, producer_epoch, base_sequence)
         self._max_timestamp = -1
         self._buffer: object = None
-        self._builder = DefaultRecordBatchBuilder(
+        self._builder = _aiokafka().DefaultRecordBatchBuilder(
             magic=MAGIC,
             compression_type=0,
             is_transactional=int(transactional),
@@ -136,7 +147,7 @@ def rewritten_batch(header: Header, next_offset: int, records: Sequence[RecordTu
     `header` says what all those batches have in common: producer, attributes, leader epoch. The new batch covers the
     offsets from its base offset up to `next_offset`, also where no record is left; none at all: an empty batch.
     """
-    builder = DefaultRecordBatchBuilder(
+    builder = _aiokafka().DefaultRecordBatchBuilder(
         magic=MAGIC,
         compression_type=0,
         is_transactional=0,
@@ -221,7 +232,7 @@ def decode(
         raise CorruptMessage(f"the batch at offset {header.base_offset} says {header.record_count} records")
     if header.codec:
         view = memoryview(_unpacked(view, header, max_bytes))
-    records: Iterator[Any] = DefaultRecordBatch(view)
+    records: Iterator[Any] = _aiokafka().DefaultRecordBatch(view)
     return records
 
 
@@ -238,7 +249,7 @@ def decode_list(
     """All records of one whole batch as tuples; whatever is wrong inside raises CorruptMessage here, at once."""
     try:
         return list(map(_to_tuple, decode(batch, max_bytes=max_bytes, check_crc=check_crc)))
-    except (CorruptRecordException, UnicodeDecodeError) as error:
+    except (_aiokafka().CorruptRecordException, UnicodeDecodeError) as error:
         raise CorruptMessage(f"records do not decode: {error}") from None
 
 

@@ -174,6 +174,7 @@ def test_a_client_that_vanishes_in_the_middle_leaves_nothing_behind(
     assert broker.is_ready("front")
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_answers_costs_no_memory(topic: str) -> None:
     with Broker({"native.bytes.in.flight.max": "4194304"}) as broker, RawClient(broker.server) as client:
         client.create(topic)
@@ -193,6 +194,7 @@ def test_a_client_that_does_not_read_its_answers_costs_no_memory(topic: str) -> 
         assert broker.processes()["front"]["restarts"] == 0
 
 
+@pytest.mark.slow
 def test_an_endless_message_ends_the_front_not_the_broker(topic: str) -> None:
     with Broker({"front.memory.max.bytes": str(128 << 20)}, tcp=True) as broker, RawClient(broker.server) as client:
         client.create(topic)
@@ -210,6 +212,7 @@ def test_an_endless_message_ends_the_front_not_the_broker(topic: str) -> None:
         assert broker.pid("worker-0") == pid
 
 
+@pytest.mark.slow
 def test_a_front_that_hangs_is_replaced(topic: str) -> None:
     with Broker({"process.heartbeat.timeout.ms": "500"}) as broker, RawClient(broker.server) as client:
         client.create(topic)

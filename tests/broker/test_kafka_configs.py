@@ -151,6 +151,7 @@ def test_the_broker_is_altered_while_it_runs(broker: Broker, client: KafkaClient
     assert list(described(client, BROKER, "")) == ["message.max.bytes"]
 
 
+@pytest.mark.slow
 def test_what_was_altered_outlives_every_process(broker: Broker, client: KafkaClient, topic: str) -> None:
     client.create(topic)
     leader = leader_of(client, topic)

@@ -16,6 +16,8 @@ from kbroker.wire import messages as m
 from ..log.batches import batch as log_batch
 from .raw_client import RawClient, batch
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

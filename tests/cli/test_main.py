@@ -74,6 +74,7 @@ def test_wrong_usage_is_named_in_one_line(arguments: list[str], said: str) -> No
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["ipc", "tcp"])
 def test_without_a_broker_the_endpoint_is_named(where: str, tmp_path: Path) -> None:
     server = f"ipc://{tmp_path}/front.ipc" if where == "ipc" else "tcp://127.0.0.1:1"

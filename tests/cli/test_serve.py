@@ -50,6 +50,7 @@ def test_kafka_clients_are_told_the_advertised_host(folder: Path) -> None:
         assert {node.host for node in listed.brokers.values()} == {"localhost"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(folder: Path, number: signal.Signals) -> None:
     with serve(folder) as broker:

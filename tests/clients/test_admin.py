@@ -120,6 +120,7 @@ def test_by_tcp(broker: Broker) -> None:
         admin.list_topics()
 
 
+@pytest.mark.slow
 def test_after_close_and_without_a_broker() -> None:
     with Broker() as broker:
         admin = Admin(broker.server, api_timeout_ms=1_000)

@@ -330,6 +330,7 @@ class TestTopics:
                 assert read(consumer, 10) == list(range(10))
 
 
+@pytest.mark.slow
 class TestBrokerAway:
     @WAYS
     def test_poll_waits_for_it_and_goes_on(self, way: str) -> None:
@@ -377,6 +378,7 @@ class TestBrokerAway:
                 assert of_key == sorted(of_key)
 
 
+@pytest.mark.slow
 class TestTruncation:
     @WAYS
     @pytest.mark.parametrize("more", [0, 200])

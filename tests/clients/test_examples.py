@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kbroker.testing import Broker
 
 EXAMPLES = Path(__file__).parents[2] / "clients" / "examples"
@@ -21,6 +23,7 @@ def run(broker: Broker, name: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_examples(broker: Broker) -> None:
     assert "greetings-0 offset 9" in run(broker, "produce.py")
     assert "0 9 b'en' hello 9\nread through shm" in run(broker, "consume.py")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from kbroker.testing import Broker
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import os, sys

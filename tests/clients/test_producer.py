@@ -160,6 +160,7 @@ def test_an_unknown_topic_is_made_unless_the_broker_does_not() -> None:
         producer.send("absent", b"x")
 
 
+@pytest.mark.slow
 def test_full_buffer_while_the_broker_is_away(topic: str) -> None:
     with Broker() as broker:
         producer = Producer(broker.server, buffer_memory=100_000, linger_ms=0)
@@ -181,6 +182,7 @@ def test_full_buffer_while_the_broker_is_away(topic: str) -> None:
         producer.close()
 
 
+@pytest.mark.slow
 def test_delivery_time_out(topic: str) -> None:
     with Broker() as broker:
         producer = Producer(broker.server, delivery_timeout_ms=200)
@@ -203,6 +205,7 @@ def test_after_close(broker: Broker, topic: str) -> None:
         producer.send(topic, b"x")
 
 
+@pytest.mark.slow
 def test_close_gives_up_what_cannot_be_sent(topic: str) -> None:
     with Broker() as broker:
         producer = Producer(broker.server)

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,13 @@ class Disk:
             os.close(fd)
 
     def unmount(self) -> None:
+        """A test beside this one may hold a copy of all mounts in a namespace of its own: until it ends, the file
+        system is there, shut down, and would be mounted again as it is."""
         run("umount", str(self.mount_point))
+        deadline = time.monotonic() + 60
+        while subprocess.check_output(("losetup", "-j", str(self.image))):
+            assert time.monotonic() < deadline, "the file system is still mounted somewhere"
+            time.sleep(0.05)  # between two looks
 
 
 @pytest.fixture

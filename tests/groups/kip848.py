@@ -122,11 +122,9 @@ class ConsumerCoordinator(Coordinator):
         return groups
 
     def fail_to_store(self, event: Any) -> None:
-        """The disk refuses: nothing is answered, the group is put back to what is stored."""
+        """The disk refuses: nothing is answered, and groups are what is stored."""
         self.groups.handle(event, self.now_ms)
-        self.wakes.pop(event.group_id, None)
-        effects = self.groups.restore(event.group_id, self.log, self.now_ms)
-        self.perform(event.group_id, effects)
+        super().restart()
 
 
 @dataclass(eq=False)

@@ -242,36 +242,6 @@ def test_a_restart_in_the_middle_of_a_rebalance_goes_back_to_the_generation_befo
     assert [each.answer.generation_id for each in again] == [2, 2]
 
 
-def test_a_group_that_could_not_be_stored_goes_back_to_what_was() -> None:
-    one = Coordinator()
-    first, second = one.stable(2)
-    stored = list(one.log)
-    third = one.join()
-    waiting = one.join(second)
-    one.perform(GROUP, one.groups.restore(GROUP, stored, one.now_ms))
-    assert (third.error, waiting.error) == (15, 15)  # COORDINATOR_NOT_AVAILABLE: find it and join again
-    assert one.heartbeat(first, 1) == 0
-    one.advance(10 * SECOND)
-    assert one.heartbeat(first, 1) == 25
-
-
-def test_who_waits_for_an_assignment_that_is_lost_is_told_to_join_again() -> None:
-    one = Coordinator()
-    joined = [one.join(), one.join()]
-    one.advance(0)
-    waiting = one.sync(joined[1].answer.member_id, 1)
-    one.perform(GROUP, one.groups.restore(GROUP, [], one.now_ms))
-    assert waiting.error == 15
-
-
-def test_a_group_of_which_nothing_was_stored_is_gone_after_a_failure() -> None:
-    one = Coordinator()
-    joining = one.join()
-    one.perform(GROUP, one.groups.restore(GROUP, [], one.now_ms))
-    assert joining.error == 15
-    assert one.groups.listed() == []
-
-
 def test_above_the_limit_new_groups_are_refused_and_the_log_says_so_once() -> None:
     one = Coordinator(GroupSettings(initial_rebalance_delay_ms=0, groups_max=2))
     first, _ = one.stable(2)

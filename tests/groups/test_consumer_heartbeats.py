@@ -20,9 +20,8 @@ from kbroker.errors import (
     UnsupportedAssignor,
 )
 from kbroker.groups.assignment import NOTHING
-from kbroker.groups.consumer_checks import NAME_BYTES_MAX, SUBSCRIPTION_BYTES_MAX
 from kbroker.groups.consumer_records import MemberState
-from kbroker.groups.patterns import PATTERN_BYTES_MAX
+from kbroker.groups.limits import NAME_BYTES_MAX, PATTERN_BYTES_MAX, SUBSCRIPTION_BYTES_MAX
 from kbroker.groups.settings import GroupSettings
 from tests.groups.coordinator import GROUP
 from tests.groups.kip848 import REBALANCE_TIMEOUT_MS, Consumer, ConsumerCoordinator, Topics, settle

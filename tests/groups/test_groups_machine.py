@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kbroker.groups import committed, group_records
+from kbroker.groups import group_records
 from kbroker.groups.effects import Effects, Record, Reply
 from kbroker.groups.events import (
     CommitOffsets,
@@ -221,19 +221,16 @@ class GroupsMachine(RuleBasedStateMachine):
     def all_are_stored(self) -> None:
         self._store_all()
 
-    @rule(group=st.sampled_from(GROUPS))
-    def storing_fails(self, group: str) -> None:
-        """All that waits of this group is refused, and it goes back to its durable records."""
-        failed = [effects for group_id, effects in self.unstored if group_id == group]
-        self.unstored = [(group_id, effects) for group_id, effects in self.unstored if group_id != group]
-        restored = self.groups.restore(group, self._durable(group), self.now_ms)
-        replies = [
-            Reply(reply.token, self.open[reply.token].refused(COORDINATOR_NOT_AVAILABLE))
-            for effects in failed
-            for reply in effects.replies
-        ]
-        self.perform(group, restored)
-        self.send(replies)
+    @rule()
+    def storing_fails(self) -> None:
+        """All that has no answer yet is refused, and groups are what is durable."""
+        refused, self.open = self.open, {}
+        self.unstored.clear()
+        self.wakes.clear()
+        self.groups = self._replayed(self.log)
+        for event in refused.values():
+            self.open[event.token] = event
+            self.send([Reply(event.token, event.refused(COORDINATOR_NOT_AVAILABLE))])
 
     @rule()
     def the_coordinator_crashes(self) -> None:
@@ -331,15 +328,6 @@ class GroupsMachine(RuleBasedStateMachine):
     def _store_all(self) -> None:
         while self.unstored:
             self.store(len(self.unstored))
-
-    def _durable(self, group_id: str) -> list[Record]:
-        found = []
-        for record in self.log:
-            commit = committed.decode(record.key, record.value)
-            stored = group_records.decode(record)
-            if (commit is not None and commit[0].group == group_id) or (stored is not None and stored[0] == group_id):
-                found.append(record)
-        return found
 
     def _replayed(self, log: list[Record]) -> Groups:
         groups = Groups(self.group_settings, self.topics)

@@ -76,7 +76,7 @@ def test_who_may_commit_when(state: str, who: str, generation_id: int, error: in
 
 
 def test_below_version_9_a_generation_of_no_group_is_illegal() -> None:
-    assert Coordinator().commit(A0, generation_id=1, knows_group_id_not_found=False) == (22,)
+    assert Coordinator().commit(A0, generation_id=1, knows_member_epochs=False) == (22,)
 
 
 def test_a_static_member_commits_under_its_own_id_only() -> None:

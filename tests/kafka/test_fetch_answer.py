@@ -75,3 +75,20 @@ def test_without_topics_and_with_committed_reads(version: int) -> None:
     assert len(read_back(version, []).responses) == 0
     (topic,) = read_back(version, [[partition(0, None)]], read_committed=True).responses
     assert len(topic.partitions[0].aborted_transactions) == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("read_committed", [False, True])
+@pytest.mark.parametrize("size", [1, 126, 127, 128, 20_000])
+def test_the_usual_answer_is_the_same(version: int, read_committed: bool, size: int) -> None:
+    item = partition(3, b"x" * size)
+    expected = fetch.encode(version, 77, [[item]], session_id=5, read_committed=read_committed)
+    usual = fetch.encode_one(version, 77, item, 5, read_committed)
+    assert usual == (expected if version >= fetch.FLEXIBLE else None)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"records": None}, {"error_code": 6}, {"diverging": (3, 99)}, {"current_leader": (2, 8)}], ids=str
+)
+def test_what_is_unusual_has_no_usual_answer(facts: dict[str, Any]) -> None:
+    assert fetch.encode_one(16, 77, partition(3, b"x", **facts), 0, False) is None

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.fetch import FetchedPartition
+from kbroker.kafka.fetch_request import of_message
 from kbroker.kafka.fetch_sessions import (
     FETCH_SESSION_ID_NOT_FOUND,
     FETCH_SESSION_TOPIC_ID_ERROR,
@@ -78,7 +79,7 @@ class Broker:
     names: dict[bytes, str] = field(default_factory=lambda: dict(NAMES))
 
     def fetch(self, asked: Any, version: int = 12) -> Result:
-        fetching = self.sessions.open(asked, version, self.names.get, self.now_ms)
+        fetching = self.sessions.open(of_message(asked), version, self.names.get, self.now_ms)
         return fetching.result([self.look_up(wanted) for wanted in fetching.partitions], self.now_ms)
 
     def look_up(self, wanted: Any) -> FetchedPartition[Batches]:
@@ -131,7 +132,7 @@ def test_who_got_records_comes_last_the_next_time() -> None:
     broker = Broker(ends={("a", 0): 5, ("a", 1): 0, ("b", 0): 0})
     broker.fetch(request(0, 0, [("a", 0), ("a", 1), ("b", 0)]))
     broker.fetch(request(1, 1))
-    fetching = broker.sessions.open(request(1, 2), 12, NAMES.get, 0)
+    fetching = broker.sessions.open(of_message(request(1, 2)), 12, NAMES.get, 0)
     assert [(item.topic, item.partition) for item in fetching.partitions] == [("a", 1), ("b", 0), ("a", 0)]
 
 
@@ -196,7 +197,7 @@ def test_a_session_may_begin_without_partitions() -> None:
 def test_an_answer_that_comes_after_the_next_request_is_told_so() -> None:
     broker = Broker(ends={("a", 0): 5})
     broker.begin([("a", 0)])
-    parked = broker.sessions.open(request(1, 1), 12, NAMES.get, 0)
+    parked = broker.sessions.open(of_message(request(1, 1)), 12, NAMES.get, 0)
     assert broker.fetch(request(1, 2)).error_code == 0
     late = parked.result([broker.look_up(wanted) for wanted in parked.partitions], 0)
     assert (late.error_code, late.session_id, late.shown) == (INVALID_FETCH_SESSION_EPOCH, 1, [])
@@ -218,7 +219,7 @@ def test_a_topic_id_becomes_known_and_keeps_its_name() -> None:
     # Deleted, and perhaps made anew with another id: the session goes on under the name, and whoever looks the
     # partition up compares the ids.
     broker.names = {}
-    fetching = broker.sessions.open(request(1, 2, by_id=True), 13, broker.names.get, 0)
+    fetching = broker.sessions.open(of_message(request(1, 2, by_id=True)), 13, broker.names.get, 0)
     assert [(item.topic, item.topic_id) for item in fetching.partitions] == [("a", b"a" * 16)]
 
 
@@ -380,5 +381,5 @@ class Sessions(RuleBasedStateMachine):
         assert sessions.partition_count == sum(len(s.partitions) for s in sessions._by_id.values()) <= 12
 
 
-TestSessions = Sessions.TestCase
+TestSessions = pytest.mark.slow(Sessions.TestCase)
 TestSessions.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -37,6 +37,7 @@ def attempt(api: Api, version: int, direction: Direction, body: bytes) -> Any:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALL, ids=label)
 def test_every_truncation_is_refused(case: tuple[Api, int, Direction]) -> None:
     api, version, direction = case
@@ -45,6 +46,7 @@ def test_every_truncation_is_refused(case: tuple[Api, int, Direction]) -> None:
         assert attempt(api, version, direction, body[:size]) is None, size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALL, ids=label)
 def test_no_mutation_of_one_byte_does_harm(case: tuple[Api, int, Direction]) -> None:
     api, version, direction = case

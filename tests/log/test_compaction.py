@@ -255,6 +255,7 @@ BATCHES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(BATCHES)
 def test_the_last_value_of_each_key_is_there_and_offsets_rise(batches: list[tuple[Content, str, bool]]) -> None:
@@ -327,6 +328,7 @@ class DyingDisk(FailingDisk):
         super().unlink(path)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_loses_nothing(tmp_path: Path) -> None:
     expected: dict[bytes | None, bytes | None] = {}
     for dies_at in range(200):

@@ -103,6 +103,7 @@ def test_systemd_hears_of_everything(start_broker: StartBroker, notify: tuple[No
     assert broker.wait() == 0
 
 
+@pytest.mark.slow
 def test_watchdog_is_withheld_while_a_child_does_not_answer(
     start_broker: StartBroker, notify: tuple[NotifySocket, str]
 ) -> None:

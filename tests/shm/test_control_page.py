@@ -91,6 +91,7 @@ def test_a_writer_stopped_in_the_middle_is_not_waited_for(page: ControlPage) -> 
     assert view.snapshot() is not None
 
 
+@pytest.mark.slow
 def test_no_read_is_torn_while_another_process_writes(page: ControlPage) -> None:
     """And a writer killed at any moment leaves either facts of one moment or None."""
     view = view_of(page)

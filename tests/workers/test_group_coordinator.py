@@ -219,6 +219,7 @@ def test_time_passes_for_a_member(make: Callable[..., Rig]) -> None:
     assert rig.take()[0][1].error_code == 25
 
 
+@pytest.mark.slow
 def test_the_log_stays_bounded(make: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offsets_log, "COMPACTION_PAUSE_S", 0)
     rig = make(offsets_segment_bytes=1 << 16)
