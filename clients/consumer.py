@@ -43,7 +43,8 @@ class Consumer(ConsumerSteps):
     In a group (KIP-848: the broker assigns, and only partitions that move are interrupted):
 
     - `group` (or `group_id`); `group_instance_id` makes the member static: it may be away for a session timeout and
-      keeps its partitions. `partition_assignor`: 'uniform' or 'range' (None: what the group has).
+      keeps its partitions. Of two at once one gets FencedInstanceId, or after a minute UnreleasedInstanceId, by poll.
+      `partition_assignor`: 'uniform' or 'range' (None: what the group has).
     - `enable_auto_commit` (True): where the caller stands is committed every `auto_commit_interval_ms` (5000), when
       partitions are given up, and at close; a record counts as done when the next `poll`, or step of the iteration,
       begins. `auto_offset_reset` says where to begin without a commit.

@@ -10,7 +10,6 @@ import enum
 from collections.abc import Iterable
 
 from kbroker.errors import (
-    FencedInstanceId,
     FencedMemberEpoch,
     RequestError,
     RetriableError,
@@ -31,6 +30,9 @@ _Subscription = tuple[frozenset[str], str]
 
 FIRST_INTERVAL_MS = 1_000
 """Between heartbeats until the coordinator has named an interval."""
+UNRELEASED_MAX_MS = 60_000
+"""So long another may hold this member's instance id: one that died does until its session is over, which is sooner
+unless the broker's group.consumer.session.timeout.ms was raised. Longer means that there are two of the same name."""
 
 
 class MemberState(enum.Enum):
@@ -73,6 +75,8 @@ class Membership:
         self.due_ms = 0
         """When the next heartbeat is to be sent; it means nothing while one is on its way."""
         self.in_flight = False
+        self.unreleased_since_ms: int | None = None
+        """Since when another holds the instance id."""
         self._assignor = assignor
         self._rebalance_timeout_ms = rebalance_timeout_ms
         self._client_id = client_id
@@ -152,6 +156,7 @@ class Membership:
     def answered(self, answer: GroupHeartbeatAnswer, now_ms: int) -> None:
         """The coordinator has taken the heartbeat."""
         self.in_flight = False
+        self.unreleased_since_ms = None
         self.interval_ms = max(1, answer.heartbeat_interval_ms)
         self.due_ms = now_ms + self.interval_ms
         if self._sent_state is MemberState.LEAVING:
@@ -185,12 +190,20 @@ class Membership:
                 self.state = MemberState.IDLE
         elif isinstance(error, (UnknownMemberId, FencedMemberEpoch)):
             self._put_out(MemberState.JOINING)
-        elif isinstance(error, FencedInstanceId) or not isinstance(error, (RetriableError, UnreleasedInstanceId)):
+        elif isinstance(error, UnreleasedInstanceId) and self._may_be_released(now_ms):
+            pass
+        elif not isinstance(error, RetriableError):
             self.fault = error
             self._put_out(MemberState.FAILED)
 
+    def _may_be_released(self, now_ms: int) -> bool:
+        if self.unreleased_since_ms is None:
+            self.unreleased_since_ms = now_ms
+        return now_ms - self.unreleased_since_ms < UNRELEASED_MAX_MS
+
     def _begin(self) -> None:
         self.fault = None
+        self.unreleased_since_ms = None
         self.due_ms = 0
         self._put_out(MemberState.JOINING)
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from kbroker.clients.cluster import Cluster, now_ms
-from kbroker.clients.group_membership import Membership
+from kbroker.clients.group_membership import UNRELEASED_MAX_MS, Membership
 from kbroker.clients.link import Reply
 from kbroker.errors import RetriableError
 from kbroker.wire.group_messages import GroupHeartbeatAnswer
@@ -123,6 +123,14 @@ class Heartbeats:
             else:
                 retriable = isinstance(reply.error, RetriableError)
                 member.refused(reply.error, now, RETRY_MS if retriable else RETRY_REFUSED_MS)
+                if member.unreleased_since_ms == now:
+                    log.warning(
+                        "group %s: %s It is tried again for %d s: if that member has died, its session ends; else two "
+                        "consumers have the same group_instance_id",
+                        member.group,
+                        reply.error,
+                        UNRELEASED_MAX_MS // 1000,
+                    )
                 if member.lost:
                     log.warning("group %s: this member was put out (%s); joining again", member.group, reply.error)
             if member.has_changed:

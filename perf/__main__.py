@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from kbroker.testing import Broker
-from perf import calibration, consume, full, groups, host, kafka, latency, produce, report, startup
+from perf import calibration, consume, full, group_recovery, groups, host, kafka, latency, produce, report, startup
 from perf.figure import Figure
 
 TOUCHED_BYTES = 4 << 30
@@ -33,7 +33,7 @@ def with_group_broker() -> list[Figure]:
     """What members see of groups that begin to balance at once."""
     settings = {"group.initial.rebalance.delay.ms": 0, "group.consumer.heartbeat.interval.ms": 500}
     with Broker(settings, workers=1, listeners="PLAINTEXT://127.0.0.1:0") as broker:
-        return groups.groups(broker)
+        return groups.groups(broker) + group_recovery.recovery(broker)
 
 
 GROUPS: dict[str, Measure] = {

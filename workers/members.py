@@ -187,8 +187,6 @@ class Members:
     def _acknowledged(self, name: str, ack: CatalogAck) -> None:
         if ack.owned or ack.removed:
             self._report(_epochs(ack.owned), ack.removed)
-        for place, why in ack.failed.items():
-            log.error("%s: %s could not be opened: %s", name, place, why)
         waiting = self._waiting.get(ack.version)
         if waiting is not None:
             waiting.missing.discard(name)

@@ -135,9 +135,6 @@ class NativeGroups:
         )
 
         def answered(result: CommitOffsetsResult) -> None:
-            if InvalidCommitOffsetSize.code in result.error_codes:  # the same for all, and not to be said so often
-                asked.refuse(InvalidCommitOffsetSize(_message(InvalidCommitOffsetSize.code, request.group)))
-                return
             places = [(entry.topic, entry.partition) for entry in offsets]
             _answer_offsets(asked, request.group, places, result.error_codes)
 

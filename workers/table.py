@@ -24,6 +24,7 @@ from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
 from kbroker.wire.messages import TopicInfo
+from kbroker.workers.complaints import Complaints
 from kbroker.workers.partition import Partition
 from kbroker.workers.turns import FolderTurns
 
@@ -57,6 +58,7 @@ class PartitionTable:
         self._names: dict[bytes, str] = {}
         self._opening: dict[TopicPartition, _Opening] = {}
         self._failed: dict[TopicPartition, str] = {}
+        self._outages = Complaints(worker.loop, "partitions that are out of service", logging.ERROR)
         self._retrying: set[TopicPartition] = set()
         self._turns = FolderTurns()
         self._has_tidied = False
@@ -203,9 +205,11 @@ class PartitionTable:
             log.info("%s is in service again", name)
 
     def _opening_failed(self, name: TopicPartition, opening: _Opening, error: BaseException) -> None:
-        self._failed[name] = str(error)
+        why = str(error)
         retry_ms = RETRY_LOCKED_MS if isinstance(error, StartError) else RETRY_OPEN_MS
-        log.error("%s is out of service, tried again in %.1f s: %s", name, retry_ms / 1000, error)
+        if self._failed.get(name) != why:  # not at each try
+            self._outages.say(f"{name} is out of service, tried again every {retry_ms / 1000:.1f} s: {why}")
+        self._failed[name] = why
         if name not in self._retrying:
             self._retrying.add(name)
             self._worker.loop.call_later(retry_ms, partial(self._retry, name))

@@ -51,6 +51,9 @@ from kbroker.workers.table import PartitionTable
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_MS = 1000
+REPEATED_MAX = 1024
+REPEATED_BYTES_MAX = 512
+"""Headers of produce requests that are remembered, and how large one may be."""
 
 
 class Worker:
@@ -75,6 +78,8 @@ class Worker:
         self._unflushed: dict[int, set[Partition]] = {}
         """Partitions that were appended to, by the time (ms) within which they are to be on the disk."""
         self._answers: list[tuple[Asked, bytes]] = []
+        self._repeated: dict[bytes, m.Produce] = {}
+        """Headers that were decoded before: a producer sends the same one with each batch of a partition."""
         self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
         self._next_retention_ms = 0
 
@@ -183,13 +188,21 @@ class Worker:
 
     def _serve(self, asked: Asked) -> None:
         try:
-            request = codec.read_request(asked.header)
+            request = self._repeated.get(asked.header) or self._decode(asked.header)
             serve = self._requests.get(type(request))
             if serve is None:
                 raise InvalidRequest(f"{request.OP} goes to the coordinator, through the front, not to a worker")
             serve(asked, request)
         except KbrokerError as error:
             asked.refuse(error)
+
+    def _decode(self, header: bytes) -> Any:
+        request = codec.decode_request(codec.unpack_request(header))
+        if type(request) is m.Produce and len(header) <= REPEATED_BYTES_MAX:
+            if len(self._repeated) >= REPEATED_MAX:
+                self._repeated.clear()
+            self._repeated[header] = request
+        return request
 
     def _hello(self, asked: Asked, _request: m.Hello) -> None:
         asked.answer(codec.encode_answer(hello_answer(self.child, self.node)))
@@ -209,7 +222,7 @@ class Worker:
         if not one and sum(map(len, asked.payload)) > most:
             raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
         batches = asked.payload[0] if one else bytearray().join(asked.payload)
-        asked = asked._replace(payload=[])
+        asked.payload.clear()  # what waits for its answer keeps no frame
         if not partition.is_rewritten:
             self._append(partition, batches, request, asked)
             return

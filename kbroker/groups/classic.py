@@ -9,7 +9,8 @@ answered in the end: by the next phase, by an error, or when its time is up.
 
 As Kafka's coordinator does it, with these differences: a request that the same member has sent again makes the older
 one end (REBALANCE_IN_PROGRESS) instead of being forgotten; a static member that comes back with other topics makes the
-group rebalance, because nobody would read its new topics otherwise.
+group rebalance, because nobody would read its new topics otherwise; who was about to join when the coordinator died
+joins with the id that it was given then (librdkafka would wait for two seconds after UNKNOWN_MEMBER_ID).
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
 then it is told to join again."""
 PENDING_MEMBERS_MAX: Final = 10_000
 """So many may have been given a member id and not have joined with it; more are refused (GROUP_MAX_SIZE_REACHED)."""
+GIVEN_BEFORE_MS: Final = 10_000
+"""So long after a start a member may come with an id that it was given before, and of which nothing was stored yet."""
 AWAY_CHECK_MS_LEAST: Final = 1_000
 """A rebalance that nobody has joined is looked at again after its timeout, but not sooner than this."""
 
@@ -98,6 +101,7 @@ class ClassicGroup:
         self._join_end_ms: int | None = None
         self._sync_end_ms: int | None = None
         self._wake_ms: int | None = None
+        self._loaded_ms: int | None = None
         self._record: Record | None = None
 
     @property
@@ -203,7 +207,9 @@ class ClassicGroup:
             raise GroupMaxSizeReached(f"the group's members tell more than {GROUP_BYTES_MAX} bytes about themselves")
         elif not event.member_id:
             self._join_anew(event, turn)
-        elif event.member_id in self._members.pending and event.instance_id is None:
+        elif event.instance_id is None and (
+            event.member_id in self._members.pending or (member is None and self._was_given_before(event, turn.now_ms))
+        ):
             self._add(event, event.member_id, turn)
         else:
             member = self._members.check(event.member_id, event.instance_id)
@@ -223,6 +229,12 @@ class ClassicGroup:
         before_bytes = member.size_bytes if member is not None else 0
         told_bytes = from_join(event, event.member_id).size_bytes
         return self._members.size_bytes - before_bytes + told_bytes <= GROUP_BYTES_MAX
+
+    def _was_given_before(self, event: JoinGroup, now_ms: int) -> bool:
+        """Whether a coordinator that has died may have given this id to one that was about to join."""
+        is_recent = self._loaded_ms is not None and now_ms < self._loaded_ms + GIVEN_BEFORE_MS
+        form = f"{event.client_id}-{event.fresh_id}"
+        return is_recent and event.member_id.startswith(f"{event.client_id}-") and len(event.member_id) == len(form)
 
     def _join_anew(self, event: JoinGroup, turn: _Turn) -> None:
         """A member without an id."""
@@ -513,6 +525,7 @@ class ClassicGroup:
     def loaded(self, now_ms: int) -> Effects:
         """Members are given the time of a whole session to show that they are there."""
         turn = _Turn(now_ms)
+        self._loaded_ms = now_ms
         for member in self._members:
             self._extend_session(member, member.session_timeout_ms, turn)
         if len(self._members) > self._settings.max_size:

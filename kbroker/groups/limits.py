@@ -11,7 +11,7 @@ from typing import Final
 
 NAME_BYTES_MAX: Final = 1024
 """The longest name of a group, member, client, instance, rack or protocol, as UTF-8."""
-MEMBER_METADATA_BYTES_MAX: Final = 4 << 20
+MEMBER_METADATA_BYTES_MAX: Final = 1 << 20
 """What one classic member says in all its protocols together."""
 SUBSCRIPTION_BYTES_MAX: Final = 512 << 10
 """The names of the topics that one KIP-848 member subscribes to."""

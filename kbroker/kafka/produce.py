@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from typing import Any, Final, NamedTuple
@@ -27,8 +28,9 @@ from kbroker.records.compression import ZSTD
 
 TOPIC_IDS = 13
 """From this version on topics are named by their ids."""
+FLEXIBLE: Final = 9
+"""From this version on lengths are varints, and tagged fields follow."""
 REQUIRED_ACKS = (-1, 0, 1)
-_FLEXIBLE: Final = 9
 _RECORD_ERRORS: Final = 8
 _LOG_START: Final = 5
 _ZSTD: Final = 7
@@ -45,6 +47,10 @@ _new = tuple.__new__  # makes a NamedTuple in half the time
 _FLEXIBLE_HEAD = Struct(">BhiB").unpack_from  # length of the transactional id, acks, timeout, number of topics
 _FLEXIBLE_HEAD_BYTES: Final = 8
 _FLEXIBLE_PARTITION = Struct(">iB").unpack_from  # index, first byte of the records' size
+_FLEXIBLE_ONE = Struct(">Bi").unpack_from  # number of partitions, index of the first
+_FLEXIBLE_ONE_BYTES: Final = 5
+_ONE: Final = 2  # as a compact count
+_NO_TAGS: Final = b"\0\0\0"  # of the partition, the topic, the request
 _INDEX = Struct(">i").unpack_from
 _OLD_HEAD = Struct(">hhii").unpack_from  # length of the transactional id, acks, timeout, number of topics
 _OLD_HEAD_BYTES: Final = 12
@@ -119,7 +125,9 @@ def read(version: int, body: memoryview) -> ProduceRequest:
     Whatever is not as clients usually send it goes to the compiled reader, which knows all and says what is wrong.
     """
     try:
-        return _read_flexible(version, body) if version >= _FLEXIBLE else _read_old(body)
+        if version < FLEXIBLE:
+            return _read_old(body)
+        return _read_one(version, body) or _read_flexible(version, body)
     except (IndexError, StructError, UnicodeDecodeError, Refused, _Unusual):
         return read_plainly(version, body)
 
@@ -147,11 +155,56 @@ def _wire_name(version: int, topic: Any) -> bytes:
     if version >= TOPIC_IDS:
         return bytes(topic.topic_id)
     name: bytes = topic.name.encode()
-    return (unsigned_varint(len(name) + 1) if version >= _FLEXIBLE else _SHORT(len(name))) + name
+    return (unsigned_varint(len(name) + 1) if version >= FLEXIBLE else _SHORT(len(name))) + name
 
 
 class _Unusual(Exception):
     """Something that `read` leaves to the compiled reader."""
+
+
+class _Begun(NamedTuple):
+    """What stands before the records in a request for one partition."""
+
+    acks: int
+    timeout_ms: int
+    topics: list[WantedTopic]
+    topic: str
+    topic_id: bytes
+    partition: int
+
+
+@lru_cache(maxsize=1024)
+def _begin_one(has_id: bool, begin: bytes) -> _Begun | None:
+    """Read what stands before the records' size; None when that is no request for one partition. All requests of a
+    producer for a partition begin alike: only the first one is read, the others are found."""
+    transactional_bytes, acks, timeout_ms, topic_count = _FLEXIBLE_HEAD(begin, 0)
+    wire_name = begin[_FLEXIBLE_HEAD_BYTES:-_FLEXIBLE_ONE_BYTES]
+    partition_count, index = _FLEXIBLE_ONE(begin, len(begin) - _FLEXIBLE_ONE_BYTES)
+    if transactional_bytes or topic_count != _ONE or partition_count != _ONE:
+        return None
+    if not 0 < len(wire_name) <= _SHORT_VARINT:
+        return None
+    topic, topic_id = ("", wire_name) if has_id else (wire_name[1:].decode(), NO_UUID)
+    return _Begun(acks, timeout_ms, [WantedTopic(wire_name, topic, topic_id, 1)], topic, topic_id, index)
+
+
+def _read_one(version: int, body: memoryview) -> ProduceRequest | None:
+    """The fast twin of `_read_flexible`, for one partition. None: it is another request, or an unusual one."""
+    has_id = version >= TOPIC_IDS
+    begin_bytes = _FLEXIBLE_HEAD_BYTES + (16 if has_id else body[_FLEXIBLE_HEAD_BYTES]) + _FLEXIBLE_ONE_BYTES
+    begun = _begin_one(has_id, bytes(body[:begin_bytes])) if begin_bytes < len(body) else None
+    if begun is None:
+        return None
+    size = body[begin_bytes]
+    start = begin_bytes + 1
+    if size > _SHORT_VARINT:
+        size, start = read_varint(body, start, size)
+    end = start + size - 1
+    if end < start or bytes(body[end : end + 3]) != _NO_TAGS:
+        return None
+    acks, timeout_ms, topics, topic, topic_id, index = begun
+    wanted = [_new(Wanted, (topic, topic_id, index, body[start:end]))]
+    return _new(ProduceRequest, (None, acks, timeout_ms, topics, wanted))
 
 
 def _read_flexible(version: int, body: memoryview) -> ProduceRequest:
@@ -245,17 +298,24 @@ def check_payload(batches: memoryview, version: int) -> None:
         raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
 
 
+def encode_one(
+    correlation_id: int, request: ProduceRequest, base_offset: int, append_time_ms: int, log_start_offset: int
+) -> bytes:
+    """`encode_success` for one topic and one partition of it, from version FLEXIBLE on."""
+    wire_name = request.topics[0].wire_name
+    return (
+        _ONE_BEGINS(len(wire_name) + _ONE_BYTES, correlation_id, 0, 2)
+        + wire_name
+        + _ONE_ENDS(2, request.wanted[0].partition, 0, base_offset, append_time_ms, log_start_offset, _NO_MORE)
+    )
+
+
 def encode_success(version: int, correlation_id: int, request: ProduceRequest, outcomes: list[Outcome]) -> bytes:
     """The whole answer when every partition went well, its size and header first; as `answer`, by hand."""
-    if version >= _FLEXIBLE and len(outcomes) == 1 and len(request.topics) == 1:
-        wire_name = request.topics[0].wire_name
+    if version >= FLEXIBLE and len(outcomes) == 1 and len(request.topics) == 1:
         _, _, base_offset, append_time_ms, log_start_offset, _ = outcomes[0]
-        return (
-            _ONE_BEGINS(len(wire_name) + _ONE_BYTES, correlation_id, 0, 2)
-            + wire_name
-            + _ONE_ENDS(2, request.wanted[0].partition, 0, base_offset, append_time_ms, log_start_offset, _NO_MORE)
-        )
-    flexible = version >= _FLEXIBLE
+        return encode_one(correlation_id, request, base_offset, append_time_ms, log_start_offset)
+    flexible = version >= FLEXIBLE
     out = bytearray(_HEAD(0, correlation_id))
     if flexible:
         out += b"\0"

@@ -10,7 +10,7 @@ import msgpack
 
 from kbroker.errors import InvalidRequest, RequestError, UnsupportedVersion, code_of, error_for
 from kbroker.wire.group_messages import GROUP_REQUESTS
-from kbroker.wire.messages import PARTITION_OPS, PROTOCOL_VERSION, REQUESTS, Produce
+from kbroker.wire.messages import PARTITION_OPS, PROTOCOL_VERSION, REQUESTS
 from kbroker.wire.schema import compile_message, to_map
 
 A = TypeVar("A")
@@ -61,27 +61,6 @@ def unpack_request(header: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(op, str) or op not in _REQUESTS_BY_OP:
         raise InvalidRequest(f"unknown operation {op!r:.60}; known are {', '.join(_REQUESTS_BY_OP)}")
     return fields
-
-
-_REPEATED: dict[bytes, Produce] = {}
-_REPEATED_MAX = 1024
-_REPEATED_BYTES_MAX = 512
-
-
-def read_request(header: bytes) -> Any:
-    """The message in a request's header; not to be changed. Raises as `unpack_request` and `decode_request`.
-
-    Producers send the same header with each batch for a partition, so those are remembered.
-    """
-    known = _REPEATED.get(header)
-    if known is not None:
-        return known
-    request = decode_request(unpack_request(header))
-    if type(request) is Produce and len(header) <= _REPEATED_BYTES_MAX:
-        if len(_REPEATED) >= _REPEATED_MAX:
-            _REPEATED.clear()
-        _REPEATED[header] = request
-    return request
 
 
 def decode_request(fields: dict[str, Any]) -> Any:

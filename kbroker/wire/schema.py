@@ -18,6 +18,7 @@ from kbroker.errors import InvalidRequest
 M = TypeVar("M")
 Check = Callable[[Any, str], Any]
 
+_SIMPLE = frozenset((int, str, bytes, bool, type(None)))
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -113,7 +114,11 @@ def compile_message(cls: type[M]) -> Callable[[Any, str], M]:
 
 def to_map(message: Any) -> dict[str, Any]:
     """The map that stands for a message on the wire; nested messages become maps too."""
-    return {name: _plain_value(getattr(message, name)) for name in message.__dataclass_fields__}
+    found = {}
+    for name in message.__dataclass_fields__:
+        value = getattr(message, name)
+        found[name] = value if type(value) in _SIMPLE else _plain_value(value)
+    return found
 
 
 def _plain_value(value: Any) -> Any:

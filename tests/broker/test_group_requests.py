@@ -24,9 +24,13 @@ INVALID_GROUP_ID = 24
 UNKNOWN_MEMBER_ID = 25
 INVALID_SESSION_TIMEOUT = 26
 REBALANCE_IN_PROGRESS = 27
+INVALID_COMMIT_OFFSET_SIZE = 28
+UNSUPPORTED_VERSION = 35
+INVALID_REQUEST = 42
 GROUP_ID_NOT_FOUND = 69
 MEMBER_ID_REQUIRED = 79
 FENCED_INSTANCE_ID = 82
+GROUP_MAX_SIZE_REACHED = 81
 UNKNOWN_TOPIC_ID = 100
 FENCED_MEMBER_EPOCH = 110
 UNSUPPORTED_ASSIGNOR = 112
@@ -38,6 +42,8 @@ SETTINGS = {
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 100,
     "groups.max": 200,
+    "group.consumer.session.timeout.ms": 1_500,
+    "group.consumer.heartbeat.interval.ms": 500,
 }
 
 
@@ -179,7 +185,25 @@ def test_commits_that_cannot_be_made(client: GroupClient, group: str) -> None:
     assert commit(client, group, version=10, topic_id=bytes(range(16))) == UNKNOWN_TOPIC_ID
 
 
-@pytest.mark.parametrize("length", [4097, 65_536])
+def test_more_than_a_group_may_hold(broker: Broker, client: GroupClient, group: str) -> None:
+    """Refused, said in the log, and nobody else is hurt."""
+    client.call(ApiKey.LIST_GROUPS, 5)  # of a client that nobody knows a large first frame is not taken at all
+    protocol = request_types(ApiKey.JOIN_GROUP).JoinGroupRequestProtocol
+    large = [protocol(name="range", metadata=bytes(1 << 20))]
+    assert join(client, group, protocols=large).error_code == INVALID_REQUEST
+    broker.wait_until(lambda: f"{group!r} was refused: a member's metadata has at most" in broker.log)
+    types = request_types(ApiKey.OFFSET_COMMIT)
+    place = types.OffsetCommitRequestPartition(partition_index=0, committed_offset=1)
+    answer = client.call(
+        ApiKey.OFFSET_COMMIT, 9, group_id=group, generation_id_or_member_epoch=-1, member_id="",
+        topics=[types.OffsetCommitRequestTopic(name="t", partitions=[place] * 100_001)],
+    )  # fmt: skip
+    assert {item.error_code for item in answer.topics[0].partitions} == {INVALID_COMMIT_OFFSET_SIZE}
+    broker.wait_until(lambda: f"{group!r} was refused: one commit has at most" in broker.log)
+    assert commit(client, group) == 0
+
+
+@pytest.mark.parametrize("length", [1025, 65_536])
 def test_a_group_with_an_endless_name(client: GroupClient, length: int) -> None:
     name = "n" * length
     client.call(ApiKey.LIST_GROUPS, 5)  # of a client that nobody knows a large first frame is not taken at all
@@ -222,8 +246,11 @@ def test_a_tiny_group_too_many() -> None:
             client.create("t")
             codes = [commit(client, f"tiny-{number}") for number in range(60)]
             assert codes[:50] == [0] * 50
-            assert all(codes[50:]), "refused, one by one"
-            assert join(client, "one-more").error_code not in (0, MEMBER_ID_REQUIRED)
+            assert codes[50:] == [GROUP_MAX_SIZE_REACHED] * 10, "refused, one by one"
+            assert join(client, "one-more").error_code == GROUP_MAX_SIZE_REACHED
+            refused = TestConsumerGroups().enter(client, "one-more", "m")
+            assert refused.error_code == GROUP_MAX_SIZE_REACHED
+            assert "groups.max" in refused.error_message
             assert commit(client, "tiny-7", 9) == 0, "those that are there go on"
             listed = client.call(ApiKey.LIST_GROUPS, 5).groups
             assert len(listed) == 50
@@ -353,6 +380,44 @@ class TestConsumerGroups:
         assert bad.error_code == INVALID_REGULAR_EXPRESSION
         assert bad.error_message
         assert self.enter(client, group, "m", rebalance_timeout_ms=-1).error_code != 0
+
+    def test_what_is_no_group(self, client: GroupClient) -> None:
+        assert self.enter(client, "", "m").error_code == INVALID_REQUEST
+        assert self.beat(client, "", "m", 1).error_code == INVALID_REQUEST
+        client.call(ApiKey.LIST_GROUPS, 5)  # of a client that nobody knows a large first frame is not taken at all
+        assert self.enter(client, "n" * 65_536, "m").error_code == INVALID_GROUP_ID
+        assert self.enter(client, "n" * 1_025, "m").error_code == INVALID_GROUP_ID
+
+    def test_commits_of_members(self, client: GroupClient, group: str) -> None:
+        epoch = self.enter(client, group, "m").member_epoch
+        assert commit(client, group, member_id="m", generation=epoch, version=8) == UNSUPPORTED_VERSION
+        large = "x" * (1 << 20)
+        assert commit(client, group, member_id="m", generation=epoch, metadata=large) == OFFSET_METADATA_TOO_LARGE
+        assert commit(client, group, member_id="m", generation=epoch) == 0
+
+    def test_saying_that_one_owns_what_another_does_gives_nothing(self, client: GroupClient, group: str) -> None:
+        place = request_types(ApiKey.CONSUMER_GROUP_HEARTBEAT).TopicPartitions
+        everything = self.enter(client, group, "first").assignment.topic_partitions
+        (topic,) = everything
+        second = self.enter(client, group, "second")
+        claim = [place(topic_id=topic.topic_id, partitions=[0, 1]), place(topic_id=bytes(range(16)), partitions=[7])]
+        for _ in range(3):
+            told = self.beat(client, group, "second", second.member_epoch, topic_partitions=claim)
+            assert told.error_code == 0
+            assert not told.assignment or not told.assignment.topic_partitions, "the first has let go of nothing yet"
+        (found,) = client.call(ApiKey.CONSUMER_GROUP_DESCRIBE, 1, group_ids=[group]).groups
+        has = {m.member_id: [t.partitions for t in m.assignment.topic_partitions] for m in found.members}
+        assert has["second"] == []
+
+    def test_a_member_that_joins_and_is_silent(self, broker: Broker, client: GroupClient, group: str) -> None:
+        epoch = self.enter(client, group, "silent").member_epoch
+
+        def state() -> str:
+            return str(client.call(ApiKey.CONSUMER_GROUP_DESCRIBE, 1, group_ids=[group]).groups[0].group_state)
+
+        broker.wait_until(lambda: state() in ("Empty", "Dead"))
+        assert self.beat(client, group, "silent", epoch).error_code == UNKNOWN_MEMBER_ID
+        broker.wait_until(lambda: "'silent'" in broker.log)
 
     def test_described(self, client: GroupClient, group: str) -> None:
         self.enter(client, group, "m", rack_id="r")

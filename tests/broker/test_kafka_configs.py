@@ -9,10 +9,10 @@ import pytest
 
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.configs import BROKER, TOPIC
+from kbroker.kafka.configs import BROKER, CLIENT_METRICS, GROUP, TOPIC
 from kbroker.testing import Broker
 
-from .kafka_client import KafkaClient
+from .kafka_client import KafkaClient, port_of
 
 UNKNOWN_TOPIC, INVALID_CONFIG, INVALID_REQUEST, MESSAGE_TOO_LARGE = 3, 40, 42, 10
 SET, DELETE, APPEND, SUBTRACT = range(4)
@@ -187,3 +187,27 @@ def test_a_new_topic_is_told_its_settings(client: KafkaClient, topic: str) -> No
     found = {item.name: (item.value, item.config_source) for item in made.configs}
     assert found["retention.ms"] == ("5", FROM_TOPIC)
     assert found["segment.bytes"] == ("1073741824", DEFAULT)
+
+
+def test_groups_show_what_their_members_are_told(client: KafkaClient) -> None:
+    assert value(client, GROUP, "any", "consumer.session.timeout.ms") == ("45000", DEFAULT)
+    assert value(client, GROUP, "any", "consumer.heartbeat.interval.ms") == ("5000", DEFAULT)
+    assert described(client, CLIENT_METRICS, "any") == {}
+
+
+def test_each_node_shows_where_it_is_reached(broker: Broker, client: KafkaClient) -> None:
+    for node in (0, 1, 2):
+        shown = value(client, BROKER, str(node), "advertised.listeners")
+        assert shown == (f"PLAINTEXT://127.0.0.1:{port_of(broker, node)}", FROM_FILE)
+
+
+def test_odd_resources_are_refused_one_by_one(client: KafkaClient) -> None:
+    types = codec.request_types(ApiKey.DESCRIBE_CONFIGS)
+    asked = [(TOPIC, "no"), (TOPIC, "a/b"), (BROKER, "1"), (BROKER, "1"), (GROUP, ""), (BROKER, "2")]
+    resources = [
+        types.DescribeConfigsResource(resource_type=kind, resource_name=name, configuration_keys=None)
+        for kind, name in asked
+    ]
+    answer = client.ask(ApiKey.DESCRIBE_CONFIGS, 4, types.DescribeConfigsRequest(resources=resources))
+    codes = [result.error_code for result in answer.results]
+    assert codes == [UNKNOWN_TOPIC, 17, INVALID_REQUEST, INVALID_REQUEST, INVALID_REQUEST, 0]

@@ -87,7 +87,8 @@ def test_it_can_be_described_and_weighed(broker: Broker) -> None:
         resource = types.DescribeConfigsResource(resource_type=2, resource_name=OFFSETS_TOPIC, configuration_keys=None)
         (found,) = client.ask(ApiKey.DESCRIBE_CONFIGS, 4, types.DescribeConfigsRequest(resources=[resource])).results
         assert found.error_code == 0
-        assert {entry.name: entry.value for entry in found.configs}["retention.ms"] == "-1"
+        settings = {entry.name: entry.value for entry in found.configs}
+        assert (settings["retention.ms"], settings["cleanup.policy"]) == ("-1", "compact")
         client.create("weighed")
         commit(client, "g", "weighed", 1)
         types = codec.request_types(ApiKey.DESCRIBE_LOG_DIRS)

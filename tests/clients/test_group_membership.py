@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kbroker.clients.group_membership import Membership, MemberState, by_topic
+from kbroker.clients.group_membership import UNRELEASED_MAX_MS, Membership, MemberState, by_topic
 from kbroker.errors import (
     CoordinatorNotAvailable,
     FencedInstanceId,
@@ -122,6 +122,25 @@ def test_a_place_that_is_still_taken_is_waited_for(member: Membership) -> None:
     member.heartbeat()
     member.refused(UnreleasedInstanceId("not yet"), 0, 10)
     assert (member.state, member.fault, member.due_ms) == (MemberState.JOINING, None, 10)
+
+
+def test_an_instance_id_that_another_keeps_is_not_waited_for_without_end(member: Membership) -> None:
+    taken = UnreleasedInstanceId("another has it")
+    member.subscribe(["t"])
+    for now_ms in (5, UNRELEASED_MAX_MS + 4):
+        member.heartbeat()
+        member.refused(taken, now_ms, 10)
+        assert (member.state, member.fault, member.unreleased_since_ms) == (MemberState.JOINING, None, 5)
+    member.heartbeat()
+    member.refused(taken, UNRELEASED_MAX_MS + 5, 10)
+    assert (member.state, member.fault) == (MemberState.FAILED, taken)
+    member.subscribe(["t"])
+    member.heartbeat()
+    member.refused(taken, UNRELEASED_MAX_MS + 6, 10)
+    assert (member.state, member.fault) == (MemberState.JOINING, None), "the time begins anew"
+    member.heartbeat()
+    answer(member, 1, A)
+    assert member.unreleased_since_ms is None
 
 
 @pytest.mark.parametrize("error", [FencedInstanceId("another"), GroupMaxSizeReached("full")])

@@ -288,6 +288,21 @@ class TestDeath:
             wait_until(lambda: shared(name, first, second))
             assert not any(what == "lost" for what, _ in first.events + second.events)
 
+    def test_workers_that_are_restarted_in_turn_cost_no_record(self, broker: Broker, name: str) -> None:
+        jobs = Jobs(broker, name)
+        try:
+            with Member(broker, name).start([name]) as first, Member(broker, name).start([name]) as second:
+                wait_until(lambda: shared(name, first, second))
+                for process in ("worker-0", "worker-1", "worker-0", "worker-1"):
+                    seen = len(first.seen) + len(second.seen)
+                    broker.kill_and_wait(process)
+                    wait_until(lambda seen=seen: len(first.seen) + len(second.seen) > seen + 12)  # type: ignore[misc]
+                jobs.enough()
+                wait_until(lambda: {*first.seen, *second.seen} == set(range(jobs.total or 0)))
+                assert not any(what == "lost" for what, _ in first.events + second.events)
+        finally:
+            jobs.enough()
+
 
 class Events(ConsumerRebalanceListener):
     def __init__(self) -> None:

@@ -242,6 +242,20 @@ def test_a_restart_in_the_middle_of_a_rebalance_goes_back_to_the_generation_befo
     assert [each.answer.generation_id for each in again] == [2, 2]
 
 
+def test_who_was_about_to_join_does_so_after_a_restart() -> None:
+    one = Coordinator()
+    one.stable(2)
+    given = one.join(requires_known_member_id=True).answer.member_id
+    one.restart()
+    assert one.join("nobody").error == 25
+    assert one.join(given, client_id="another").error == 25
+    assert one.join(given, instance_id="i").error == 25
+    assert one.join(given).waits
+    one.restart()
+    one.advance(10 * SECOND)
+    assert one.join(given).error == 25, "that was too long ago"
+
+
 def test_above_the_limit_new_groups_are_refused_and_the_log_says_so_once() -> None:
     one = Coordinator(GroupSettings(initial_rebalance_delay_ms=0, groups_max=2))
     first, _ = one.stable(2)

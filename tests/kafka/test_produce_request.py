@@ -78,15 +78,18 @@ def test_unusual_requests(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_truncation(version: int) -> None:
-    body = usual(version, [[0, 1], [2]], b"records")
+@pytest.mark.parametrize("topics", [[[0, 1], [2]], [[300]]], ids=["several", "one"])
+def test_every_truncation(version: int, topics: list[list[int]]) -> None:
+    body = usual(version, topics, b"records")
     for size in range(len(body)):
         same(version, body[:size])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_byte_changed(version: int) -> None:
-    body = bytearray(usual(version, [[0, 1], [2]], b"records"))
+@pytest.mark.parametrize("topics", [[[0, 1], [2]], [[300]]], ids=["several", "one"])
+def test_every_byte_changed(version: int, topics: list[list[int]]) -> None:
+    body = bytearray(usual(version, topics, b"records"))
+    same(version, bytes(body))
     for position, before in enumerate(bytes(body)):
         for value in (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, before ^ 1):
             body[position] = value
@@ -95,9 +98,13 @@ def test_every_byte_changed(version: int) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(VERSIONS), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 4), st.binary(max_size=5))))
-def test_any_edits(version: int, edits: list[tuple[int, int, bytes]]) -> None:
-    body = usual(version, [[0, 1], [2]], b"records")
+@given(
+    st.sampled_from(VERSIONS),
+    st.sampled_from([[[0, 1], [2]], [[300]]]),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 4), st.binary(max_size=5))),
+)
+def test_any_edits(version: int, topics: list[list[int]], edits: list[tuple[int, int, bytes]]) -> None:
+    body = usual(version, topics, b"records")
     for at, cut, put in edits:
         position = at % (len(body) + 1)
         body = body[:position] + put + body[position + cut :]

@@ -151,13 +151,3 @@ def test_control_messages_come_back_as_they_were() -> None:
     assert control.decode_control(control.encode_control(update)) == update
     with pytest.raises(InvalidRequest):
         control.decode_control(b"\x93\x01")
-
-
-def test_a_header_that_comes_again_is_the_same_message() -> None:
-    header = codec.encode_request(m.Produce("again", 3, 1))
-    assert codec.read_request(header) is codec.read_request(bytes(bytearray(header)))
-    assert codec.read_request(header) == m.Produce("again", 3, 1)
-    hello = codec.encode_request(m.Hello("me"))
-    assert codec.read_request(hello) is not codec.read_request(hello)
-    for number in range(3000):
-        assert codec.read_request(codec.encode_request(m.Produce("many", number))).partition == number
