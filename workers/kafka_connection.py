@@ -295,7 +295,7 @@ class Connection:
                 if not first.left:
                     out.popleft()
                 continue
-            if len(out) > 1:
+            if len(out) > 1 and not isinstance(out[1], FilePart):
                 first = self._join()
             sent = self._socket.send(first, socket.MSG_MORE if len(out) > 1 else 0)
             self.answer_bytes -= sent

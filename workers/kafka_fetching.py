@@ -34,7 +34,7 @@ from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import Asked, FilePart, Part
 from kbroker.workers.loop import Loop
-from kbroker.workers.page_cache import PageCache
+from kbroker.workers.page_cache import CachedFiles
 from kbroker.workers.parking import ParkedFetch
 from kbroker.workers.partition import HighWatermarkWaiter
 
@@ -43,7 +43,7 @@ COLD_BYTES_MAX = 1 << 20
 """What one answer reads into memory where the page cache does not have it: whole batches up to this, one at least."""
 READ_COMMITTED: Final = 1
 _MISLED = (NotLeaderOrFollower.code, FencedLeaderEpoch.code)
-_PAGE_CACHE = PageCache()
+_CACHED_FILES = CachedFiles()
 
 
 class Loaded:
@@ -60,10 +60,10 @@ Records = LogSlice | Loaded
 Fetched = fetch.FetchedPartition[Records]
 
 
-def is_cached(piece: LogSlice) -> bool:
+def is_cached(piece: LogSlice, now_ms: int) -> bool:
     """Whether it lies in the page cache, so that sending it is not likely to wait. Raises StorageError."""
     try:
-        found = _PAGE_CACHE.has(piece.fd, piece.position, piece.size_bytes)
+        found = _CACHED_FILES.has(piece.file, piece.position, piece.size_bytes, piece.segment_bytes, now_ms)
     except OSError as error:
         raise StorageError(f"{piece.path}: cannot read at {piece.position}: {error}") from error
     return not piece.cold if found is None else found
@@ -109,7 +109,7 @@ class FetchSource(NamedTuple):
 class KafkaFetch(ParkedFetch):
     """One fetch request from arrival to answer."""
 
-    __slots__ = ("_asked", "_fetching", "_request", "_served", "_source")
+    __slots__ = ("_asked", "_fetching", "_is_fresh", "_request", "_served", "_source")
 
     def __init__(self, source: FetchSource, asked: Asked, request: FetchRequest) -> None:
         super().__init__(source.loop)
@@ -119,6 +119,8 @@ class KafkaFetch(ParkedFetch):
         version = asked.request.version
         self._fetching = source.sessions.open(request, version, source.leads.name_of, source.loop.now_ms())
         self._served: list[Fetched] = []
+        self._is_fresh = False
+        """All that it answers was written while it waited: the page cache has it."""
 
     def start(self) -> None:
         """Answer at once when there is enough, or something to say; else park."""
@@ -127,6 +129,7 @@ class KafkaFetch(ParkedFetch):
             return
         names = (TopicPartition(item.topic, item.index) for item in self._served)
         self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
+        self._is_fresh = all(item.records is None for item in self._served)
         self._served = []  # looked up anew when there is more: what waits keeps little
 
     # --- what there is ---
@@ -188,7 +191,8 @@ class KafkaFetch(ParkedFetch):
         self._is_over = True
         cold: list[Fetched] = []
         left = COLD_BYTES_MAX
-        for wanted, item in zip(self._fetching.partitions, self._served, strict=True):
+        looked_at = () if self._is_fresh else zip(self._fetching.partitions, self._served, strict=True)
+        for wanted, item in looked_at:
             if not isinstance(item.records, LogSlice) or self._is_cached(item, item.records):
                 continue
             if item.records.size_bytes > left:
@@ -228,7 +232,7 @@ class KafkaFetch(ParkedFetch):
 
     def _is_cached(self, item: Fetched, piece: LogSlice) -> bool:
         try:
-            return is_cached(piece)
+            return is_cached(piece, self._source.loop.now_ms())
         except StorageError:
             item.fail(KafkaStorageError.code)
             return True

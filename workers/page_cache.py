@@ -7,9 +7,14 @@ import errno
 import mmap
 import os
 from typing import Final
+from weakref import WeakKeyDictionary
+
+from kbroker.log.storage import File
 
 _PAGE_BYTES: Final = mmap.PAGESIZE
 _SAMPLE_BYTES: Final = 256 << 10
+_AHEAD_BYTES: Final = 8 << 20
+_SEEN_MS: Final = 1_000
 _WOULD_BLOCK: Final = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 _CACHESTAT: Final = 451  # the system call's number, the same on every machine; Linux 6.5
@@ -67,3 +72,22 @@ class PageCache:
                 raise
             return False if error.errno == errno.EAGAIN else None
         return True
+
+
+class CachedFiles:
+    """As PageCache, for readers that go through a file: looks ahead, and asks about a stretch once a second at most."""
+
+    def __init__(self) -> None:
+        self._cache = PageCache()
+        self._seen: WeakKeyDictionary[File, tuple[int, int, int]] = WeakKeyDictionary()  # from, to, valid until
+
+    def has(self, file: File, position: int, size_bytes: int, file_bytes: int, now_ms: int) -> bool | None:
+        """As PageCache.has. `file_bytes`: where the file ends. Raises OSError."""
+        seen = self._seen.get(file)
+        if seen is not None and seen[0] <= position and position + size_bytes <= seen[1] and now_ms < seen[2]:
+            return True
+        ahead = min(file_bytes - position, _AHEAD_BYTES)
+        if ahead > size_bytes and self._cache.has(file.fd, position, ahead):
+            self._seen[file] = (position, position + ahead, now_ms + _SEEN_MS)
+            return True
+        return self._cache.has(file.fd, position, size_bytes)

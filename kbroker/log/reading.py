@@ -58,6 +58,7 @@ def _slice(
         log.storage,
         segment.file,
         segment.base_offset,
+        segment.size_bytes,
         start,
         size_bytes,
         base_offset,

@@ -299,6 +299,10 @@ class Segment:
             if found.next_offset != self.base_offset + self.offset_index.offsets[number] + 1:
                 self.rebuild_indexes()
                 position = start
+            elif position + found.size_bytes > limit:
+                return position, found.base_offset
+            else:
+                position += found.size_bytes
         while position < end:
             found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
             if position > start and position + found.size_bytes > limit:

@@ -12,8 +12,8 @@ class LogSlice:
     """Whole batches in a file: `size_bytes` from `position`; empty when there is nothing to read yet.
 
     The slice holds the file open, whatever retention does meanwhile. `base_offset` is the first batch's (it may be
-    below the offset asked for), `next_offset` where to read on. `cold`: the bytes are probably not in the page cache,
-    so a read may block.
+    below the offset asked for), `next_offset` where to read on; `segment_bytes` is where the file's batches end.
+    `cold`: the bytes are probably not in the page cache, so a read may block.
     """
 
     __slots__ = (
@@ -26,6 +26,7 @@ class LogSlice:
         "next_offset",
         "position",
         "segment_base",
+        "segment_bytes",
         "size_bytes",
     )
 
@@ -34,6 +35,7 @@ class LogSlice:
         storage: Storage,
         file: File,
         segment_base: int,
+        segment_bytes: int,
         position: int,
         size_bytes: int,
         base_offset: int,
@@ -45,6 +47,7 @@ class LogSlice:
         self._storage = storage
         self.file = file
         self.segment_base = segment_base
+        self.segment_bytes = segment_bytes
         self.position = position
         self.size_bytes = size_bytes
         self.base_offset = base_offset

@@ -13,6 +13,7 @@ from tests.cli.served import Served
 ALL = ("--from-beginning", "--exit-at-end")
 
 
+@pytest.mark.slow
 def test_every_byte_but_the_newline_passes(served: Served, tmp_path: Path) -> None:
     text = b"\n".join([b"", b"\r", b"\x00", b"\xff\xfe", "é".encode(), b"  spaces  ", b"last, without a newline"])
     file = tmp_path / "text"
@@ -23,6 +24,7 @@ def test_every_byte_but_the_newline_passes(served: Served, tmp_path: Path) -> No
     assert served.must("consume", "bytes", *ALL, "-f", "%v|", "-n", "2") == b"|\r|"
 
 
+@pytest.mark.slow
 def test_keys_headers_and_partitions(served: Served) -> None:
     served.must("topic", "create", "keyed", "-p", "4")
     served.must("produce", "keyed", "-K", r"\t", "-H", "from=tests", given=b"a\t1\nb\t2\na\t3\nnone\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kbroker.workers.page_cache import PageCache
+from kbroker.log.storage import File
+from kbroker.workers.page_cache import CachedFiles, PageCache
 
 MIB = 1 << 20
 SIZE_BYTES = 4 * MIB
@@ -61,3 +62,13 @@ def test_one_missing_page_is_seen_where_the_kernel_counts(fd: int) -> None:
 def test_a_file_that_cannot_be_asked_raises() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         PageCache().has(12345, 0, 10)
+
+
+def test_what_was_seen_ahead_is_not_asked_for_again_for_a_second(fd: int) -> None:
+    files, file = CachedFiles(), File(os.dup(fd), Path("file"))
+    assert files.has(file, 0, MIB, SIZE_BYTES, 0)
+    throw_out(fd, 3 * MIB, MIB)
+    assert files.has(file, 3 * MIB, MIB, SIZE_BYTES, 999)
+    assert not files.has(file, 3 * MIB, MIB, SIZE_BYTES, 1_000)
+    assert files.has(file, 2 * MIB, MIB, SIZE_BYTES, 1_000)  # the rest ahead of it is not there
+    assert not files.has(file, 2 * MIB, 2 * MIB, SIZE_BYTES, 1_000)
