@@ -115,7 +115,7 @@ class Partition:
 
     def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
         """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
-        if self._is_flushing or self.log.failed:
+        if self._is_flushing or self._when_left is not None or self.log.failed:
             return
         flush = self.log.begin_flush()
         if flush is None:
@@ -150,6 +150,8 @@ class Partition:
     def publish(self) -> bool:
         """Show readers the new high watermark, answer what waited for it. False when it has not moved."""
         self.is_dirty = False
+        if self._when_left is not None:
+            return False  # it was left in the turn in which it was appended to: its page is gone
         acknowledged = self.log.acknowledged_offset
         while self._waiters and self._waiters[0].ack_offset <= acknowledged:
             self._waiters.popleft().done(None)
