@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kbroker.errors import (
     FencedLeaderEpoch,
@@ -127,7 +127,7 @@ class KafkaFetch(ParkedFetch):
         if self._gather() or self._request.max_wait_ms <= 0:
             self._respond()
             return
-        names = (TopicPartition(item.topic, item.index) for item in self._served)
+        names: Any = [(item.topic, item.index) for item in self._served]  # found as TopicPartitions are, and cost less
         self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
         self._is_fresh = all(item.records is None for item in self._served)
         self._served = []  # looked up anew when there is more: what waits keeps little
