@@ -60,6 +60,10 @@ def transport_to(context: zmq.Context[Any], endpoint: str, timeout_ms: int) -> T
     return ZmqTransport(context, endpoint, timeout_ms)
 
 
+_SEND_BUFFER_BYTES: Final = 4 << 20
+"""As much as the kernel allows of it: a batch of 1 MiB that does not fit costs a wake-up for each piece."""
+
+
 class StreamTransport:
     """A unix stream. `send` hands the message to the kernel itself: no thread stands between."""
 
@@ -76,6 +80,7 @@ class StreamTransport:
         self._has_more = False
         self._is_drained = False  # the kernel had less than we asked for: the descriptor tells when there is more
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._socket.setblocking(False)
         self.fds: tuple[int, ...] = (self._socket.fileno(),)
         try:

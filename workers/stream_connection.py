@@ -10,11 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from kbroker.errors import RequestError, ThrottlingQuotaExceeded
+from kbroker.shm.buffers import Buffers
 from kbroker.wire import codec
 from kbroker.wire.stream import MessageFramer, MessageLimits, head
 from kbroker.workers.loop import HANGUP, READ, WRITE, Loop
 
-BUFFER_BYTES: Final = 512 << 10
+BUFFER_BYTES: Final = 256 << 10
+KEPT_MESSAGE_BYTES: Final = 17 << 16
+"""Room for a message of the usual greatest size, a batch of 1 MiB and its head."""
+KEPT_MESSAGES: Final = 4
+"""So many unfinished messages get such room, which is used again and again: new memory has to be zeroed, and mapped."""
 _PARTS_MAX: Final = 512  # of one sendmsg; the kernel takes 1024
 HALF_RECEIVED_BYTES_MAX: Final = 256 << 20
 """What unfinished messages of all clients may hold in memory; a client that goes past it is hung up on."""
@@ -30,6 +35,13 @@ class Streams:
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.half_received_bytes = 0
         self.unsent: list[StreamConnection] = []
+        self._kept = Buffers()
+
+    def allocate(self, size_bytes: int) -> bytearray:
+        """Memory for a message that comes in pieces."""
+        if size_bytes <= KEPT_MESSAGE_BYTES and self.half_received_bytes < KEPT_MESSAGES * KEPT_MESSAGE_BYTES:
+            return self._kept.take(KEPT_MESSAGE_BYTES)
+        return bytearray(size_bytes)
 
     def flush(self) -> None:
         """Send what the turn has brought. To be called at each turn's end, after whatever answers there."""
@@ -41,6 +53,10 @@ class Streams:
     def lasting(self, frame: memoryview) -> bytes | memoryview:
         """A received frame that may be used after the call that served it."""
         return bytes(frame) if frame.obj is self.buffer.obj else frame
+
+
+PEER_BUFFER_BYTES: Final = 4 << 20
+"""What the kernel holds for another process of ours; clients get what is usual, there may be many."""
 
 
 class StreamConnection:
@@ -69,7 +85,9 @@ class StreamConnection:
     ) -> None:
         self._streams = streams
         self._socket = sock
-        self._framer = MessageFramer(limits)
+        if is_peer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PEER_BUFFER_BYTES)
+        self._framer = MessageFramer(limits, streams.allocate)
         self._on_message = on_message
         self._on_end = on_end
         self._is_peer = is_peer

@@ -15,7 +15,7 @@ was announced.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
@@ -71,13 +71,15 @@ def head(frames: Sequence[bytes | bytearray | memoryview]) -> bytes:
 class MessageFramer:
     """One connection's incoming bytes. Pure: it is given bytes and asked for messages.
 
+    `allocate` makes the buffer of a message that comes in pieces: at least so many bytes, of any content.
     After an error the stream cannot be read on: the connection is to be closed.
     """
 
-    __slots__ = ("_data", "_filled", "_limits", "_own", "_position", "_wanted")
+    __slots__ = ("_allocate", "_data", "_filled", "_limits", "_own", "_position", "_wanted")
 
-    def __init__(self, limits: MessageLimits) -> None:
+    def __init__(self, limits: MessageLimits, allocate: Callable[[int], bytearray] = bytearray) -> None:
         self._limits = limits
+        self._allocate = allocate
         self._data = _NOTHING
         self._position = 0
         self._own: bytearray | None = None  # a message that comes in pieces, its size included
@@ -108,7 +110,7 @@ class MessageFramer:
         if self._own is None or self._wanted == _SIZE.size:
             return None
         self._reserve(self._filled + 1)
-        return memoryview(self._own)[self._filled :]
+        return memoryview(self._own)[self._filled : self._wanted]
 
     def filled(self, received_bytes: int) -> None:
         """So many bytes were put at the beginning of `room()`."""
@@ -140,7 +142,7 @@ class MessageFramer:
 
     def _begin(self, wanted: int) -> None:
         rest = self._data[self._position :]
-        self._own = bytearray(min(wanted, max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)))
+        self._own = self._allocate(min(wanted, max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)))
         self._own[: len(rest)] = rest
         self._filled = len(rest)
         self._wanted = wanted
@@ -175,7 +177,7 @@ class MessageFramer:
         assert self._own is not None
         if used <= len(self._own):
             return
-        grown = bytearray(min(self._wanted, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
+        grown = self._allocate(min(self._wanted, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
         grown[: self._filled] = memoryview(self._own)[: self._filled]
         self._own = grown
 
