@@ -34,6 +34,7 @@ class Member:
             "group.id": group,
             "enable.auto.commit": False,
             "reconnect.backoff.max.ms": 500,
+            "log_level": 3,  # that connections break is what is measured
         }
         if protocol == "consumer":
             settings["group.protocol"] = protocol
