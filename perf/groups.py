@@ -232,9 +232,9 @@ def _idle(broker: Broker, topic_name: str, seconds: float = 10.0) -> list[Figure
     beating = (broker_cpu_s(broker) - before) / (time.perf_counter() - began)
     for member in members:
         member.socket.close()
-    time.sleep(2)
+    time.sleep(2)  # the groups notice that their members have gone
     before, began = broker_cpu_s(broker), time.perf_counter()
-    time.sleep(seconds)
+    time.sleep(seconds)  # what is measured: nothing happens
     idle = (broker_cpu_s(broker) - before) / (time.perf_counter() - began)
     return [
         Figure(f"{IDLE_GROUPS} groups of one member that beats every 3 s: CPU", beating * 100, "%"),
@@ -251,7 +251,7 @@ def _beat_slowly(members: list[Simulated], until_s: float) -> None:
                 return
             member.beat()
             member.receive()
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # the pace of the heartbeats
 
 
 def replay() -> list[Figure]:

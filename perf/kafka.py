@@ -131,7 +131,7 @@ def idle(broker: Broker, seconds: float) -> list[Figure]:
             time.sleep(SETTLE_S)  # the last fetches may still be on their way
             each_bytes = (worker.memory_info().rss - before_bytes) / count
             with Measured(broker) as measured:
-                time.sleep(seconds)
+                time.sleep(seconds)  # what is measured: nothing happens
     what = f"{count} idle connections, a fetch parked on {count // 2} for {seconds:g} of {PARKED_MS // 1000} s"
     return [
         Figure(f"{what}: CPU", measured.broker_cpu_s / measured.wall_s * 100, "%", 1.0),

@@ -97,7 +97,7 @@ def send_steadily(steps: Connection, servers: str, topic: str, count: int, per_s
         due += 1 / per_second
         pause = due - time.monotonic()
         if pause > 0:
-            time.sleep(pause)
+            time.sleep(pause)  # the rate
         producer.produce(topic, time.monotonic_ns().to_bytes(8, "big") + rest, partition=0)
         producer.poll(0)
     assert producer.flush(WAIT_S) == 0, "the last records were not acknowledged in time"

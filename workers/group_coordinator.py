@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from kbroker.catalog.catalog import TOPICS
 from kbroker.catalog.store import Change
-from kbroker.errors import KbrokerError
+from kbroker.errors import CoordinatorNotAvailable, KbrokerError
 from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COORDINATOR_NOT_AVAILABLE = 15
 RETRY_MS = 1_000
 RETRY_MAX_MS = 10_000
 
@@ -161,12 +160,12 @@ class GroupCoordinator:
             self._asked[event.token] = event
             self._perform(event.group_id, self._groups.handle(event, self.now_ms()))
         else:
-            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
+            event.token(event.refused(CoordinatorNotAvailable.code))
 
     def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int:
         """The groups in these states and of these types (none named: of all), or an error code."""
         if self._groups is None:
-            return COORDINATOR_NOT_AVAILABLE
+            return CoordinatorNotAvailable.code
         return self._groups.listed(states, types)
 
     def catalog_changed(self, changes: Iterable[Change]) -> None:
@@ -274,7 +273,7 @@ class GroupCoordinator:
         asked, self._asked = self._asked, {}
         self._refuse(f"groups are out of service: {error}", bool(opened.failed))
         for event in asked.values():
-            event.token(event.refused(COORDINATOR_NOT_AVAILABLE))
+            event.token(event.refused(CoordinatorNotAvailable.code))
 
     def _refuse(self, why: str, distrust_cache: bool) -> None:
         """Out of service; try again after a while."""

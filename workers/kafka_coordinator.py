@@ -7,7 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kbroker.catalog.topics import check_name
-from kbroker.errors import InvalidRequest, InvalidTopic, KbrokerError, RequestError, UnknownTopicId, code_of
+from kbroker.errors import (
+    CoordinatorNotAvailable,
+    InvalidRequest,
+    InvalidTopic,
+    KbrokerError,
+    RequestError,
+    UnknownTopicId,
+    code_of,
+)
 from kbroker.kafka import (
     codec,
     configs,
@@ -174,7 +182,7 @@ class KafkaCoordinator:
             if error is None:
                 call.answer(coordination.producer_id_given(producer_id))
             else:
-                call.answer(coordination.producer_id_refused(coordination.COORDINATOR_NOT_AVAILABLE))
+                call.answer(coordination.producer_id_refused(CoordinatorNotAvailable.code))
 
         self._coordinator.take_producer_id(done)
 

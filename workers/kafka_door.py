@@ -132,11 +132,6 @@ class KafkaDoor:
         self._flush()
         self.bound_answers()
 
-    @property
-    def is_answering(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return any(connection.is_waiting for connection in self.connections)
-
     def _accept(self, listener: socket.socket, _events: int) -> None:
         for _ in range(TURN_ACCEPTS):
             try:

@@ -7,17 +7,17 @@ looks for the coordinator.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from kbroker.errors import NotCoordinator
 from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.events import Event, ListedGroup
 from kbroker.kafka import consumer_groups, group_admin, group_members, offsets
 from kbroker.kafka.apis import ApiKey
+from kbroker.workers.gathering import Gathering
 from kbroker.workers.kafka_service import Call, Serve
 
-NOT_COORDINATOR = 16
 AnyEvent = Event | ConsumerEvent
 
 
@@ -34,7 +34,7 @@ class GroupsElsewhere:
 
     def ask(self, event: AnyEvent) -> None:
         """Refuse, as Kafka's brokers do."""
-        event.token(event.refused(NOT_COORDINATOR))
+        event.token(event.refused(NotCoordinator.code))
 
     def listed(self, _states: Iterable[str], _types: Iterable[str]) -> list[ListedGroup] | int:
         """None: clients ask every node and merge the answers."""
@@ -115,8 +115,8 @@ class KafkaGroups:
         def fetched(results: Sequence[Any]) -> None:
             call.answer(offsets.fetched(call.request, call.version, self._topics.id_of, results))
 
-        gathering = _Gathering(fetched)
-        gathering.ask(self._groups, offsets.fetch(call.request, call.version, self._topics.name_of, gathering.token_of))
+        gathering: Gathering[Any] = Gathering(fetched)
+        self._ask_all(gathering, offsets.fetch(call.request, call.version, self._topics.name_of, gathering.token_of))
 
     def _delete_offsets(self, call: Call) -> None:
         def deleted(result: Any) -> None:
@@ -124,21 +124,26 @@ class KafkaGroups:
 
         self._groups.ask(offsets.delete(call.request, deleted))
 
+    def _ask_all(self, gathering: Gathering[Any], events: Sequence[AnyEvent]) -> None:
+        gathering.expect(len(events))
+        for event in events:
+            self._groups.ask(event)
+
     # --- administration ---
 
     def _describe(self, call: Call) -> None:
         def described(results: Sequence[Any]) -> None:
             call.answer(group_admin.described(call.request, call.version, results))
 
-        gathering = _Gathering(described)
-        gathering.ask(self._groups, group_admin.describe(call.request, gathering.token_of))
+        gathering: Gathering[Any] = Gathering(described)
+        self._ask_all(gathering, group_admin.describe(call.request, gathering.token_of))
 
     def _consumer_describe(self, call: Call) -> None:
         def described(results: Sequence[Any]) -> None:
             call.answer(consumer_groups.described(call.request, self._topics.name_of, results))
 
-        gathering = _Gathering(described)
-        gathering.ask(self._groups, consumer_groups.describe(call.request, gathering.token_of))
+        gathering: Gathering[Any] = Gathering(described)
+        self._ask_all(gathering, consumer_groups.describe(call.request, gathering.token_of))
 
     def _list(self, call: Call) -> None:
         found = self._groups.listed(call.request.states_filter, call.request.types_filter)
@@ -148,33 +153,5 @@ class KafkaGroups:
         def deleted(results: Sequence[Any]) -> None:
             call.answer(group_admin.deleted(call.request, results))
 
-        gathering = _Gathering(deleted)
-        gathering.ask(self._groups, group_admin.delete(call.request, gathering.token_of))
-
-
-class _Gathering:
-    """One request about several groups: `done` gets all results, in the order of the request, when the last is here."""
-
-    def __init__(self, done: Callable[[Sequence[Any]], None]) -> None:
-        self._done = done
-        self._results: list[Any] = []
-        self._missing = 0
-
-    def token_of(self, number: int) -> Callable[[Any], None]:
-        """The token of the event of that number."""
-        return partial(self._take, number)
-
-    def ask(self, groups: AskedGroups, events: Sequence[AnyEvent]) -> None:
-        """Ask them all."""
-        self._results = [None] * len(events)
-        self._missing = len(events)
-        for event in events:
-            groups.ask(event)
-        if not events:
-            self._done(())
-
-    def _take(self, number: int, result: Any) -> None:
-        self._results[number] = result
-        self._missing -= 1
-        if not self._missing:
-            self._done(self._results)
+        gathering: Gathering[Any] = Gathering(deleted)
+        self._ask_all(gathering, group_admin.delete(call.request, gathering.token_of))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kbroker.errors import (
@@ -48,6 +47,7 @@ from kbroker.groups.limits import COMMIT_BYTES_MAX, COMMIT_OFFSETS_MAX, NAME_BYT
 from kbroker.wire import codec
 from kbroker.wire import group_messages as m
 from kbroker.workers.doors import Asked
+from kbroker.workers.gathering import Gathering
 from kbroker.workers.group_coordinator import GroupCoordinator
 
 R = TypeVar("R")
@@ -180,10 +180,10 @@ class NativeGroups:
         asked.answer(codec.encode_answer(m.GroupListings(found)))
 
     def _describe(self, asked: Asked, request: m.DescribeGroups) -> None:
-        def done(infos: list[m.GroupInfo]) -> None:
-            asked.answer(codec.encode_answer(m.GroupInfos(infos)))
+        def done(infos: Sequence[m.GroupInfo]) -> None:
+            asked.answer(codec.encode_answer(m.GroupInfos([*infos])))
 
-        _collect(request.groups, self._describe_one, done)
+        _ask_each(request.groups, self._describe_one, Gathering(done))
 
     def _describe_one(self, group: str, done: Callable[[m.GroupInfo], None]) -> None:
         def described(result: ConsumerGroupDescribeResult) -> None:
@@ -221,10 +221,10 @@ class NativeGroups:
 
             self._groups.ask(DeleteGroup(group, deleted))
 
-        def all_deleted(results: list[m.GroupResult]) -> None:
-            asked.answer(codec.encode_answer(m.GroupResults(results)))
+        def all_deleted(results: Sequence[m.GroupResult]) -> None:
+            asked.answer(codec.encode_answer(m.GroupResults([*results])))
 
-        _collect(request.groups, delete, all_deleted)
+        _ask_each(request.groups, delete, Gathering(all_deleted))
 
 
 def _message(code: int, group: str) -> str:
@@ -244,21 +244,10 @@ def _answer_offsets(asked: Asked, group: str, places: Iterable[tuple[str, int]],
     asked.answer(codec.encode_answer(m.OffsetResults(results)))
 
 
-def _collect(
-    names: list[str], ask: Callable[[str, Callable[[R], None]], None], done: Callable[[list[R]], None]
-) -> None:
-    """Ask about each name; `done` gets the answers in the order of the names when all are there."""
-    found: dict[int, R] = {}
-    if not names:
-        done([])
-
-    def answer(number: int, result: R) -> None:
-        found[number] = result
-        if len(found) == len(names):
-            done([found[position] for position in range(len(names))])
-
+def _ask_each(names: list[str], ask: Callable[[str, Callable[[R], None]], None], gathering: Gathering[R]) -> None:
+    gathering.expect(len(names))
     for number, name in enumerate(names):
-        ask(name, partial(answer, number))
+        ask(name, gathering.token_of(number))
 
 
 def _classic_info(group: str, result: DescribeGroupResult) -> m.GroupInfo:

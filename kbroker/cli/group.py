@@ -130,7 +130,7 @@ def lag(group: str, interval_s: float | None, as_json: bool, server: str | None)
             sys.stdout.flush()
             if interval_s is None:
                 return
-            time.sleep(interval_s)
+            time.sleep(interval_s)  # what --watch asks for
 
 
 @command.command("reset-offsets")

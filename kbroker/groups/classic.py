@@ -167,7 +167,7 @@ class ClassicGroup:
         turn.effects.wake_ms = self._wake_ms
         return turn.effects
 
-    def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], now_ms: int) -> Effects:  # noqa: ARG002
+    def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], now_ms: int) -> Effects:  # noqa: ARG002  (Group)
         """The leader watches its members' topics by itself."""
         return Effects()
 
@@ -514,7 +514,7 @@ class ClassicGroup:
 
     # --- records ---
 
-    def replay(self, record: Record, now_ms: int) -> None:  # noqa: ARG002
+    def replay(self, record: Record, now_ms: int) -> None:  # noqa: ARG002  (as every kind of group)
         """Take over a stored state, which is one between rebalances."""
         found = group_records.decode(record)
         if found is None or found[1] is None:

@@ -247,7 +247,7 @@ class Groups:
         except GroupIdNotFound as error:
             return _answer(event, DescribeGroupResult(error.code, str(error)))
 
-    def _delete(self, event: DeleteGroup, now_ms: int) -> Effects:  # noqa: ARG002
+    def _delete(self, event: DeleteGroup, now_ms: int) -> Effects:  # noqa: ARG002  (as every event)
         group = self._existing(event.group_id)
         if not group.is_empty:
             raise NonEmptyGroup(f"group {event.group_id!r} has members")
@@ -291,13 +291,13 @@ class Groups:
             raise GroupIdNotFound(f"there is no group {event.group_id!r}")
         raise IllegalGeneration(f"there is no group {event.group_id!r}, so it has no generations")
 
-    def _fetch(self, event: FetchOffsets, now_ms: int) -> Effects:  # noqa: ARG002
+    def _fetch(self, event: FetchOffsets, now_ms: int) -> Effects:  # noqa: ARG002  (as every event)
         group = self._groups.get(event.group_id)
         if group is not None:
             group.check_fetch(event)
         return _answer(event, FetchOffsetsResult(0, self._offsets.fetch(event)))
 
-    def _delete_offsets(self, event: DeleteOffsets, now_ms: int) -> Effects:  # noqa: ARG002
+    def _delete_offsets(self, event: DeleteOffsets, now_ms: int) -> Effects:  # noqa: ARG002  (as every event)
         group = self._existing(event.group_id)
         if not group.is_empty and group.protocol_type != PROTOCOL_TYPE:
             raise NonEmptyGroup(f"what the members of group {event.group_id!r} read is not known")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kbroker.errors import InvalidRequest
+from kbroker.errors import CoordinatorNotAvailable, InvalidRequest
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import CONTROLLER, Cluster, Node
@@ -12,7 +12,6 @@ from kbroker.types import OFFSETS_TOPIC
 
 SEVERAL_KEYS = 4
 """From this version of FindCoordinator on several keys are asked about at once."""
-COORDINATOR_NOT_AVAILABLE = 15
 TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
 MISMATCHED_ENDPOINT_TYPE = 114
 UNSUPPORTED_ENDPOINT_TYPE = 115
@@ -66,7 +65,7 @@ def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
 
 def _why_none(key_type: int) -> tuple[int, str]:
     if key_type == _GROUP:
-        return COORDINATOR_NOT_AVAILABLE, "the coordinator is starting"
+        return CoordinatorNotAvailable.code, "the coordinator is starting"
     if key_type == _TRANSACTION:
         # The one code at which every client gives up at once: librdkafka asks again for all others.
         return TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported yet"

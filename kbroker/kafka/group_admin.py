@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from kbroker.errors import GroupIdNotFound
 from kbroker.groups import events
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 
 _NOT_FOUND_IS_AN_ERROR: Final = 6
 """Before this version of DescribeGroups a group that is not there is a dead one, and no error."""
-_GROUP_ID_NOT_FOUND: Final = 69
 
 
 def describe(request: Any, token_of: Callable[[int], Any]) -> list[events.DescribeGroup]:
@@ -25,7 +25,7 @@ def described(request: Any, version: int, results: Sequence[events.DescribeGroup
     groups = []
     for group_id, result in zip(request.groups, results, strict=True):
         code = result.error_code
-        if code == _GROUP_ID_NOT_FOUND and version < _NOT_FOUND_IS_AN_ERROR:
+        if code == GroupIdNotFound.code and version < _NOT_FOUND_IS_AN_ERROR:
             code = 0
         groups.append(
             types.DescribedGroup(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from kbroker.errors import UnknownTopicOrPartition
+from kbroker.errors import InvalidReplicaAssignment, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 
-INVALID_REPLICA_ASSIGNMENT: Final = 39
 ELECTION_NOT_NEEDED: Final = 84
 NO_REASSIGNMENT_IN_PROGRESS: Final = 85
 
@@ -55,7 +54,7 @@ def _reassignment(cluster: Cluster, topic: str, index: int, replicas: Sequence[i
         return NO_REASSIGNMENT_IN_PROGRESS, "no partition is being reassigned"
     if list(replicas) == [leader[0]]:
         return 0, None
-    return INVALID_REPLICA_ASSIGNMENT, f"partitions stay at the process that has them: this one at node {leader[0]}"
+    return InvalidReplicaAssignment.code, f"partitions stay at the process that has them: this one at node {leader[0]}"
 
 
 def reassignments() -> Any:

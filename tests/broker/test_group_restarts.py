@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ class Committing:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def has_passed(self, offset: int) -> bool:
+        """Whether a larger one was acknowledged."""
+        return max(self.acknowledged.values(), default=0) > offset
 
     def _run(self) -> None:
         offset = 0
@@ -68,7 +73,7 @@ def test_commits_while_the_log_is_compacted_and_the_coordinator_dies() -> None:
             for _ in range(KILLS):
                 reached = len(committing.acknowledged) and max(committing.acknowledged.values())
                 wanted = reached + chance.randrange(200, 900)
-                broker.wait_until(lambda w=wanted: max(committing.acknowledged.values(), default=0) > w, 60)  # type: ignore[misc]
+                broker.wait_until(partial(committing.has_passed, wanted), 60)
                 broker.kill_and_wait("coordinator")
         finally:
             committing.stop()
