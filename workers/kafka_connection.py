@@ -176,6 +176,7 @@ class Connection:
         try:
             while not self.is_closed:
                 if len(pending) >= in_flight_max or self.answer_bytes > _ANSWER_BYTES_MAX:
+                    door.served_all()
                     self._collect()
                     if not self._has_room():
                         framer.hold()
@@ -196,6 +197,7 @@ class Connection:
                 framer.trusted = True
         except RequestError as error:
             self.close(str(error))
+        door.served_all()
         if not self.is_closed:
             self._note_partial()
             self.active_ms = door.loop.now_ms()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kbroker.errors import (
     InvalidRequest,
@@ -43,6 +43,15 @@ if TYPE_CHECKING:
 
 AckDone = Callable[[KbrokerError | None], None]
 _UNKNOWN = produce.failed(-1, "")
+_NO_BATCHES = memoryview(b"")
+
+
+class _Gathered(NamedTuple):
+    """The usual Produce request: batches for one partition, all of whose requests here have the same acks."""
+
+    asked: Asked
+    target: produce.Target
+    batches: memoryview
 
 
 class KafkaLeader:
@@ -53,6 +62,7 @@ class KafkaLeader:
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
         self._answers = MetadataAnswers()
+        self._gathered: dict[Partition, list[_Gathered]] = {}
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
@@ -68,7 +78,7 @@ class KafkaLeader:
             by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
-        self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)
+        self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
 
     def _forward(self, call: Call) -> None:
         if not self._forwarding.forward(call):
@@ -103,12 +113,20 @@ class KafkaLeader:
 
     # --- produce ---
 
+    def _serve(self, asked: Asked) -> None:
+        # What follows a Produce request on its connection sees what that has appended.
+        if self._gathered and asked.request.api_key != ApiKey.PRODUCE:
+            self._append_gathered()
+        self.service.serve(asked)
+
     def _produce(self, asked: Asked) -> None:
         head = asked.request
-        request = produce.read(head.version, head.body)
-        is_usual = len(request.wanted) == 1 and request.acks == 1 and request.transactional_id is None
-        if is_usual and head.version >= produce.FLEXIBLE and self._produce_at_once(asked, request):
-            return
+        one = produce.read_one(head.version, head.body)
+        if one is None or not self._gather(asked, *one):
+            self._append_gathered()
+            self._produce_each(asked, produce.read(head.version, head.body))
+
+    def _produce_each(self, asked: Asked, request: produce.ProduceRequest) -> None:
         progress = _ProduceInProgress(asked, request, self._cluster)
         try:
             request.check()
@@ -119,8 +137,8 @@ class KafkaLeader:
             return
         for number, item in enumerate(request.wanted):
             try:
-                partition = self._find(item)
-                produce.check_payload(item.batches, head.version)
+                partition = self._find(item.topic, item.topic_id, item.partition)
+                produce.check_payload(item.batches, asked.request.version)
                 if partition.is_rewritten:
                     then = partial(self._rewritten, partition, progress, number)
                     self._worker.rewriting.rewrite(partition, item.batches, then)
@@ -130,24 +148,91 @@ class KafkaLeader:
                 progress.settle(number, produce.refused(error))
         progress.strip()
 
-    def _produce_at_once(self, asked: Asked, request: produce.ProduceRequest) -> bool:
-        """The short way of the usual request: one partition's batches, acks=1. False: its topic asks more of records,
-        and nothing was done."""
-        item = request.wanted[0]
+    def _gather(self, asked: Asked, target: produce.Target, batches: memoryview) -> bool:
+        """Keep the batches of the usual request, until all that one receive has brought can be appended by one write.
+
+        False: it is another request, or it has to be refused.
+        """
+        if not target.acks or not batches:
+            return False
         try:
-            partition = self._find(item)
-            if partition.is_rewritten:
-                return False
-            produce.check_payload(item.batches, asked.request.version)
-            result = self._worker.append(partition, item.batches, request.acks)
-        except (RequestError, StorageError) as error:
-            _ProduceInProgress(asked, request, self._cluster).settle(0, produce.refused(error))
-            return True
-        answer = produce.encode_one(
-            asked.request.correlation_id, request, result.base_offset, result.append_time_ms, result.log_start_offset
-        )
-        asked.answer((answer,))
+            partition = self._find(target.topic, target.topic_id, target.partition)
+        except RequestError:
+            return False
+        if partition.is_rewritten:
+            return False
+        requests = self._gathered.get(partition)
+        if requests is not None and requests[0].target.acks != target.acks:
+            self._append_gathered()
+            requests = None
+        if requests is None:
+            requests = self._gathered[partition] = []
+        requests.append(_Gathered(asked, target, batches))
         return True
+
+    def _append_gathered(self) -> None:
+        """Append and answer what was gathered. Before its bytes are overwritten, or anything else is served: nobody can
+        tell it from an append at once."""
+        if not self._gathered:
+            return
+        gathered, self._gathered = self._gathered, {}
+        for partition, requests in gathered.items():
+            try:
+                if len(requests) == 1 or not self._append_together(partition, requests):
+                    for request in requests:
+                        self._append_alone(partition, request)
+            except Exception as error:
+                for request in requests:
+                    request.asked.fail(error)
+
+    def _append_together(self, partition: Partition, requests: list[_Gathered]) -> bool:
+        """Append the batches of several requests by one write. False: nothing was done."""
+        acks = requests[0].target.acks
+        result = self._worker.append_together(partition, [batches for _, _, batches in requests], acks)
+        if result is None:
+            return False
+        assert result.batch_offsets is not None, "there were several batches"
+        self._answer(partition, requests, result.batch_offsets, result)
+        return True
+
+    def _append_alone(self, partition: Partition, request: _Gathered) -> None:
+        try:
+            result = self._worker.append(partition, request.batches, request.target.acks)
+        except (RequestError, StorageError) as error:
+            self._refuse(request.asked, request.target, error)
+        else:
+            self._answer(partition, [request], (result.base_offset,), result)
+
+    def _answer(
+        self, partition: Partition, requests: list[_Gathered], offsets: Sequence[int], result: AppendResult
+    ) -> None:
+        append_time_ms, log_start_offset = result.append_time_ms, result.log_start_offset
+        answers = [
+            (asked, target.answer(asked.request.correlation_id, offset, append_time_ms, log_start_offset))
+            for (asked, target, _), offset in zip(requests, offsets, strict=True)
+        ]
+        if not result.sync_needed:
+            for asked, answer in answers:
+                asked.answer((answer,))
+            return
+        target = requests[0].target
+
+        def synced(error: KbrokerError | None) -> None:
+            for asked, answer in answers:
+                try:
+                    if error is None:
+                        asked.answer((answer,))
+                    else:
+                        self._refuse(asked, target, error)
+                except Exception as unforeseen:
+                    # The partition that calls here knows nothing of requests.
+                    asked.fail(unforeseen)
+
+        self._when_synced(partition, result, target.timeout_ms, synced)
+
+    def _refuse(self, asked: Asked, target: produce.Target, error: KbrokerError) -> None:
+        progress = _ProduceInProgress(asked, target.request(_NO_BATCHES), self._cluster)
+        progress.settle(0, produce.refused(error))
 
     def _append(
         self, partition: Partition, batches: bytes | bytearray | memoryview, progress: _ProduceInProgress, number: int
@@ -176,16 +261,15 @@ class KafkaLeader:
         except (RequestError, StorageError) as refusal:
             progress.settle(number, produce.refused(refusal))
 
-    def _find(self, item: produce.Wanted) -> Partition:
+    def _find(self, topic: str, topic_id: bytes, index: int) -> Partition:
         if self._worker.is_draining:
             raise NotLeaderOrFollower("the broker is stopping")
-        name = item.topic
-        if not name:
-            known = self._worker.table.name_of(item.topic_id)
+        if not topic:
+            known = self._worker.table.name_of(topic_id)
             if known is None:
-                raise UnknownTopicId(f"no topic has the id {item.topic_id.hex()}")
-            name = known
-        return self._worker.table.get(name, item.partition)
+                raise UnknownTopicId(f"no topic has the id {topic_id.hex()}")
+            topic = known
+        return self._worker.table.get(topic, index)
 
     def _delete_records(self, call: Call) -> None:
         DeletionInProgress(self._worker, call).start()

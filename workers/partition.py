@@ -91,6 +91,12 @@ class Partition:
         self.is_dirty = True
         return result
 
+    def append_together(self, requests: list[memoryview], now_ms: int, sync: bool) -> AppendResult | None:
+        """Append one new batch of each request. None: nothing was done, append them one by one."""
+        result = self.log.append_together(requests, now_ms, sync=sync)
+        self.is_dirty = self.is_dirty or result is not None
+        return result
+
     def tell_once(self, complaint: str) -> None:
         """Log what is wrong with the disk, unless that was the last thing said."""
         if self.told != complaint:
