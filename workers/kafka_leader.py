@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kbroker.errors import (
     InvalidRequest,
@@ -27,7 +27,7 @@ from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
-from kbroker.workers.kafka_connection import Asked
+from kbroker.workers.kafka_connection import Asked, answer_each
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
@@ -46,12 +46,16 @@ _UNKNOWN = produce.failed(-1, "")
 _NO_BATCHES = memoryview(b"")
 
 
-class _Gathered(NamedTuple):
-    """The usual Produce request: batches for one partition, all of whose requests here have the same acks."""
+class _Gathered:
+    """Usual Produce requests of one connection that differ in nothing but their batches."""
 
-    asked: Asked
-    target: produce.Target
-    batches: memoryview
+    __slots__ = ("asked", "batches", "partition", "target")
+
+    def __init__(self, partition: Partition, target: produce.Target) -> None:
+        self.partition = partition
+        self.target = target
+        self.asked: list[Asked] = []
+        self.batches: list[memoryview] = []
 
 
 class KafkaLeader:
@@ -62,7 +66,7 @@ class KafkaLeader:
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
         self._answers = MetadataAnswers()
-        self._gathered: dict[Partition, list[_Gathered]] = {}
+        self._gathered: dict[int, _Gathered] = {}  # by the identity of their target
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
@@ -75,7 +79,7 @@ class KafkaLeader:
                 **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
-            by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
+            by_hand={ApiKey.FETCH: records.fetch},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
@@ -114,17 +118,38 @@ class KafkaLeader:
     # --- produce ---
 
     def _serve(self, asked: Asked) -> None:
-        # What follows a Produce request on its connection sees what that has appended.
-        if self._gathered and asked.request.api_key != ApiKey.PRODUCE:
+        request = asked.request
+        if request.api_key != ApiKey.PRODUCE:
+            # What follows a Produce request on its connection sees what that has appended.
             self._append_gathered()
-        self.service.serve(asked)
+            self.service.serve(asked)
+            return
+        one = produce.read_one(request.version, request.body)
+        if one is not None:
+            target, batches = one
+            gathered = self._gathered.get(id(target)) or self._begin_gathering(target)
+            if gathered is not None:
+                gathered.asked.append(asked)
+                gathered.batches.append(batches)
+                return
+        self._append_gathered()
+        self._produce_each(asked, produce.read(request.version, request.body))
 
-    def _produce(self, asked: Asked) -> None:
-        head = asked.request
-        one = produce.read_one(head.version, head.body)
-        if one is None or not self._gather(asked, *one):
-            self._append_gathered()
-            self._produce_each(asked, produce.read(head.version, head.body))
+    def _begin_gathering(self, target: produce.Target) -> _Gathered | None:
+        """Where usual requests wait until all that one receive has brought can be appended by one write. None: these
+        want no answer, are to be refused, or their topic asks more of records."""
+        if not target.acks:
+            return None
+        try:
+            partition = self._find(target.topic, target.topic_id, target.partition)
+        except RequestError:
+            return None
+        if partition.is_rewritten:
+            return None
+        if any(other.partition is partition for other in self._gathered.values()):
+            self._append_gathered()  # a partition's requests stay in their order
+        gathered = self._gathered[id(target)] = _Gathered(partition, target)
+        return gathered
 
     def _produce_each(self, asked: Asked, request: produce.ProduceRequest) -> None:
         progress = _ProduceInProgress(asked, request, self._cluster)
@@ -148,84 +173,67 @@ class KafkaLeader:
                 progress.settle(number, produce.refused(error))
         progress.strip()
 
-    def _gather(self, asked: Asked, target: produce.Target, batches: memoryview) -> bool:
-        """Keep the batches of the usual request, until all that one receive has brought can be appended by one write.
-
-        False: it is another request, or it has to be refused.
-        """
-        if not target.acks or not batches:
-            return False
-        try:
-            partition = self._find(target.topic, target.topic_id, target.partition)
-        except RequestError:
-            return False
-        if partition.is_rewritten:
-            return False
-        requests = self._gathered.get(partition)
-        if requests is not None and requests[0].target.acks != target.acks:
-            self._append_gathered()
-            requests = None
-        if requests is None:
-            requests = self._gathered[partition] = []
-        requests.append(_Gathered(asked, target, batches))
-        return True
-
     def _append_gathered(self) -> None:
         """Append and answer what was gathered. Before its bytes are overwritten, or anything else is served: nobody can
         tell it from an append at once."""
         if not self._gathered:
             return
-        gathered, self._gathered = self._gathered, {}
-        for partition, requests in gathered.items():
+        each, self._gathered = self._gathered, {}
+        for gathered in each.values():
             try:
-                if len(requests) == 1 or not self._append_together(partition, requests):
-                    for request in requests:
-                        self._append_alone(partition, request)
+                if len(gathered.batches) == 1 or not self._append_together(gathered):
+                    for asked, batches in zip(gathered.asked, gathered.batches, strict=True):
+                        self._append_alone(gathered.partition, gathered.target, asked, batches)
             except Exception as error:
-                for request in requests:
-                    request.asked.fail(error)
+                for asked in gathered.asked:
+                    asked.fail(error)
 
-    def _append_together(self, partition: Partition, requests: list[_Gathered]) -> bool:
+    def _append_together(self, gathered: _Gathered) -> bool:
         """Append the batches of several requests by one write. False: nothing was done."""
-        acks = requests[0].target.acks
-        result = self._worker.append_together(partition, [batches for _, _, batches in requests], acks)
+        target = gathered.target
+        result = self._worker.append_together(gathered.partition, gathered.batches, target.acks)
         if result is None:
             return False
         assert result.batch_offsets is not None, "there were several batches"
-        self._answer(partition, requests, result.batch_offsets, result)
+        self._answer(gathered.partition, target, gathered.asked, result.batch_offsets, result)
         return True
 
-    def _append_alone(self, partition: Partition, request: _Gathered) -> None:
+    def _append_alone(self, partition: Partition, target: produce.Target, asked: Asked, batches: memoryview) -> None:
         try:
-            result = self._worker.append(partition, request.batches, request.target.acks)
+            result = self._worker.append(partition, batches, target.acks)
         except (RequestError, StorageError) as error:
-            self._refuse(request.asked, request.target, error)
+            self._refuse(asked, target, error)
         else:
-            self._answer(partition, [request], (result.base_offset,), result)
+            self._answer(partition, target, [asked], (result.base_offset,), result)
 
     def _answer(
-        self, partition: Partition, requests: list[_Gathered], offsets: Sequence[int], result: AppendResult
+        self,
+        partition: Partition,
+        target: produce.Target,
+        requests: list[Asked],
+        offsets: Sequence[int],
+        result: AppendResult,
     ) -> None:
+        """Answer requests of one connection with their base offsets, now or when the disk has their records."""
         append_time_ms, log_start_offset = result.append_time_ms, result.log_start_offset
         answers = [
-            (asked, target.answer(asked.request.correlation_id, offset, append_time_ms, log_start_offset))
-            for (asked, target, _), offset in zip(requests, offsets, strict=True)
+            target.answer(asked.request.correlation_id, offset, append_time_ms, log_start_offset)
+            for asked, offset in zip(requests, offsets, strict=True)
         ]
         if not result.sync_needed:
-            for asked, answer in answers:
-                asked.answer((answer,))
+            answer_each(requests, answers)
             return
-        target = requests[0].target
 
         def synced(error: KbrokerError | None) -> None:
-            for asked, answer in answers:
-                try:
-                    if error is None:
-                        asked.answer((answer,))
-                    else:
-                        self._refuse(asked, target, error)
-                except Exception as unforeseen:
-                    # The partition that calls here knows nothing of requests.
+            try:
+                if error is None:
+                    answer_each(requests, answers)
+                    return
+                for asked in requests:
+                    self._refuse(asked, target, error)
+            except Exception as unforeseen:
+                # The partition that calls here knows nothing of requests.
+                for asked in requests:
                     asked.fail(unforeseen)
 
         self._when_synced(partition, result, target.timeout_ms, synced)

@@ -224,7 +224,7 @@ def read_one(version: int, body: memoryview) -> tuple[Target, memoryview] | None
     except (IndexError, StructError, UnicodeDecodeError, Refused):
         return None
     end = start + size - 1
-    if end < start or bytes(body[end : end + 3]) != _NO_TAGS:
+    if end <= start or bytes(body[end : end + 3]) != _NO_TAGS:
         return None
     return target, body[start:end]
 

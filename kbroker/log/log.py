@@ -247,15 +247,16 @@ class PartitionLog:
         epoch = self.leader_epoch
         offsets = [offset]
         for view, facts in zip(views, found, strict=True):
-            if facts.attributes & LOG_APPEND_TIME and not is_stamped:
+            position, size_bytes, _, _, record_count, _, max_timestamp, _, _, _, attributes, _ = facts
+            if attributes & LOG_APPEND_TIME and not is_stamped:
                 raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
-            if facts.max_timestamp > latest:
+            if max_timestamp > latest:
                 raise InvalidTimestamp(
-                    f"{self.partition}: timestamp {facts.max_timestamp} is after {latest}, the latest by "
+                    f"{self.partition}: timestamp {max_timestamp} is after {latest}, the latest by "
                     "message.timestamp.after.max.ms"
                 )
-            patch_sized(view, facts, offset, epoch)
-            offset += facts.record_count
+            patch_sized(view, position, size_bytes, offset, epoch)
+            offset += record_count
             offsets.append(offset)
         return offsets
 
@@ -268,9 +269,12 @@ class PartitionLog:
         size_bytes = sum(map(len, pieces))
         self._write(segment, pieces, position, size_bytes)
         base_offset, next_offset = offsets[0], offsets[-1]
-        segment.note_batches(position, found, base_offset)
+        end = position
         for facts, offset in zip(found, offsets, strict=False):
-            if facts.producer_id >= 0:
+            _, batch_bytes, _, last_offset_delta, _, _, max_timestamp, producer_id, _, _, _, _ = facts
+            segment.note_batch(end, batch_bytes, offset + last_offset_delta, max_timestamp)
+            end += batch_bytes
+            if producer_id >= 0:
                 self.producers.add(facts, offset, now_ms)
         recent = self.recent
         if len(recent) >= RECENT_MAX:

@@ -10,7 +10,7 @@ from kbroker.log import names
 from kbroker.log.index import OffsetIndex, TimeIndex
 from kbroker.log.scan import Scan
 from kbroker.log.storage import File, Storage
-from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC, BatchFacts
+from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC
 
 _CHUNK_BYTES = 8192
 _INDEX_GAP_MAX = 16 << 20
@@ -233,13 +233,6 @@ class Segment:
             self.bytes_since_index = 0
         self.bytes_since_index += size_bytes
         self.next_offset = last_offset + 1
-
-    def note_batches(self, position: int, found: list[BatchFacts], offset: int) -> None:
-        """`note_batch` for batches that stand one after another from `position` and `offset` on."""
-        for facts in found:
-            self.note_batch(position, facts.size_bytes, offset + facts.last_offset_delta, facts.max_timestamp)
-            position += facts.size_bytes
-            offset += facts.record_count
 
     def header_at(self, chunk: bytes, chunk_start: int, position: int, end: int) -> tuple[Found, bytes, int]:
         """The batch at `position`, from `chunk` when it has it, else from a new one. Raises StorageError."""
