@@ -25,6 +25,8 @@ _ANSWER_BYTES_MAX: Final = 1 << 20
 """The same for their bytes in memory; what is sent from files does not count."""
 _JOINED_BYTES_MAX: Final = 16 << 10
 """Parts of answers up to this size are copied together, so that one call sends them."""
+_LARGE_BYTES: Final = 256 << 10
+"""An unfinished request is large when more than this of it is missing."""
 _NOTHING: Final = memoryview(b"")
 _BYTES_PER_MS_MIN: Final = 16
 """A request that comes in more slowly than this, past the time that a stall may take, is given up."""
@@ -162,8 +164,8 @@ class Connection:
             if room is None:
                 count = self._socket.recv_into(buffer)
             else:
-                # What follows the unfinished frame comes with its end.
-                after = buffer if len(room) < len(buffer) else self._door.spill
+                # What follows the unfinished frame comes with its end: little behind a large one, whose like follows.
+                after = buffer if len(room) < _LARGE_BYTES else self._door.spill
                 count = self._socket.recvmsg_into((room, after))[0]
         except (BlockingIOError, InterruptedError):
             return
