@@ -160,6 +160,7 @@ class ClientDoor(Door):
                 return
             self.take(client.bytes, [frame.buffer for frame in frames])
             if not receivable(self.socket):
+                self.was_used = False  # its EVENTS were looked at last
                 return
 
     def _transmit(self, client: bytes, frames: Frames) -> bool:

@@ -96,20 +96,18 @@ class Backend:
             self._streams,
             sock,
             ANSWER_LIMITS,
-            partial(self._received, link),
+            partial(self._introduced, link),
             lambda _connection, why: self._ended(link, why),
             is_peer=True,
         )
 
-    def _received(self, link: Link, frames: list[memoryview]) -> None:
-        if link.name:
-            self._pass_on(link, frames)
-            return
+    def _introduced(self, link: Link, frames: list[memoryview]) -> None:
         name = bytes(frames[0]) if frames else b""
         if name in self.links or not name:
             link.connection.close("it does not say who it is")
             return
         link.name = name
+        link.connection.on_message = partial(self._pass_on, link)
         self.links[name] = link
         self._changed()
 

@@ -38,7 +38,7 @@ class Timer:
 
 
 class Drained(Protocol):
-    """A ZeroMQ socket on the loop. `drain` receives what is there, at most a turn's worth, and never blocks.
+    """A ZeroMQ socket on the loop. `drain` receives what is there, if anything, at most a turn's worth; never blocks.
 
     Whoever uses the socket sets `was_used`: its EVENTS are then looked at before the loop sleeps.
     """
@@ -177,8 +177,7 @@ class Loop:
         if self._told:
             told, self._told = self._told, {}
             for port in told:
-                if receivable(port.socket):
-                    port.drain()
+                port.drain()
         for callback_at_end, pending in self._turn_ends:
             if pending or pending is None:
                 callback_at_end()

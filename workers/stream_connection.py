@@ -69,8 +69,8 @@ class StreamConnection:
     """
 
     __slots__ = (
-        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_on_end", "_on_message", "_out", "_socket",
-        "_streams", "blocked_ms", "is_closed", "partial_ms", "queued_bytes",
+        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_on_end", "_out", "_socket", "_streams",
+        "blocked_ms", "is_closed", "on_message", "partial_ms", "queued_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -88,7 +88,7 @@ class StreamConnection:
         if is_peer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PEER_BUFFER_BYTES)
         self._framer = MessageFramer(limits, streams.allocate)
-        self._on_message = on_message
+        self.on_message = on_message
         self._on_end = on_end
         self._is_peer = is_peer
         self._out: deque[bytes | bytearray | memoryview] = deque()
@@ -166,7 +166,7 @@ class StreamConnection:
             framer.filled(count)
         try:
             while (frames := framer.next_message()) is not None:
-                self._on_message(frames)
+                self.on_message(frames)
                 if self.is_closed:
                     return
         except RequestError as error:
