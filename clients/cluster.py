@@ -79,7 +79,7 @@ class Cluster:
         self._boot_id = read_boot_id()
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], None] | None] = {}
         self._links: list[Link] = []
         self._front: Link | None = None
         self._front_attempts = 0
@@ -278,14 +278,15 @@ class Cluster:
                 outcome: T = done.value
                 return outcome
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+    def watch(self, fd: int, callback: Callable[[], None] | None = None) -> None:
         """Let `wait` end, and call back, when `fd` has input or was hung up."""
         self._callbacks[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; before it is closed."""
-        if self._callbacks.pop(fd, None) is not None:
+        if fd in self._callbacks:
+            del self._callbacks[fd]
             with contextlib.suppress(OSError):  # closed already
                 self._epoll.unregister(fd)
 

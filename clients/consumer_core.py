@@ -140,13 +140,12 @@ class Cursor:
         batch = None
         for view in iter_batches(data):
             batch = RecordBatch(self.topic_partition, view, first_offset, check_crc)
-            header = batch.header
-            if header.next_offset > first_offset and not header.attributes & CONTROL:
+            if batch.next_offset > first_offset and not batch.header.attributes & CONTROL:
                 found.append(batch)
                 size_bytes += len(view)
         if batch is None:
             return 0
-        self.fetch_offset = max(first_offset, batch.header.next_offset)
+        self.fetch_offset = max(first_offset, batch.next_offset)
         self.fetch_epoch = batch.header.leader_epoch
         self.attempts = 0
         self.batches += found
@@ -175,7 +174,7 @@ class Cursor:
             except BaseException:
                 self.opened = None  # the batch stays where it is, to be opened anew
                 raise
-            if len(records) < count or records[-1].offset + 1 >= batch.header.next_offset:
+            if len(records) < count or records[-1].offset + 1 >= batch.next_offset:
                 self.batches.popleft()
                 self.buffered_bytes -= len(batch.data)
                 self.opened = None
@@ -216,14 +215,14 @@ class Cursor:
         if taken:
             if self.position > taken[0].first_offset:
                 taken[0].first_offset = self.position
-            self.position, self.last_epoch = taken[-1].header.next_offset, taken[-1].header.leader_epoch
+            self.position, self.last_epoch = taken[-1].next_offset, taken[-1].leader_epoch
         return taken
 
     def _leave_batch(self) -> None:
         if self.finished is not None:
-            header = self.finished.header
-            self.position = max(self.position, header.next_offset)
-            self.last_epoch = header.leader_epoch
+            if self.finished.next_offset > self.position:
+                self.position = self.finished.next_offset
+            self.last_epoch = self.finished.header.leader_epoch
             self.finished = None
 
 
@@ -271,15 +270,17 @@ class ConsumerCore:
 
     def wanting(self, now_ms: int, buffer_bytes_max: int) -> list[Cursor]:
         """Partitions to read for, those that waited longest first: not paused, in their place, and short of data."""
-        return [
-            cursor
-            for cursor in self._turn
-            if not cursor.paused
-            and cursor.position >= 0
-            and cursor.fault is None
-            and cursor.buffered_bytes < buffer_bytes_max
-            and now_ms >= cursor.retry_at_ms
-        ]
+        found = []
+        for cursor in self._turn:
+            if (
+                not cursor.paused
+                and cursor.position >= 0
+                and cursor.fault is None
+                and cursor.buffered_bytes < buffer_bytes_max
+                and now_ms >= cursor.retry_at_ms
+            ):
+                found.append(cursor)
+        return found
 
     def to_look_up(self, now_ms: int) -> list[Cursor]:
         """Partitions whose position must be looked up, and is not being looked up."""

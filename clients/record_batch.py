@@ -24,7 +24,7 @@ class RecordBatch:
     `max_timestamp` in ms; `data`: Kafka's record batch v2, header included. The data stays valid as long as the batch.
     """
 
-    __slots__ = ("_check_crc", "data", "first_offset", "header", "topic_partition")
+    __slots__ = ("_check_crc", "data", "first_offset", "header", "next_offset", "topic_partition")
 
     def __init__(
         self, topic_partition: TopicPartition, data: bytes | memoryview, first_offset: int, check_crc: bool
@@ -32,6 +32,7 @@ class RecordBatch:
         self.topic_partition = topic_partition
         self.data = data
         self.header: Header = read_header(data)
+        self.next_offset = self.header.next_offset
         base_offset = self.header.base_offset
         self.first_offset = first_offset if first_offset > base_offset else base_offset
         self._check_crc = check_crc
@@ -47,10 +48,6 @@ class RecordBatch:
     @property
     def base_offset(self) -> int:
         return self.header.base_offset
-
-    @property
-    def next_offset(self) -> int:
-        return self.header.next_offset
 
     @property
     def record_count(self) -> int:
