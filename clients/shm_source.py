@@ -15,7 +15,6 @@ from kbroker.clients.cluster import Cluster
 from kbroker.clients.consumer_core import Cursor
 from kbroker.errors import (
     BrokerUnavailable,
-    CorruptMessage,
     KbrokerError,
     StorageError,
     ThrottlingQuotaExceeded,

@@ -63,7 +63,7 @@ def _sizes(count: int) -> Struct:
 
 def head(frames: Sequence[bytes | bytearray | memoryview]) -> bytes:
     """What stands before the frames of one message."""
-    sizes = [len(frame) for frame in frames]
+    sizes = tuple(map(len, frames))
     count = len(sizes)
     return _head(count).pack(_COUNT.size + _SIZE.size * count + sum(sizes), count, *sizes)
 
