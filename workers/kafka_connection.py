@@ -79,12 +79,24 @@ class Asked:
         )
 
 
+def answer_each(requests: Sequence[Asked], answers: Sequence[bytes]) -> None:
+    """Answer requests of one connection, each by one part."""
+    connection = requests[0].connection
+    if connection.is_closed:
+        return
+    for asked, answer in zip(requests, answers, strict=True):
+        asked.parts = (answer,)
+    connection.count_answer(answers)
+    if not connection.is_ready:
+        connection.get_ready()
+
+
 class Connection:
     """Receives into the door's buffer, serves whole requests, writes what is ready; never blocks."""
 
     __slots__ = (
         "_buffered", "_door", "_framer", "_is_paused", "_out", "_pending", "_socket",
-        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "client_id", "host", "is_closed",
+        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "host", "is_closed",
         "is_ready", "partial_ms",
     )  # fmt: skip
 
@@ -99,7 +111,6 @@ class Connection:
         self.address = address
         self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
-        self.client_id = ""
         self.answer_bytes = 0  # of answers that were given and are not sent, in memory
         self.is_closed = False
         self.is_ready = False  # an answer was given in this turn of the loop
@@ -119,7 +130,8 @@ class Connection:
             return
         self.is_closed = True
         if why:
-            who = f"{self.address} ({self.client_id:.80})" if self.client_id else self.address
+            client_id = self._framer.client_id
+            who = f"{self.address} ({client_id:.80})" if client_id else self.address
             self._door.complaints.say(f"kafka client {who}: {why}; hung up")
         self._door.loop.remove(self._socket.fileno())
         self._door.buffered_bytes -= self._buffered
@@ -176,6 +188,7 @@ class Connection:
         try:
             while not self.is_closed:
                 if len(pending) >= in_flight_max or self.answer_bytes > _ANSWER_BYTES_MAX:
+                    door.served_all()
                     self._collect()
                     if not self._has_room():
                         framer.hold()
@@ -196,6 +209,7 @@ class Connection:
                 framer.trusted = True
         except RequestError as error:
             self.close(str(error))
+        door.served_all()
         if not self.is_closed:
             self._note_partial()
             self.active_ms = door.loop.now_ms()

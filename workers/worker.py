@@ -276,6 +276,14 @@ class Worker:
         self._dirty.add(partition)
         return result
 
+    def append_together(self, partition: Partition, requests: list[memoryview], acks: int) -> AppendResult | None:
+        """As `append`, for one new batch of each request. None: nothing was done, append them one by one."""
+        result = partition.append_together(requests, self.now_ms(), sync=acks == -1)
+        if result is not None:
+            partition.told = ""
+            self._dirty.add(partition)
+        return result
+
     def delete_records(
         self, partition: Partition, before_offset: int, timeout_ms: int, done: Callable[[KbrokerError | None], None]
     ) -> int:
