@@ -35,6 +35,7 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
+from kbroker.workers.disk_syncs import DiskSyncs
 from kbroker.workers.doors import Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
@@ -70,6 +71,7 @@ class Worker:
         # Before the doors' own: who waits for what a turn publishes is answered in that turn.
         self.loop.at_turn_end(self._end_turn)
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
+        self.syncs = DiskSyncs(self.loop, self.io)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
@@ -174,6 +176,7 @@ class Worker:
 
         def closed() -> None:
             self.io.close(1)
+            self.syncs.close()
             self.loop.call_soon(self.loop.stop)
 
         self._when_answered(partial(self.table.close_all, closed))
@@ -341,7 +344,7 @@ class Worker:
         for partition in dirty:
             self._publish(partition)
             if partition.has_waiters or partition.log.flush_due:
-                partition.flush(self.io, self.now_ms, self._flushed)
+                partition.flush(self.syncs, self.now_ms, self._flushed)
             self._flush_later(partition)
         # Readers first: who waits for a record waits longer than who has sent it.
         answers, self._answers = self._answers, []
@@ -359,9 +362,8 @@ class Worker:
         if partition.log.failed:
             self.table.reopen(partition, str(partition.log.failed))
             return
-        self._publish(partition)
-        if partition.has_waiters or partition.log.flush_due:
-            partition.flush(self.io, self.now_ms, self._flushed)
+        # The end of this turn publishes, and flushes anew with what else the turn has brought.
+        self._dirty.add(partition)
 
     # --- in the background ---
 
@@ -378,13 +380,13 @@ class Worker:
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)
-                partition.flush(self.io, self.now_ms, self._flushed)
+                partition.flush(self.syncs, self.now_ms, self._flushed)
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        self.child.report(**self.table.counts(), io_stalled_ms=self.io.stalled_ms())
+        self.child.report(**self.table.counts(), io_stalled_ms=max(self.io.stalled_ms(), self.syncs.stalled_ms()))
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
