@@ -39,7 +39,7 @@ class DiskSyncs:
         try:
             self._kernel = KernelSync(IN_FLIGHT_MAX)
         except OSError as error:
-            log.warning("no asynchronous I/O of the kernel (io_setup: %s): I/O threads sync, at more CPU", error)
+            log.info("no asynchronous I/O of the kernel (io_setup: %s): I/O threads sync the disk, at more CPU", error)
             return
         loop.add(self._kernel.event_fd, READ, self._on_outcomes)
 

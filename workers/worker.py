@@ -40,6 +40,7 @@ from kbroker.workers.doors import Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_commits import GroupCommits
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalDoor
@@ -72,6 +73,7 @@ class Worker:
         self.loop.at_turn_end(self._end_turn)
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.syncs = DiskSyncs(self.loop, self.io)
+        self.commits = GroupCommits(self.loop, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
@@ -131,6 +133,7 @@ class Worker:
         self.child.on_reload = self._reload
         self.door.listen()
         self.loop.at_turn_end(self.streams.flush)
+        self.loop.at_turn_end(self.commits.end_turn)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
         self._follow_peers()
         self.loop.run()
@@ -344,7 +347,7 @@ class Worker:
         for partition in dirty:
             self._publish(partition)
             if partition.has_waiters or partition.log.flush_due:
-                partition.flush(self.syncs, self.now_ms, self._flushed)
+                self.commits.want(partition)
             self._flush_later(partition)
         # Readers first: who waits for a record waits longer than who has sent it.
         answers, self._answers = self._answers, []
@@ -358,11 +361,14 @@ class Worker:
             for waiter in list(partition.parked):
                 waiter.look_again()
 
+    def _flush(self, partition: Partition) -> None:
+        partition.flush(self.syncs, self.now_ms, self._flushed)
+
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
             self.table.reopen(partition, str(partition.log.failed))
             return
-        # The end of this turn publishes, and flushes anew with what else the turn has brought.
+        # The end of this turn publishes, and sees whether somebody waits for the next commit.
         self._dirty.add(partition)
 
     # --- in the background ---
@@ -380,7 +386,7 @@ class Worker:
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)
-                partition.flush(self.syncs, self.now_ms, self._flushed)
+                self._flush(partition)
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()

@@ -6,7 +6,6 @@ calls are made through ctypes; they never wait. io_uring would do as well, but m
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -70,6 +69,8 @@ class KernelSync:
             raise _last_error()
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when `outcomes` has something to say."""
+        self._in_flight = 0
+        self._in_flight_max = in_flight_max  # the kernel rounds it up: then one look would not bring all outcomes
         # The kernel copies an order when it is given, so one does for all. Arguments are made once: it is the hot path.
         self._order = _Order(command=_FDATASYNC, flags=_TELL_EVENT_FD, event_fd=self.event_fd)
         orders = (ctypes.c_void_p * 1)(ctypes.addressof(self._order))
@@ -84,19 +85,25 @@ class KernelSync:
 
         Raises OSError when it was not begun: as many as may be are in flight, or the file system cannot do it so.
         """
+        if self._in_flight == self._in_flight_max:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         order = self._order
         order.key = key
         order.fd = file.fd & 0xFFFFFFFF  # a closed file's -1 is EBADF
         if self._syscall(*self._submit) != 1:
             raise _last_error()
+        self._in_flight += 1
 
     def outcomes(self) -> list[tuple[int, OSError | None]]:
-        """What has ended since it was last asked: the keys, and the errors of those that failed."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.event_fd)
+        """What has ended since it was last asked: the keys, and the errors of those that failed. None need have.
+
+        To be called when `event_fd` is readable.
+        """
+        os.eventfd_read(self.event_fd)
         count = self._syscall(*self._getevents)
         if count < 0:
             raise _last_error()
+        self._in_flight -= count
         ended = self._outcomes[:count]
         return [(one.key, OSError(-one.result, os.strerror(-one.result)) if one.result else None) for one in ended]
 
