@@ -45,6 +45,7 @@ from kbroker.types import COORDINATOR_NODE, NO_EPOCH, worker_node
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
+from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import Asked
 from kbroker.workers.front_link import FrontDialler
@@ -54,6 +55,7 @@ from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
 from kbroker.workers.native_groups import NativeGroups
+from kbroker.workers.outages import Outage, outage_facts
 from kbroker.workers.stream_connection import Streams
 
 log = logging.getLogger(__name__)
@@ -124,7 +126,8 @@ class Coordinator:
             raise StartError(str(error)) from None
         moved = sum(change.key.startswith(TOPICS) for change in changes)
         if moved:
-            log.info("partitions of %d topics were reassigned to %d workers", moved, self.child.worker_count)
+            workers = counted(self.child.worker_count, "worker")
+            log.info("partitions of %s were reassigned to %s", counted(moved, "topic"), workers)
         return store
 
     def _rebuild(self, store: SqliteStore, now_ms: int) -> None:
@@ -151,7 +154,9 @@ class Coordinator:
         self._follow_peers()
         if self.kafka is not None:
             self.kafka.door.listen()
-        self.child.ready(f"{len(self.catalog.topics)} topics")
+        self.groups.on_outage = self._tell_outage
+        self._tell_outage()
+        self.child.ready(counted(len(self.catalog.topics), "topic"))
         self.loop.run()
         if self.kafka is not None:
             self.kafka.door.close()
@@ -165,6 +170,10 @@ class Coordinator:
     def _reload(self, config: Config) -> None:
         self.given = config
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), config)
+
+    def _tell_outage(self) -> None:
+        why = self.groups.outage
+        self.child.report(**outage_facts([Outage("groups", why)] if why else []))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()
