@@ -162,6 +162,12 @@ class Catalog:
         """A topic found on the disk while a lost store is rebuilt."""
         return [Change(TOPICS + topic.name, ABSENT, _pack(topic))]
 
+    def apart_from_topics(self) -> list[Change]:
+        """All the rest of this catalog, for an empty store: deletions that go on, and altered broker settings."""
+        removed = [Change(REMOVED + topic_id.hex(), ABSENT, _pack(topic)) for topic_id, topic in self.removed.items()]
+        altered = [Change(ALTERED + node, ABSENT, msgpack.packb(values)) for node, values in self.altered.items()]
+        return removed + altered
+
     def delete(self, name: str) -> list[Change]:
         """Take a topic out; its owners are remembered until its folders are gone. Raises UnknownTopicOrPartition."""
         topic = self.topic(name)

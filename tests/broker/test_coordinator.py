@@ -392,7 +392,28 @@ def test_a_lost_catalog_is_rebuilt() -> None:
         broker.start()
         with RawClient(broker.server) as client:
             check_filled(client)
-        assert "2 topics were rebuilt from their folders" in broker.log
+        assert "2 topics rebuilt from the partition folders" in broker.log
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_a_lost_catalogs_settings_come_from_its_copy(has_copy: bool) -> None:
+    with Broker(workers=2) as broker:
+        with RawClient(broker.server) as client:
+            fill(client)
+            client.ask(m.TopicResults, m.AlterSettings("a", {"retention.ms": "123456789"}))
+            client.create("gone")
+            client.ask(m.TopicResults, m.DeleteTopics(["gone"]))
+        broker.kill_all()  # the copy has each change before it is answered
+        for path in broker.data_dir.glob("*"):
+            if path.name.startswith("meta.db") or (path.name == "catalog.copy" and not has_copy):
+                path.unlink()
+        broker.start()
+        with RawClient(broker.server) as client:
+            check_filled(client)
+            settings = {s.name: s.value for s in client.ask(m.SettingsAnswer, m.DescribeSettings("a")).settings}
+            assert (settings["retention.ms"] == "123456789") == has_copy
+            assert [topic.name for topic in client.ask(m.MetadataAnswer, m.Metadata()).topics] == ["a", "b-1"]
+        assert ("are gone of 2 topics (a, b-1)" in broker.log) != has_copy
 
 
 def test_a_catalog_damaged_while_the_broker_runs_is_rebuilt_by_the_next_coordinator() -> None:
