@@ -44,6 +44,7 @@ class GroupCommits:
             return
         if self._loop.has_ready() and self._clock_ns() - self._since_ns < WAIT_NS_MAX:
             return  # another turn follows at once
-        wanted, self._wanted = self._wanted, set()
+        wanted = [*self._wanted]
+        self._wanted.clear()
         for partition in wanted:
             self._begin(partition)
