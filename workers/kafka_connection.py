@@ -70,9 +70,7 @@ def answer_each(requests: Sequence[Asked], answers: Sequence[bytes]) -> None:
         return
     for asked, answer in zip(requests, answers, strict=True):
         asked.parts = (answer,)
-    connection.count_answer(answers)
-    if not connection.is_ready:
-        connection.get_ready()
+    connection.take_answer(answers)
 
 
 class Connection:
@@ -217,7 +215,7 @@ class Connection:
     # --- out ---
 
     def take_answer(self, parts: Sequence[Part]) -> None:
-        """Count an answer that waits from now on, and have it sent at the end of this turn of the loop."""
+        """Count what waits from now on, an answer or several of one part, and have it sent at the end of this turn of the loop."""
         size_bytes = 0
         for part in parts:
             if not isinstance(part, LogSlice):
