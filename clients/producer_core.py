@@ -117,9 +117,11 @@ class PartitionQueue:
 
     def fly(self, batch: Batch) -> None:
         """Into `in_flight`, at its place."""
-        batch.sent_as_first = not self.in_flight or self.in_flight[0].number > batch.number
-        self.in_flight.append(batch)
-        self.in_flight.sort(key=_number)
+        in_flight = self.in_flight
+        batch.sent_as_first = not in_flight or in_flight[0].number > batch.number
+        in_flight.append(batch)
+        if len(in_flight) > 1 and in_flight[-2].number > batch.number:
+            in_flight.sort(key=_number)
 
     def strip(self, batch: Batch) -> None:
         """The broker surely has not appended `batch` and never will, nor what follows it: they lose their sequences."""
@@ -315,8 +317,10 @@ class ProducerCore:
         oldest = self._oldest()
         if oldest is None:
             return None
-        deadline_ms = self._deadline_ms(oldest)
-        return min(self._later[0][0], deadline_ms) if self._later else deadline_ms
+        due_ms = oldest.created_ms + self.settings.delivery_timeout_ms
+        if self._later and self._later[0][0] < due_ms:
+            due_ms = self._later[0][0]
+        return due_ms
 
     # --- inside ---
 
@@ -356,7 +360,8 @@ class ProducerCore:
         sendable: Callable[[TopicPartition], bool],
         effects: list[Effect],
     ) -> None:
-        while queue.waiting and len(queue.in_flight) < self._window(queue, now_ms):
+        in_flight_max = self._window(queue, now_ms)
+        while queue.waiting and len(queue.in_flight) < in_flight_max:
             batch = queue.waiting[0]
             if not self._ready(batch, now_ms):
                 if not batch.attempts:
@@ -366,11 +371,13 @@ class ProducerCore:
                 self._look[queue] = None
                 effects.append(NeedMetadata(queue.topic_partition.topic))
                 return
-            if batch.sequence < 0 and self.settings.idempotent and not self._identify(queue, effects):
-                self._look[queue] = None
-                return
-            if len(queue.in_flight) >= self._window(queue, now_ms):
-                return  # the identity is new
+            if batch.sequence < 0 and self.settings.idempotent:
+                if not self._identify(queue, effects):
+                    self._look[queue] = None
+                    return
+                in_flight_max = self._window(queue, now_ms)
+                if len(queue.in_flight) >= in_flight_max:
+                    return  # the identity is new
             queue.waiting.popleft()
             self.accumulator.seal(batch)
             if batch.builder is not None or (batch.sequence < 0 and self.settings.idempotent):

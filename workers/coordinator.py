@@ -157,7 +157,7 @@ class Coordinator:
         self.child.on_drain = self.loop.stop
         self.child.on_reload = self._reload
         self.members.listen()
-        self.loop.at_turn_end(self.streams.flush)
+        self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         self._follow_peers()
         if self.kafka is not None:
             self.kafka.door.listen()

@@ -46,8 +46,6 @@ class Partition:
         self.log = partition_log
         self.control_page = page
         self.parked: set[HighWatermarkWaiter] = set()
-        self.is_dirty = False
-        """Appended to since the high watermark was last published."""
         self.rewrites: deque[Rewrite] = deque()
         """What is on its way through `Rewriting` to be appended."""
         self.is_rewritten = partition_log.policy is not None
@@ -90,9 +88,11 @@ class Partition:
 
     def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
         """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""
-        result = self.log.append(batches, now_ms, sync=sync)
-        self.is_dirty = True
-        return result
+        return self.log.append(batches, now_ms, sync=sync)
+
+    def append_together(self, requests: list[memoryview], now_ms: int, sync: bool) -> AppendResult | None:
+        """Append one new batch of each request. None: nothing was done, append them one by one."""
+        return self.log.append_together(requests, now_ms, sync=sync)
 
     def tell_once(self, complaint: str) -> None:
         """Log what is wrong with the disk, unless that was the last thing said."""
@@ -164,7 +164,6 @@ class Partition:
 
     def publish(self) -> bool:
         """Show readers the new high watermark, answer what waited for it. False when it has not moved."""
-        self.is_dirty = False
         if self._has_left:
             return False  # it was left in the turn in which it was appended to: its page is gone
         acknowledged = self.log.acknowledged_offset

@@ -26,7 +26,6 @@ from kbroker.workers.entry import Main, run_child
 from kbroker.workers.health import (
     FRONT_MEMORY_INTERVAL_MS,
     HEARTBEAT_INTERVAL_MS,
-    MEMORY_INTERVAL_MS,
     check_heartbeats,
     check_memory,
     heard_from,
@@ -127,16 +126,14 @@ class Supervisor:
         self._tell_status()
         for process in self._processes.values():
             self._fork(process)
-        beat_ms = HEARTBEAT_INTERVAL_MS
+        beat_ms = min(HEARTBEAT_INTERVAL_MS, self._config.server.heartbeat_timeout_ms // 2)
         if self._notifier.watchdog_ms:
             beat_ms = max(10, min(beat_ms, self._notifier.watchdog_ms // 4))
         self._last_beat_ms = self._last_watchdog_ms = self._loop.now_ms()
         self._loop.call_every(beat_ms, lambda: self._beat(beat_ms))
         fronts = [process for process in self._processes.values() if process.kind == "front"]
-        others = [process for process in self._processes.values() if process.kind != "front"]
         if fronts:
             self._loop.call_every(FRONT_MEMORY_INTERVAL_MS, lambda: check_memory(fronts, self._config))
-        self._loop.call_every(MEMORY_INTERVAL_MS, lambda: check_memory(others, self._config))
 
     # -- children
 
@@ -276,6 +273,7 @@ class Supervisor:
                 process.asked_ms = None if process.asked_ms is None else now_ms
         if self._state != "stopping":
             check_heartbeats(self._processes.values(), self._config, now_ms)
+            check_memory(self._processes.values(), self._config)
         self._look_for_sockets()
         self._tell_status()
         self._feed_watchdog(now_ms)
