@@ -70,9 +70,7 @@ def answer_each(requests: Sequence[Asked], answers: Sequence[bytes]) -> None:
         return
     for asked, answer in zip(requests, answers, strict=True):
         asked.parts = (answer,)
-    connection.count_answer(answers)
-    if not connection.is_ready:
-        connection.get_ready()
+    connection.take_answer(answers)
 
 
 class Connection:

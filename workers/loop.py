@@ -136,6 +136,10 @@ class Loop:
         self._soon.append(callback)
         os.eventfd_write(self._wake_fd, 1)
 
+    def has_ready(self) -> bool:
+        """Whether the next turn has something to do at once: a message, or a call that was asked for."""
+        return bool(self._soon) or bool(self._epoll.poll(0, 1))
+
     def stop(self) -> None:
         """`run` returns after this turn."""
         self._running = False

@@ -36,10 +36,12 @@ from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
+from kbroker.workers.disk_syncs import DiskSyncs
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_commits import GroupCommits
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalDoor
@@ -67,6 +69,8 @@ class Worker:
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
+        self.syncs = DiskSyncs(self.loop, self.io)
+        self.commits = GroupCommits(self.loop, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
@@ -128,6 +132,7 @@ class Worker:
         self.child.on_reload = self._reload
         self.door.listen()
         self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
+        self.loop.at_turn_end(self.commits.end_turn, self.commits.wanted)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
         self._follow_peers()
         self.loop.run()
@@ -173,6 +178,7 @@ class Worker:
 
         def closed() -> None:
             self.io.close(1)
+            self.syncs.close()
             self.loop.call_soon(self.loop.stop)
 
         self._when_answered(partial(self.table.close_all, closed))
@@ -353,7 +359,7 @@ class Worker:
             self._publish(partition)
         for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
-                partition.flush(self.io, self.now_ms, self._flushed)
+                self.commits.want(partition)
             self._flush_later(partition)
         for asked, result in self._answers:
             _answer(asked, result)
@@ -367,13 +373,15 @@ class Worker:
                 for waiter in list(partition.parked):
                     waiter.look_again()
 
+    def _flush(self, partition: Partition) -> None:
+        partition.flush(self.syncs, self.now_ms, self._flushed)
+
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
             self.table.reopen(partition, str(partition.log.failed))
             return
-        self._publish(partition)
-        if partition.has_waiters or partition.log.flush_due:
-            partition.flush(self.io, self.now_ms, self._flushed)
+        # The end of this turn publishes, and sees whether somebody waits for the next commit.
+        self._dirty.add(partition)
 
     # --- in the background ---
 
@@ -390,14 +398,15 @@ class Worker:
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)
-                partition.flush(self.io, self.now_ms, self._flushed)
+                self._flush(partition)
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        facts = outage_facts(self.table.outages())
-        self.child.report(**self.table.counts(), **facts, io_stalled_ms=self.io.stalled_ms())
+        outages = outage_facts(self.table.outages())
+        stalled_ms = max(self.io.stalled_ms(), self.syncs.stalled_ms())
+        self.child.report(**self.table.counts(), **outages, io_stalled_ms=stalled_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
