@@ -404,9 +404,8 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        outages = outage_facts(self.table.outages())
         stalled_ms = max(self.io.stalled_ms(), self.syncs.stalled_ms())
-        self.child.report(**self.table.counts(), **outages, io_stalled_ms=stalled_ms)
+        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
