@@ -89,7 +89,7 @@ class KafkaDoor:
         self._connections_max = min(limits.connections_max, descriptors_for_clients())
         self._is_listening = False
         self._is_checking = False
-        loop.at_turn_end(self._end_turn)
+        loop.at_turn_end(self._end_turn, self.ready)
         loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
 
     def listen(self) -> None:
