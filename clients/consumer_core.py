@@ -83,11 +83,6 @@ class Cursor:
         """Whether the position is known."""
         return self.position >= 0
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is something to give out."""
-        return not self.paused and bool(self.records or self.batches)
-
     def now_at(self) -> int:
         """The position, with what iteration has yielded taken into account."""
         return self.given.offset + 1 if self.given is not None else self.position
@@ -263,6 +258,13 @@ class ConsumerCore:
                 turn.rotate(-index)  # so that it is first the next time, too
                 raise cursor.fault
         return None
+
+    def has_ready(self) -> bool:
+        """Whether `next_ready` would give a partition, or raise."""
+        for cursor in self._turn:
+            if not cursor.paused and (cursor.records or cursor.batches or cursor.fault is not None):
+                return True
+        return False
 
     def give_back(self) -> None:
         """The partition that `next_ready` gave last could not be read: it is next again."""

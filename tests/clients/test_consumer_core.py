@@ -121,7 +121,7 @@ class TestCursor:
         ticket = cursor.ticket
         cursor.move(40)
         assert cursor.ticket != ticket
-        assert not cursor.ready
+        assert not cursor.decode(100)
         cursor.put(LOG, True)
         cursor.decode(100)
         assert offsets(cursor.take(10)) == [40, 41, 42, 43, 44]
