@@ -8,6 +8,7 @@ from typing import Any
 from kbroker.errors import LeaderNotAvailable, UnknownTopicId, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.authorized_operations import NOT_ASKED, ON_CLUSTER, ON_TOPIC
 from kbroker.kafka.cluster import CONTROLLER, Cluster, TopicFacts
 from kbroker.types import INTERNAL_TOPICS
 
@@ -48,18 +49,26 @@ def answer(request: Any, version: int, cluster: Cluster, refused: Mapping[str, i
         found = [described(cluster.topics[name], cluster) for name in sorted(cluster.topics)]
     else:
         found = [_asked(item, version, cluster, refused or {}) for item in asked_once(request)]
-    whole = frame_of(cluster)
+    for topic in found:
+        topic.topic_authorized_operations = topic_operations(request)
+    whole = frame_of(request, cluster)
     whole.topics = found
     return whole
 
 
-def frame_of(cluster: Cluster) -> Any:
+def topic_operations(request: Any) -> int:
+    """What the answer tells of the operations on each topic, also on those that are not there."""
+    return ON_TOPIC if request.include_topic_authorized_operations else NOT_ASKED
+
+
+def frame_of(request: Any, cluster: Cluster) -> Any:
     """The answer but for its topics."""
     types = codec.response_types(ApiKey.METADATA)
     return types.MetadataResponse(
         brokers=[types.MetadataResponseBroker(node.node_id, node.host, node.port) for node in cluster.nodes],
         cluster_id=cluster.cluster_id,
         controller_id=CONTROLLER,
+        cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_ASKED,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from kbroker.errors import InvalidRequest, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.authorized_operations import ON_TOPIC
 from kbroker.kafka.cluster import Cluster
 from kbroker.types import INTERNAL_TOPICS
 
@@ -37,7 +38,11 @@ def answer(request: Any, cluster: Cluster) -> Any:
         known = cluster.topics.get(name)
         if known is None:
             code = UnknownTopicOrPartition.code
-            topics.append(types.DescribeTopicPartitionsResponseTopic(error_code=code, name=name))
+            topics.append(
+                types.DescribeTopicPartitionsResponseTopic(
+                    error_code=code, name=name, topic_authorized_operations=ON_TOPIC
+                )
+            )
             continue
         shown = known.partitions[start : start + left]
         partitions = [
@@ -54,7 +59,11 @@ def answer(request: Any, cluster: Cluster) -> Any:
         ]
         topics.append(
             types.DescribeTopicPartitionsResponseTopic(
-                name=name, topic_id=known.topic_id, is_internal=name in INTERNAL_TOPICS, partitions=partitions
+                name=name,
+                topic_id=known.topic_id,
+                is_internal=name in INTERNAL_TOPICS,
+                partitions=partitions,
+                topic_authorized_operations=ON_TOPIC,
             )
         )
         left -= len(shown)
