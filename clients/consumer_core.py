@@ -15,9 +15,8 @@ from typing import Any
 
 from kbroker.clients.record_batch import Deserializer, RecordBatch
 from kbroker.clients.records import ConsumerRecord
-from kbroker.errors import KbrokerError
-from kbroker.records.batch import CONTROL
-from kbroker.records.codec import iter_batches
+from kbroker.errors import CorruptMessage, KbrokerError
+from kbroker.records.batch import CONTROL, HEADER_BYTES, LENGTH_END, LENGTH_MIN, read_header
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
 _offset_of = attrgetter("offset")
@@ -130,14 +129,25 @@ class Cursor:
         """Take in bytes that were read at `fetch_offset`; how many batches there were to give out. Markers of
         transactions are left out. Raises CorruptMessage; then nothing is taken."""
         first_offset = self.fetch_offset
+        view = memoryview(data)
+        end = len(view)
         found = []
-        size_bytes = 0
+        start = size_bytes = 0
         batch = None
-        for view in iter_batches(data):
-            batch = RecordBatch(self.topic_partition, view, first_offset, check_crc)
-            if batch.next_offset > first_offset and not batch.header.attributes & CONTROL:
+        while end - start >= HEADER_BYTES:
+            header = read_header(view, start)
+            if header.length < LENGTH_MIN:
+                raise CorruptMessage(
+                    f"{self.topic_partition}: the batch behind offset {first_offset} says length {header.length}"
+                )
+            stop = start + LENGTH_END + header.length
+            if stop > end:
+                break  # as in Kafka, the last one need not be whole
+            batch = RecordBatch(self.topic_partition, view[start:stop], header, first_offset, check_crc)
+            if batch.next_offset > first_offset and not header.attributes & CONTROL:
                 found.append(batch)
-                size_bytes += len(view)
+                size_bytes += stop - start
+            start = stop
         if batch is None:
             return 0
         self.fetch_offset = max(first_offset, batch.next_offset)
