@@ -36,7 +36,6 @@ from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.disk_syncs import DiskSyncs
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
@@ -69,7 +68,6 @@ class Worker:
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
-        self.syncs = DiskSyncs(self.loop, self.io)
         self.commits = GroupCommits(self.loop, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
@@ -178,7 +176,6 @@ class Worker:
 
         def closed() -> None:
             self.io.close(1)
-            self.syncs.close()
             self.loop.call_soon(self.loop.stop)
 
         self._when_answered(partial(self.table.close_all, closed))
@@ -374,7 +371,7 @@ class Worker:
                     waiter.look_again()
 
     def _flush(self, partition: Partition) -> None:
-        partition.flush(self.syncs, self.now_ms, self._flushed)
+        partition.flush(self.io, self.now_ms, self._flushed)
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
@@ -404,7 +401,7 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        stalled_ms = max(self.io.stalled_ms(), self.syncs.stalled_ms())
+        stalled_ms = self.io.stalled_ms()
         self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
