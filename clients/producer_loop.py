@@ -354,7 +354,8 @@ class ProducerLoop:
     def _batch_done(self, batch: Batch) -> None:
         outcome = batch.outcome
         failed = outcome is not None and outcome.error is not None
-        self._counts["records_failed" if failed else "records_sent"] += batch.record_count
+        if batch.halves is None:
+            self._counts["records_failed" if failed else "records_sent"] += batch.record_count
         if batch.waiters is not None:
             self._watched -= 1
             for waiter in batch.waiters:

@@ -77,6 +77,10 @@ class OpenListeners:
     addresses: dict[str, str] = field(default_factory=dict)
     """Where clients connect: `{"native": "127.0.0.1:7092", "worker-0/shm": "/run/…"}`; ports as they were bound."""
 
+    def missing(self) -> list[str]:
+        """Paths of unix sockets that somebody has removed: nobody can connect there any more."""
+        return [path for path in self.addresses.values() if path.startswith("/") and not os.path.lexists(path)]
+
     def close(self) -> None:
         """Close all; removes the unix ones from the file system."""
         for sockets in self.by_process.values():
@@ -186,7 +190,7 @@ def inherited_listeners(environment: Mapping[str, str] = os.environ) -> dict[str
 
 def remove_stale_sockets(runtime_dir: Path) -> None:
     """Unlink what a dead predecessor left. Call it only under the runtime folder's lock."""
-    for entry in runtime_dir.iterdir():
+    for entry in runtime_dir.iterdir() if runtime_dir.exists() else ():  # somebody may have removed it
         ours = entry.name in (FRONT, BACKEND, CONTROL, SUPERVISOR) or _is_workers(entry.name)
         if ours and stat.S_ISSOCK(entry.lstat().st_mode):
             entry.unlink()

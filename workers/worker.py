@@ -33,6 +33,7 @@ from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, 
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
+from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
 from kbroker.workers.disk_syncs import DiskSyncs
@@ -45,6 +46,7 @@ from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalDoor
 from kbroker.workers.loop import Loop
+from kbroker.workers.outages import outage_facts
 from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.stream_connection import Streams
@@ -159,7 +161,7 @@ class Worker:
         """An update of the catalog was done; after the first one this worker serves."""
         if self.kafka is not None and not self.is_draining:
             self.kafka.door.listen()
-        self.child.ready(f"{len(self.table.serving)} partitions")
+        self.child.ready(counted(len(self.table.serving), "partition"))
 
     def _reload(self, config: Config) -> None:
         self._given = config
@@ -274,11 +276,12 @@ class Worker:
         try:
             result = partition.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
-            partition.tell_once(str(error))
+            partition.refuse(str(error))
             if partition.log.failed:
                 self.table.reopen(partition, partition.log.failed)
             raise
-        partition.told = ""
+        if partition.told:
+            partition.take_again()
         self._dirty.add(partition)
         return result
 
@@ -286,7 +289,8 @@ class Worker:
         """As `append`, for one new batch of each request. None: nothing was done, append them one by one."""
         result = partition.append_together(requests, self.now_ms(), sync=acks == -1)
         if result is not None:
-            partition.told = ""
+            if partition.told:
+                partition.take_again()
             self._dirty.add(partition)
         return result
 
@@ -400,7 +404,8 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        self.child.report(**self.table.counts(), io_stalled_ms=max(self.io.stalled_ms(), self.syncs.stalled_ms()))
+        stalled_ms = max(self.io.stalled_ms(), self.syncs.stalled_ms())
+        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
@@ -421,9 +426,9 @@ class Worker:
         if removed:
             partition.show()
             log.info(
-                "%s: %d segments are past their retention or deleted, the log starts at %d now",
+                "%s: %s past retention or deleted, the log starts at %d now",
                 partition.name,
-                len(removed),
+                counted(len(removed), "segment"),
                 partition.log.log_start_offset,
             )
 
