@@ -42,7 +42,7 @@ REPEATED_MAX = 1024
 REPEATED_BYTES_MAX = 512
 """Headers of produce requests that a process remembers having decoded, and how large one may be."""
 
-Frames = Sequence[bytes | memoryview]
+Frames = Sequence[bytes | bytearray | memoryview]
 
 
 class Asked(NamedTuple):
