@@ -271,7 +271,7 @@ class Worker:
         Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
         try:
-            result = partition.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
+            result = partition.log.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
             partition.refuse(str(error))
             if partition.log.failed:
@@ -284,7 +284,7 @@ class Worker:
 
     def append_together(self, partition: Partition, requests: list[memoryview], acks: int) -> AppendResult | None:
         """As `append`, for one new batch of each request. None: nothing was done, append them one by one."""
-        result = partition.append_together(requests, self.now_ms(), sync=acks == -1)
+        result = partition.log.append_together(requests, time.time_ns() // 1_000_000, sync=acks == -1)
         if result is not None:
             if partition.told:
                 partition.take_again()

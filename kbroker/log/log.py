@@ -232,9 +232,7 @@ class PartitionLog:
                 next_offset = self._number(view, of_request, next_offset, now_ms)
                 found += of_request
                 size_bytes += len(view)
-            if any(facts.producer_id >= 0 for facts in found) and any(
-                base_offset is not None for base_offset in self._check_producers(found)
-            ):
+            if self._check_producers(found).count(None) != len(found):
                 return None
             if self._must_roll(found, size_bytes, next_offset, now_ms):
                 return None
