@@ -258,7 +258,7 @@ class Worker:
 
         def done(error: KbrokerError | None) -> None:
             if error is None:
-                _answer(asked, result)
+                asked.answer(_header_for(result))
             else:
                 asked.refuse(error)
 
@@ -359,9 +359,11 @@ class Worker:
         for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
                 self.commits.want(partition)
-            self._flush_later(partition)
+            unflushed = self._unflushed.get(partition.log.config.flush_interval_ms)
+            if unflushed is None or partition not in unflushed:
+                self._flush_later(partition)
         for asked, result in self._answers:
-            _answer(asked, result)
+            asked.answer(_header_for(result))
         self._answers.clear()
 
     def _publish(self, partition: Partition) -> None:
@@ -437,10 +439,8 @@ class Worker:
             self.descriptors.forget(name)
 
 
-def _answer(asked: Asked, result: AppendResult) -> None:
-    asked.answer(
-        codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
-    )
+def _header_for(result: AppendResult) -> bytes:
+    return codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
 
 
 def main(child: ChildContext) -> None:
