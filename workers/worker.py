@@ -289,7 +289,8 @@ class Worker:
         """As `append`, for one new batch of each request. None: nothing was done, append them one by one."""
         result = partition.append_together(requests, self.now_ms(), sync=acks == -1)
         if result is not None:
-            partition.told = ""
+            if partition.told:
+                partition.take_again()
             self._dirty.add(partition)
         return result
 
