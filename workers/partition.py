@@ -86,10 +86,6 @@ class Partition:
         self.log.configure(config)
         self.is_rewritten = self.log.policy is not None or bool(self.rewrites)
 
-    def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
-        """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""
-        return self.log.append(batches, now_ms, sync=sync)
-
     def append_together(self, requests: list[memoryview], now_ms: int, sync: bool) -> AppendResult | None:
         """Append one new batch of each request. None: nothing was done, append them one by one."""
         return self.log.append_together(requests, now_ms, sync=sync)

@@ -274,7 +274,7 @@ class Worker:
         Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
         try:
-            result = partition.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
+            result = partition.log.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
             partition.refuse(str(error))
             if partition.log.failed:
@@ -356,7 +356,12 @@ class Worker:
         self._dirty.clear()
         # Readers first: who waits for a record waits longer than who has sent it.
         for partition in dirty:
-            self._publish(partition)
+            if not partition.publish():
+                continue
+            if self.descriptors is not None:
+                self.descriptors.published(partition.name, partition.control_page)
+            for waiter in (*partition.parked,):
+                waiter.look_again()
         for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
                 self.commits.want(partition)
@@ -366,14 +371,6 @@ class Worker:
         for asked, result in self._answers:
             asked.answer(_header_for(result))
         self._answers.clear()
-
-    def _publish(self, partition: Partition) -> None:
-        if partition.publish():
-            if self.descriptors is not None:
-                self.descriptors.published(partition.name, partition.control_page)
-            if partition.parked:
-                for waiter in list(partition.parked):
-                    waiter.look_again()
 
     def _flush(self, partition: Partition) -> None:
         partition.flush(self.syncs, self.now_ms, self._flushed)

@@ -95,7 +95,7 @@ class Disk:
 
     def append(self, partition: Partition) -> None:
         """Append a batch with acks=all; how that ended comes to `answers`."""
-        result = partition.append(batch(1), 9_000, True)
+        result = partition.log.append(batch(1), 9_000, sync=True)
         number = partition.partition
         partition.answer_when_synced(
             AckWaiter(result.ack_offset, 1 << 60, lambda error: self.answers.append((number, error)))
@@ -192,7 +192,7 @@ def test_what_the_kernel_does_not_take_a_thread_does(slow_disk: Disk) -> None:
 
 def test_a_thread_does_what_is_more_than_one_sync(slow_disk: Disk) -> None:
     partition = slow_disk.partition()
-    partition.append(batch(1), 9_000, False)
+    partition.log.append(batch(1), 9_000, sync=False)
     partition.delete_records(1, 1 << 60, lambda _error: None)  # the log start goes to the disk with a recovery point
     slow_disk.append(partition)
     slow_disk.flush(partition)
