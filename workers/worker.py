@@ -224,19 +224,25 @@ class Worker:
         payload = asked.payload
         batches = payload[0] if len(payload) == 1 else self._joined(payload)
         payload.clear()  # what waits for its answer keeps no frame
-        if not partition.is_rewritten:
+        if partition.is_rewritten:
+            self.rewriting.rewrite(partition, batches, partial(self._rewritten, partition, request, asked))
+        else:
             self._append(partition, batches, request, asked)
-            return
 
-        def rewritten(batches: bytes | bytearray | memoryview, error: KbrokerError | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                self._append(partition, batches, request, asked)
-            except KbrokerError as refusal:
-                asked.refuse(refusal)
-
-        self.rewriting.rewrite(partition, batches, rewritten)
+    def _rewritten(
+        self,
+        partition: Partition,
+        request: m.Produce,
+        asked: Asked,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, request, asked)
+        except KbrokerError as refusal:
+            asked.refuse(refusal)
 
     def _joined(self, payload: list[memoryview]) -> bytearray:
         """The payload frames of a produce request that has not one of them."""
@@ -252,18 +258,12 @@ class Worker:
     ) -> None:
         """Append what a native client sent, and answer it when it may be answered."""
         result = self.append(partition, batches, request.acks)
-        if not result.sync_needed:
+        if result.sync_needed:
+            deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
+            done = partial(_answer_synced, asked, result)
+            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+        else:
             self._answers.append((asked, result))
-            return
-
-        def done(error: KbrokerError | None) -> None:
-            if error is None:
-                asked.answer(_header_for(result))
-            else:
-                asked.refuse(error)
-
-        deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
-        partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
 
     def _is_served(self, partition: Partition) -> bool:
         return self.table.serving.get(partition.name) is partition
@@ -435,6 +435,13 @@ class Worker:
         """Readers of this partition are woken: it is no longer served here."""
         if self.descriptors is not None:
             self.descriptors.forget(name)
+
+
+def _answer_synced(asked: Asked, result: AppendResult, error: KbrokerError | None) -> None:
+    if error is None:
+        asked.answer(_header_for(result))
+    else:
+        asked.refuse(error)
 
 
 def _header_for(result: AppendResult) -> bytes:
