@@ -64,6 +64,7 @@ class Asked(NamedTuple):
 
 
 Serve = Callable[[Asked], None]
+_new = tuple.__new__  # Asked(…) without a call of Python's: one is made for each request
 
 
 class Door(ABC):
@@ -94,7 +95,7 @@ class Door(ABC):
         ):
             fault = self._admit(client)
             if fault is None:
-                self._serve(Asked(self, client, bytes(frames[0]), bytes(frames[1]), frames[2:]))
+                self._serve(_new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:])))
                 return
         else:
             fault = self._fault_of(frames)

@@ -221,19 +221,25 @@ class Worker:
         payload = asked.payload
         batches = payload[0] if len(payload) == 1 else self._joined(payload)
         payload.clear()  # what waits for its answer keeps no frame
-        if not partition.is_rewritten:
+        if partition.is_rewritten:
+            self.rewriting.rewrite(partition, batches, partial(self._rewritten, partition, request, asked))
+        else:
             self._append(partition, batches, request, asked)
-            return
 
-        def rewritten(batches: bytes | bytearray | memoryview, error: KbrokerError | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                self._append(partition, batches, request, asked)
-            except KbrokerError as refusal:
-                asked.refuse(refusal)
-
-        self.rewriting.rewrite(partition, batches, rewritten)
+    def _rewritten(
+        self,
+        partition: Partition,
+        request: m.Produce,
+        asked: Asked,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, request, asked)
+        except KbrokerError as refusal:
+            asked.refuse(refusal)
 
     def _joined(self, payload: list[memoryview]) -> bytearray:
         """The payload frames of a produce request that has not one of them."""
@@ -249,18 +255,12 @@ class Worker:
     ) -> None:
         """Append what a native client sent, and answer it when it may be answered."""
         result = self.append(partition, batches, request.acks)
-        if not result.sync_needed:
+        if result.sync_needed:
+            deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
+            done = partial(_answer_synced, asked, result)
+            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+        else:
             self._answers.append((asked, result))
-            return
-
-        def done(error: KbrokerError | None) -> None:
-            if error is None:
-                _answer(asked, result)
-            else:
-                asked.refuse(error)
-
-        deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
-        partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
 
     def _is_served(self, partition: Partition) -> bool:
         return self.table.serving.get(partition.name) is partition
@@ -353,22 +353,21 @@ class Worker:
         self._dirty.clear()
         # Readers first: who waits for a record waits longer than who has sent it.
         for partition in dirty:
-            self._publish(partition)
+            if not partition.publish():
+                continue
+            if self.descriptors is not None:
+                self.descriptors.published(partition.name, partition.control_page)
+            for waiter in (*partition.parked,):
+                waiter.look_again()
         for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
                 self.commits.want(partition)
-            self._flush_later(partition)
+            unflushed = self._unflushed.get(partition.log.config.flush_interval_ms)
+            if unflushed is None or partition not in unflushed:
+                self._flush_later(partition)
         for asked, result in self._answers:
-            _answer(asked, result)
+            asked.answer(_header_for(result))
         self._answers.clear()
-
-    def _publish(self, partition: Partition) -> None:
-        if partition.publish():
-            if self.descriptors is not None:
-                self.descriptors.published(partition.name, partition.control_page)
-            if partition.parked:
-                for waiter in list(partition.parked):
-                    waiter.look_again()
 
     def _flush(self, partition: Partition) -> None:
         partition.flush(self.io, self.now_ms, self._flushed)
@@ -435,10 +434,15 @@ class Worker:
             self.descriptors.forget(name)
 
 
-def _answer(asked: Asked, result: AppendResult) -> None:
-    asked.answer(
-        codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
-    )
+def _answer_synced(asked: Asked, result: AppendResult, error: KbrokerError | None) -> None:
+    if error is None:
+        asked.answer(_header_for(result))
+    else:
+        asked.refuse(error)
+
+
+def _header_for(result: AppendResult) -> bytes:
+    return codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
 
 
 def main(child: ChildContext) -> None:
