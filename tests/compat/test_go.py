@@ -125,8 +125,14 @@ def test_shares_the_work_in_a_group(library: str, program: Path, broker: Broker,
     }
 
 
-@pytest.mark.parametrize("library", GROUPS)
-def test_goes_on_while_a_worker_is_killed(library: str, program: Path, broker: Broker, topic: str) -> None:
+KILLED = [(library, victim) for victim in ("worker-0", "coordinator") for library in GROUPS]
+KILLED.remove(("kafka-go", "coordinator"))  # it leaves it to its user to commit again
+
+
+@pytest.mark.parametrize(("library", "victim"), KILLED)
+def test_goes_on_while_a_process_is_killed(
+    library: str, victim: str, program: Path, broker: Broker, topic: str
+) -> None:
     command = [str(program), library, "steady", broker.bootstrap_servers, topic]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -135,7 +141,7 @@ def test_goes_on_while_a_worker_is_killed(library: str, program: Path, broker: B
             assert running.stdout is not None
             said = running.stdout.readline()
             assert said == "ready\n", running.communicate(timeout=RUN_S)
-            broker.kill_and_wait("worker-0")
+            broker.kill_and_wait(victim)
             out, error = running.communicate("\n", timeout=RUN_S)
         finally:
             running.kill()
