@@ -137,7 +137,7 @@ class LogConfig:
     cleanup_policy: tuple[str, ...] = setting(
         "log.cleanup.policy", ("delete",),
         "`delete`: old segments go by age and size. `compact`: every record needs a key, and without `delete` none "
-        "goes by age or size; dropping all but the newest record of a key comes with a later release. Empty: all stay.",
+        "goes by age or size; **all records stay**: compaction of users' topics comes later. Empty: all stay.",
         choices=("compact", "delete"), topic="cleanup.policy", reloadable=True,
     )  # fmt: skip
     compression_type: str = setting(
@@ -344,6 +344,30 @@ class KafkaConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CleanerConfig:
+    """Compaction of `__consumer_offsets`. What users' topics say of it is kept and shown: they are not compacted."""
+
+    min_cleanable_ratio: float = setting(
+        "log.cleaner.min.cleanable.ratio", 0.5,
+        "`__consumer_offsets` is compacted when more than this part of its closed segments, by size, never was.",
+        least=0, most=1, topic="min.cleanable.dirty.ratio", reloadable=True,
+    )  # fmt: skip
+    tombstone_retention_ms: int = setting(
+        "log.cleaner.delete.retention.ms", 86_400_000, "How long compaction keeps a record without a value.",
+        unit="ms", least=0, most=_INT64_MAX, topic="delete.retention.ms", reloadable=True,
+    )  # fmt: skip
+    min_compaction_lag_ms: int = setting(
+        "log.cleaner.min.compaction.lag.ms", 0, "A record is not compacted away before it is this old.",
+        unit="ms", least=0, most=_INT64_MAX, topic="min.compaction.lag.ms", reloadable=True,
+    )  # fmt: skip
+    max_compaction_lag_ms: int = setting(
+        "log.cleaner.max.compaction.lag.ms", _INT64_MAX,
+        "A closed segment that was made so long ago is compacted, whatever the ratio.",
+        unit="ms", least=1, most=_INT64_MAX, topic="max.compaction.lag.ms", reloadable=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class InertConfig:
     """Kafka's settings for what is not here. Checked, kept and shown, so that what was written for Kafka works."""
 
@@ -361,22 +385,6 @@ class InertConfig:
     segment_jitter_ms: int = setting(
         "log.roll.jitter.ms", 0, "Spreads the times at which the segments of many partitions roll.",
         unit="ms", least=0, most=_INT64_MAX, topic="segment.jitter.ms", reloadable=True,
-    )  # fmt: skip
-    min_cleanable_ratio: float = setting(
-        "log.cleaner.min.cleanable.ratio", 0.5, "The part of a log that must be new before it is compacted.",
-        least=0, most=1, topic="min.cleanable.dirty.ratio", reloadable=True,
-    )  # fmt: skip
-    tombstone_retention_ms: int = setting(
-        "log.cleaner.delete.retention.ms", 86_400_000, "How long compaction keeps a record without a value.",
-        unit="ms", least=0, most=_INT64_MAX, topic="delete.retention.ms", reloadable=True,
-    )  # fmt: skip
-    min_compaction_lag_ms: int = setting(
-        "log.cleaner.min.compaction.lag.ms", 0, "A record is not compacted away before it is this old.",
-        unit="ms", least=0, most=_INT64_MAX, topic="min.compaction.lag.ms", reloadable=True,
-    )  # fmt: skip
-    max_compaction_lag_ms: int = setting(
-        "log.cleaner.max.compaction.lag.ms", _INT64_MAX, "A record is looked at by compaction when it is this old.",
-        unit="ms", least=1, most=_INT64_MAX, topic="max.compaction.lag.ms", reloadable=True,
     )  # fmt: skip
     local_retention_ms: int = setting(
         "log.local.retention.ms", -2, "retention.ms of what lies here under tiered storage; -2: the same.",
@@ -487,6 +495,7 @@ class Config:
     native: NativeConfig = field(default_factory=NativeConfig)
     shm: ShmConfig = field(default_factory=ShmConfig)
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    cleaner: CleanerConfig = field(default_factory=CleanerConfig)
     inert: InertConfig = field(default_factory=InertConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
 
@@ -520,7 +529,7 @@ class Known:
     @property
     def alterable(self) -> bool:
         """Whether an admin may alter it while the broker runs: what topics fall back to."""
-        return self.setting.reloadable and self.section in ("log", "inert")
+        return self.setting.reloadable and self.section in ("log", "cleaner", "inert")
 
 
 def _walk() -> Iterator[Known]:

@@ -19,7 +19,9 @@ TITLES = {
     "native": "Native clients",
     "shm": "Shared-memory reads",
     "kafka": "Kafka clients",
+    "cleaner": "Compaction",
     "inert": "Kafka's settings without effect here",
+    "groups": "Consumer groups",
 }
 
 
