@@ -215,7 +215,7 @@ class Connection:
     # --- out ---
 
     def take_answer(self, parts: Sequence[Part]) -> None:
-        """Count what waits from now on, an answer or several of one part; it is sent at the end of this turn."""
+        """Count what waits from now on, an answer or several of one part each, and have it sent at the turn's end."""
         size_bytes = 0
         for part in parts:
             if not isinstance(part, LogSlice):

@@ -11,7 +11,7 @@ from kbroker.config import LogConfig
 from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
-from kbroker.log.positions import AppendResult
+from kbroker.log.positions import AppendResult, LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
 from kbroker.workers.disk_syncs import DiskSyncs
@@ -166,20 +166,27 @@ class Partition:
         """Show readers the new high watermark, answer what waited for it. False when it has not moved."""
         if self._has_left:
             return False  # it was left in the turn in which it was appended to: its page is gone
+        mark = self.log.high_watermark_position
+        has_moved = mark.offset != self._published
+        if has_moved:
+            self._published = mark.offset
+            self._show(mark)
+        if self._waiters or self._start_waiters:
+            self._answer_waiters()
+        return has_moved
+
+    def _answer_waiters(self) -> None:
         acknowledged = self.log.acknowledged_offset
         while self._waiters and self._waiters[0].ack_offset <= acknowledged:
             self._waiters.popleft().done(None)
         while self._start_waiters and self._start_waiters[0].ack_offset <= self.log.durable_log_start_offset:
             self._start_waiters.popleft().done(None)
-        if self.log.high_watermark == self._published:
-            return False
-        self._published = self.log.high_watermark
-        self.show()
-        return True
 
     def show(self) -> None:
         """Write the log's present bounds to the control page."""
-        mark = self.log.high_watermark_position
+        self._show(self.log.high_watermark_position)
+
+    def _show(self, mark: LogPosition) -> None:
         self.control_page.publish(
             log_start_offset=self.log.log_start_offset,
             high_watermark=mark.offset,

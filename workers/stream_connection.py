@@ -174,6 +174,8 @@ class StreamConnection:
             return
         if framer.buffered_bytes or self._half_received:
             self._note_half_received(framer.buffered_bytes)
+            if room is None and count == len(buffer) and not self.is_closed:
+                self._on_events(READ)  # the rest of a large message mostly waits already: a turn of the loop less
 
     def _note_half_received(self, size_bytes: int) -> None:
         """Count what an unfinished message holds in memory, and since when it is here."""

@@ -1,7 +1,7 @@
 """fdatasync by the kernel's own asynchronous I/O (io_submit(2)): it is begun here, and an eventfd tells of its end.
 
-No thread of ours sleeps in it and none has to be woken, which with Python's lock costs more than the sync itself. The
-calls are made through ctypes; they never wait. io_uring would do as well, but many sandboxes forbid it.
+No thread of ours sleeps in it, and none competes with the loop for Python's lock when it has ended. The calls are made
+through ctypes; they never wait. io_uring would do as well, but many sandboxes forbid it.
 """
 
 from __future__ import annotations

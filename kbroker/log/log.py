@@ -200,12 +200,12 @@ class PartitionLog:
                     raise InvalidRecord(f"{self.partition}: new batches stand before repeated ones")
                 del found[: len(repeated)]
                 written = view[found[0].position :]
-        offsets = self._number([view] * len(found), found, now_ms)
-        if self._must_roll(found, len(written), offsets[-1], now_ms):
+        next_offset = self._number(view, found, self.next_offset, now_ms)
+        if self._must_roll(found, len(written), next_offset, now_ms):
             self.roll(now_ms)
-        result = self._store([written], found, offsets, now_ms, waits)
+        result = self._store([written], len(written), found, now_ms, waits)
         if repeated:
-            result.batch_offsets = (*repeated, *offsets[:-1])
+            result.batch_offsets = (*repeated, *(result.batch_offsets or (result.base_offset,)))
             result.base_offset = repeated[0]
         return result
 
@@ -220,34 +220,38 @@ class PartitionLog:
             return None
         config = self.config
         found: list[BatchFacts] = []
+        size_bytes = 0
+        next_offset = self.next_offset
         try:
             for view in requests:
-                found += check_batches(view, config.message_max_bytes)
-            if len(found) != len(requests) or self._check_producers(found) != [None] * len(found):
+                of_request = check_batches(view, config.message_max_bytes)
+                if len(of_request) > 1:
+                    return None
+                next_offset = self._number(view, of_request, next_offset, now_ms)
+                found += of_request
+                size_bytes += len(view)
+            if any(facts.producer_id >= 0 for facts in found) and any(
+                base_offset is not None for base_offset in self._check_producers(found)
+            ):
                 return None
-            offsets = self._number(requests, found, now_ms)
-            if self._must_roll(found, sum(map(len, requests)), offsets[-1], now_ms):
+            if self._must_roll(found, size_bytes, next_offset, now_ms):
                 return None
             waits = sync and config.flush_acks_all == "fdatasync"
-            return self._store(requests, found, offsets, now_ms, waits)
+            return self._store(requests, size_bytes, found, now_ms, waits)
         except (RequestError, StorageError):
             return None
 
-    def _number(self, views: list[memoryview], found: list[BatchFacts], now_ms: int) -> list[int]:
-        """Give each batch its offsets, and LogAppendTime if its topic says so, where it lies in its view.
+    def _number(self, view: memoryview, found: list[BatchFacts], offset: int, now_ms: int) -> int:
+        """Give batches that lie in `view` their offsets, from `offset` on, and LogAppendTime if their topic says so.
 
-        Returns the base offset of each, and the offset after the last one. Raises InvalidTimestamp.
+        Returns the offset after the last one. Raises InvalidTimestamp.
         """
         config = self.config
         is_stamped = config.timestamp_type == "LogAppendTime"
         if is_stamped:
-            found[:] = [patch_log_append_time(view, facts, now_ms) for view, facts in zip(views, found, strict=True)]
+            found[:] = [patch_log_append_time(view, facts, now_ms) for facts in found]
         latest = now_ms + config.timestamp_after_max_ms
-        offset = self.next_offset
-        epoch = self.leader_epoch
-        offsets = [offset]
-        for view, facts in zip(views, found, strict=True):
-            position, size_bytes, _, _, record_count, _, max_timestamp, _, _, _, attributes, _ = facts
+        for position, size_bytes, _, _, record_count, _, max_timestamp, _, _, _, attributes, _ in found:
             if attributes & LOG_APPEND_TIME and not is_stamped:
                 raise InvalidTimestamp(f"{self.partition}: a producer may not send batches stamped with LogAppendTime")
             if max_timestamp > latest:
@@ -255,32 +259,33 @@ class PartitionLog:
                     f"{self.partition}: timestamp {max_timestamp} is after {latest}, the latest by "
                     "message.timestamp.after.max.ms"
                 )
-            patch_sized(view, position, size_bytes, offset, epoch)
+            patch_sized(view, position, size_bytes, offset, self.leader_epoch)
             offset += record_count
-            offsets.append(offset)
-        return offsets
+        return offset
 
     def _store(
-        self, pieces: list[memoryview], found: list[BatchFacts], offsets: list[int], now_ms: int, waits: bool
+        self, pieces: list[memoryview], size_bytes: int, found: list[BatchFacts], now_ms: int, waits: bool
     ) -> AppendResult:
         """Write numbered batches, whose bytes are `pieces`, and take note of them. Raises StorageError."""
         segment = self._active
         position = segment.size_bytes
-        size_bytes = sum(map(len, pieces))
-        self._write(segment, pieces, position, size_bytes)
-        base_offset, next_offset = offsets[0], offsets[-1]
-        end = position
-        for facts, offset in zip(found, offsets, strict=False):
-            _, batch_bytes, _, last_offset_delta, _, _, max_timestamp, producer_id, _, _, _, _ = facts
-            segment.note_batch(end, batch_bytes, offset + last_offset_delta, max_timestamp)
-            end += batch_bytes
+        self._write(segment, pieces, size_bytes, position)
+        base_offset = next_offset = self.next_offset
+        offsets = []
+        at = position
+        for facts in found:
+            _, batch_bytes, _, last_offset_delta, record_count, _, max_timestamp, producer_id, _, _, _, _ = facts
+            segment.note_batch(at, batch_bytes, next_offset + last_offset_delta, max_timestamp)
             if producer_id >= 0:
-                self.producers.add(facts, offset, now_ms)
+                self.producers.add(facts, next_offset, now_ms)
+            at += batch_bytes
+            offsets.append(next_offset)
+            next_offset += record_count
         recent = self.recent
         if len(recent) >= RECENT_MAX:
             recent.clear()
         recent[base_offset] = (segment, position)
-        segment.size_bytes = position + size_bytes
+        segment.size_bytes = at
         self.size_bytes += size_bytes
         self.next_offset = next_offset
         self._point_bytes += size_bytes
@@ -289,7 +294,7 @@ class PartitionLog:
             self._waiting.append(LogPosition(base_offset, segment.base_offset, position))
             self._wanted_offset = next_offset
         stamp = now_ms if self.config.timestamp_type == "LogAppendTime" else -1
-        several = tuple(offsets[:-1]) if len(found) > 1 else None
+        several = tuple(offsets) if len(offsets) > 1 else None
         return AppendResult(base_offset, next_offset, self.log_start_offset, stamp, False, waits, next_offset, several)
 
     def _check_producers(self, found: list[BatchFacts]) -> list[int | None]:
@@ -312,7 +317,7 @@ class PartitionLog:
         several = tuple(offsets) if len(offsets) > 1 else None
         return AppendResult(offsets[0], end, self.log_start_offset, stamp, True, waits, end, several)
 
-    def _write(self, segment: Segment, pieces: list[memoryview], position: int, size_bytes: int) -> None:
+    def _write(self, segment: Segment, pieces: list[memoryview], size_bytes: int, position: int) -> None:
         storage = self.storage
         try:
             if len(pieces) == 1:
@@ -348,10 +353,12 @@ class PartitionLog:
             waited = now_ms - segment.created_ms
         if waited > config.segment_ms:
             return True
+        # Each batch takes one entry at most of either index, and the time index has at most one more than the other.
         index_max = config.index_size_max_bytes
-        offsets, times = segment.offset_index.offsets, segment.time_index.offsets
-        more = len(found)
-        return 8 * (len(offsets) + more) >= index_max or 12 * (len(times) + more) >= index_max
+        entries = len(segment.offset_index.offsets) + len(found)
+        if 12 * (entries + 1) < index_max:
+            return False
+        return 8 * entries >= index_max or 12 * (len(segment.time_index.offsets) + len(found)) >= index_max
 
     # Segments
 
