@@ -290,12 +290,14 @@ class Connection:
     def _write_all(self) -> None:
         out = self._out
         while out:
-            if len(out) > 1:
-                self._join()
             first = out[0]
             if isinstance(first, LogSlice):
-                self._send_file(first)
-                continue
+                if first.size_bytes - self._file_sent > _JOINED_BYTES_MAX:
+                    self._send_file(first)
+                    continue
+                first = self._join()
+            elif len(out) > 1:
+                first = self._join()
             sent = self._socket.send(first, socket.MSG_MORE if len(out) > 1 else 0)
             self.answer_bytes -= sent
             self._door.answer_bytes -= sent
@@ -304,7 +306,7 @@ class Connection:
             else:
                 out.popleft()
 
-    def _join(self) -> None:
+    def _join(self) -> bytes | bytearray | memoryview:
         """Makes one of the parts that come first, as far as they are small together."""
         out = self._out
         parts: list[bytes | bytearray | memoryview] = []
@@ -323,13 +325,14 @@ class Connection:
                 self._file_sent = 0
                 self.answer_bytes += left
                 self._door.answer_bytes += left
-            elif len(part) > room:
+            elif len(part) > room and parts:
                 break
             parts.append(part)
             room -= len(part)
             out.popleft()
-        if parts:
-            out.appendleft(b"".join(parts))
+        joined = parts[0] if len(parts) == 1 else b"".join(parts)
+        out.appendleft(joined)
+        return joined
 
     def _send_file(self, part: LogSlice) -> None:
         """Send of one what the socket takes; nothing of it goes through this process."""

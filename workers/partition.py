@@ -14,7 +14,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.positions import LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
-from kbroker.workers.disk_syncs import DiskSyncs
+from kbroker.workers.io_threads import IoThreads
 
 if TYPE_CHECKING:
     from kbroker.workers.rewriting import Rewrite
@@ -120,7 +120,7 @@ class Partition:
 
     # --- flushing ---
 
-    def flush(self, syncs: DiskSyncs, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
+    def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
         """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
         if self._is_flushing or self._has_left or self.log.failed:
             return
@@ -137,7 +137,7 @@ class Partition:
             else:
                 flushed(self)
 
-        syncs.submit(flush, done)
+        io.submit(flush.run, done)
 
     def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
         if error is None:
