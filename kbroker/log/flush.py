@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kbroker.log import names
 from kbroker.log.checkpoint import RecoveryPoint
+from kbroker.log.reservation import Reservation, give_back
 from kbroker.log.segment import IndexWrite
 from kbroker.log.storage import File, Storage
 
@@ -19,11 +20,13 @@ class Flush:
     __slots__ = (
         "closing",
         "end_offset",
+        "ended",
         "files",
         "folder",
         "folder_changed",
         "index_writes",
         "recovery_point",
+        "reservation",
         "snapshot",
         "stale",
         "storage",
@@ -38,6 +41,8 @@ class Flush:
         self.end_offset = end_offset
         self.folder_changed = folder_changed
         self.closing = False  # also leave the clean-shutdown mark
+        self.reservation: Reservation | None = None
+        self.ended: list[tuple[File, int]] = []  # files that take no more, their sizes: space behind is given back
         self.index_writes: list[IndexWrite] = []
         self.recovery_point: RecoveryPoint | None = None
         self.snapshot = b""
@@ -46,6 +51,10 @@ class Flush:
     def run(self) -> None:
         """In an I/O thread. Raises OSError: then nothing may be taken to be on the disk (`fail_flush`)."""
         storage = self.storage
+        if self.reservation is not None:
+            self.reservation.make(storage)
+        for file, size_bytes in self.ended:
+            give_back(storage, file, size_bytes)
         for file in self.files:
             storage.fdatasync(file)
         if self.folder_changed:

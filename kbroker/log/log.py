@@ -19,6 +19,7 @@ from kbroker.log.index import POSITION_MAX, RELATIVE_OFFSET_MAX
 from kbroker.log.positions import AppendResult, LogPosition, RecoveryReport, SegmentInfo
 from kbroker.log.reading import RECENT_MAX
 from kbroker.log.recovery import Recovered
+from kbroker.log.reservation import Reservation
 from kbroker.log.segment import Segment
 from kbroker.log.slices import LogSlice
 from kbroker.log.storage import DISK, File, Storage
@@ -462,6 +463,11 @@ class PartitionLog:
         files = [segment.file for segment in self._unsynced]
         files.append(active.file)
         flush = Flush(self.storage, self.folder, files, self.next_offset, self._folder_changed)
+        flush.reservation = Reservation.ahead_of(
+            active.file, active.size_bytes, active.reserved_end, self.config.segment_bytes
+        )
+        if flush.reservation is not None:
+            active.reserved_end = flush.reservation.end
         if due:
             for segment in (*self._unsynced, active):
                 flush.index_writes += segment.index_writes()
@@ -473,6 +479,8 @@ class PartitionLog:
             self._point_bytes = self._point_batches = 0
             self._point_due = False
             for segment in self._unsynced:
+                if segment.reserved_end:
+                    flush.ended.append((segment.file, segment.size_bytes))
                 self.index_used(segment)
             self._unsynced = []
         self._folder_changed = False

@@ -104,6 +104,9 @@ def close_clean(log: PartitionLog) -> None:
     flush = log.begin_flush(force_recovery_point=True)
     assert flush is not None
     flush.closing = True
+    flush.reservation = None
+    if active.reserved_end:
+        flush.ended.append((active.file, active.size_bytes))
     flush.run()
     log.finish_flush(flush, 0)
 

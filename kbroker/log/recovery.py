@@ -19,6 +19,7 @@ from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.epochs import LeaderEpochs
 from kbroker.log.positions import RecoveryReport
 from kbroker.log.producers import ProducerStates
+from kbroker.log.reservation import give_back
 from kbroker.log.scan import Scan
 from kbroker.log.segment import Segment
 from kbroker.log.storage import Storage
@@ -411,6 +412,7 @@ class _Recovery:
         storage = self.storage
         for segment in segments:
             if segment.indexes_loaded:
+                give_back(storage, segment.file, segment.size_bytes)
                 storage.fdatasync(segment.file)
                 storage.fdatasync(segment.offset_index_file)
                 storage.fdatasync(segment.time_index_file)

@@ -55,6 +55,7 @@ class Segment:
         "max_timestamp_offset",
         "next_offset",
         "path",
+        "reserved_end",
         "rolling_timestamp",
         "size_bytes",
         "storage",
@@ -79,6 +80,7 @@ class Segment:
         self.path = self._path(names.LOG)
         self.file: File = storage.open(self.path, create=True)
         self.size_bytes = storage.size(self.file)
+        self.reserved_end = 0  # where the space ends that is set aside for appends
         self.next_offset = base_offset
         self.max_timestamp = -1
         self.max_timestamp_offset = -1

@@ -7,6 +7,7 @@ the log turns them into StorageError with what they meant.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ FOLDER_MODE: Final = 0o750
 _COPY_BYTES: Final = 8 << 20
 _IOV_MAX: Final = 1024
 """As many pieces the kernel takes at once."""
+_KEEP_SIZE: Final = 1
+"""FALLOC_FL_KEEP_SIZE: Python's os.posix_fallocate would make the file larger."""
+
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class File:
@@ -73,6 +79,19 @@ class Storage:
 
     def truncate(self, file: File, size_bytes: int) -> None:
         os.ftruncate(file.fd, size_bytes)
+
+    def reserve(self, file: File, position: int, size_bytes: int) -> None:
+        """Set space on the disk aside for `size_bytes` bytes at `position`. The file's size stays; what lies behind it
+        is given back by truncating the file to it.
+        """
+        if _fallocate(file.fd, _KEEP_SIZE, position, size_bytes):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(file.path))
+
+    def free_bytes(self, file: File) -> int:
+        """Free space on the file's disk."""
+        disk = os.fstatvfs(file.fd)
+        return disk.f_bavail * disk.f_frsize
 
     def fdatasync(self, file: File) -> None:
         os.fdatasync(file.fd)

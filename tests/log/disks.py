@@ -38,6 +38,13 @@ class FailingDisk(Storage):
         self._maybe("truncate")
         super().truncate(file, size_bytes)
 
+    def reserve(self, file: File, position: int, size_bytes: int) -> None:
+        self._maybe("reserve")
+        super().reserve(file, position, size_bytes)
+
+    def free_bytes(self, file: File) -> int:
+        return super().free_bytes(file) if self.space is None else self.space
+
     def pread(self, file: File, size_bytes: int, position: int) -> bytes:
         self._maybe("pread")
         return super().pread(file, size_bytes, position)
