@@ -275,7 +275,7 @@ class Supervisor:
         if self._state != "stopping":
             check_heartbeats(self._processes.values(), self._config, now_ms)
             check_memory(self._processes.values(), self._config)
-        self._look_for_sockets()
+            self._look_for_sockets()
         self._tell_status()
         self._feed_watchdog(now_ms)
 
