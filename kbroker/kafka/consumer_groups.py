@@ -9,6 +9,7 @@ from kbroker.groups import consumer_events as events
 from kbroker.groups.assignment import Assignment, of_topics
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.operations import NOT_TOLD, ON_GROUP
 
 _OWN_IDS: Final = 1
 """From this version of ConsumerGroupHeartbeat on a client makes its member id itself."""
@@ -72,6 +73,7 @@ def describe(request: Any, token_of: Callable[[int], Any]) -> list[events.Consum
 def described(request: Any, name_of: NameOf, results: Sequence[events.ConsumerGroupDescribeResult]) -> Any:
     """The answer to ConsumerGroupDescribe."""
     types = codec.response_types(ApiKey.CONSUMER_GROUP_DESCRIBE)
+    operations = ON_GROUP if request.include_authorized_operations else NOT_TOLD
 
     def assignment(found: Assignment) -> Any:
         return types.Assignment(
@@ -109,6 +111,7 @@ def described(request: Any, name_of: NameOf, results: Sequence[events.ConsumerGr
                     )
                     for member in result.members
                 ],
+                authorized_operations=NOT_TOLD if result.error_code else operations,
             )
             for group_id, result in zip(request.group_ids, results, strict=True)
         ]

@@ -8,10 +8,12 @@ from kbroker.errors import CoordinatorNotAvailable, InvalidRequest
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import CONTROLLER, Cluster, Node
+from kbroker.kafka.operations import NOT_TOLD, ON_CLUSTER
 from kbroker.types import OFFSETS_TOPIC
 
 SEVERAL_KEYS = 4
 """From this version of FindCoordinator on several keys are asked about at once."""
+CLUSTER_AUTHORIZATION_FAILED = 31
 TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
 MISMATCHED_ENDPOINT_TYPE = 114
 UNSUPPORTED_ENDPOINT_TYPE = 115
@@ -50,7 +52,7 @@ def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
     found = []
     for key in keys:
         node = coordinator_of(key, cluster) if request.key_type == _GROUP else None
-        code, why = (0, None) if node else _why_none(request.key_type)
+        code, why = (0, None) if node else _why_none(request.key_type, version)
         node_id, host, port = node or (-1, "", -1)
         found.append(
             types.Coordinator(key=key, node_id=node_id, host=host, port=port, error_code=code, error_message=why)
@@ -63,12 +65,14 @@ def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
     )
 
 
-def _why_none(key_type: int) -> tuple[int, str]:
+def _why_none(key_type: int, version: int) -> tuple[int, str]:
     if key_type == _GROUP:
         return CoordinatorNotAvailable.code, "the coordinator is starting"
     if key_type == _TRANSACTION:
-        # The one code at which every client gives up at once: librdkafka asks again for all others.
-        return TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported yet"
+        # The two codes at which every client gives up at once: librdkafka asks again for all others. With the second
+        # one Java's clients, which ask about several keys, keep the reason to themselves.
+        code = CLUSTER_AUTHORIZATION_FAILED if version >= SEVERAL_KEYS else TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        return code, "transactions are not supported yet: leave transactional.id out"
     return InvalidRequest.code, f"there are no coordinators of key type {key_type}: 0 (groups) is possible"
 
 
@@ -84,6 +88,7 @@ def cluster_described(request: Any, cluster: Cluster) -> Any:
         cluster_id=cluster.cluster_id,
         controller_id=CONTROLLER,
         brokers=[types.DescribeClusterBroker(broker_id=n.node_id, host=n.host, port=n.port) for n in cluster.nodes],
+        cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_TOLD,
     )
 
 

@@ -1,4 +1,4 @@
-"""Metadata answers out of parts that were encoded before: a topic's part once for each version, until it changes.
+"""Metadata answers out of parts that were encoded before: a topic's part once for each variant, until it changes.
 
 The nodes, whose addresses depend on who asks, are encoded anew for each answer: they are few. What `metadata.answer`
 and the compiled writer make is the reference for the bytes.
@@ -47,12 +47,19 @@ def _parts(version: int) -> _Parts:
     )
 
 
+class _Variant(NamedTuple):
+    """What makes the same topic's part look different."""
+
+    version: int
+    operations: int
+
+
 class MetadataAnswers:
     """What a node answers to Metadata. Whoever changes what is known of a topic says so by `forget`."""
 
     def __init__(self) -> None:
-        self._topics: dict[int, dict[str, bytes]] = {}  # by version
-        self._everything: dict[int, bytes] = {}
+        self._topics: dict[_Variant, dict[str, bytes]] = {}
+        self._everything: dict[_Variant, bytes] = {}
 
     def forget(self, topics: Iterable[str]) -> None:
         """These have changed, or are no more."""
@@ -74,38 +81,42 @@ class MetadataAnswers:
         head = bytearray(_HEAD(0, correlation_id))
         if parts.is_flexible:
             head += b"\0"
-        (out,) = parts.before(metadata.frame_of(cluster), head)
+        frame = metadata.frame_of(request, cluster)
+        (out,) = parts.before(frame, head)
         if parts.is_flexible:
             del out[-1:]  # the count of tagged fields comes at the very end
         out += self._encode_topics(parts, request, version, cluster, refused or {})
-        parts.behind(metadata.frame_of(cluster), out)
+        parts.behind(frame, out)
         out[:4] = _COUNT(len(out) - 4)
         return bytes(out)
 
     def _encode_topics(
         self, parts: _Parts, request: Any, version: int, cluster: Cluster, refused: Mapping[str, int]
     ) -> bytes:
+        variant = _Variant(version, metadata.topic_operations(request))
         if not metadata.wants_all(request, version):
             items = metadata.asked_once(request)
-            return _array(parts, [self._asked(parts, item, version, cluster, refused) for item in items])
-        found = self._everything.get(version)
+            return _array(parts, [self._asked(parts, item, variant, cluster, refused) for item in items])
+        found = self._everything.get(variant)
         if found is None:
             names = sorted(cluster.topics)
-            found = self._everything[version] = _array(parts, [self._of(parts, n, version, cluster) for n in names])
+            found = self._everything[variant] = _array(parts, [self._of(parts, n, variant, cluster) for n in names])
         return found
 
-    def _asked(self, parts: _Parts, item: Any, version: int, cluster: Cluster, refused: Mapping[str, int]) -> bytes:
+    def _asked(
+        self, parts: _Parts, item: Any, variant: _Variant, cluster: Cluster, refused: Mapping[str, int]
+    ) -> bytes:
         name = metadata.name_of(item, cluster)
         if name is not None and name in cluster.topics:
-            return self._of(parts, name, version, cluster)
+            return self._of(parts, name, variant, cluster)
         # Names that are not there are not remembered: clients make up as many as they like.
-        return bytes(parts.topic(metadata.not_there(item, version, name, refused), bytearray())[0])
+        return bytes(parts.topic(metadata.not_there(item, variant.version, name, refused), bytearray())[0])
 
-    def _of(self, parts: _Parts, name: str, version: int, cluster: Cluster) -> bytes:
-        known = self._topics.setdefault(version, {})
+    def _of(self, parts: _Parts, name: str, variant: _Variant, cluster: Cluster) -> bytes:
+        known = self._topics.setdefault(variant, {})
         found = known.get(name)
         if found is None:
-            topic = metadata.described(cluster.topics[name], cluster)
+            topic = metadata.described(cluster.topics[name], cluster, variant.operations)
             found = known[name] = bytes(parts.topic(topic, bytearray())[0])
         return found
 

@@ -8,6 +8,7 @@ from kbroker.errors import InvalidRequest, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
+from kbroker.kafka.operations import ON_TOPIC
 from kbroker.types import INTERNAL_TOPICS
 
 PARTITIONS_MAX: Final = 2000
@@ -54,7 +55,11 @@ def answer(request: Any, cluster: Cluster) -> Any:
         ]
         topics.append(
             types.DescribeTopicPartitionsResponseTopic(
-                name=name, topic_id=known.topic_id, is_internal=name in INTERNAL_TOPICS, partitions=partitions
+                name=name,
+                topic_id=known.topic_id,
+                is_internal=name in INTERNAL_TOPICS,
+                partitions=partitions,
+                topic_authorized_operations=ON_TOPIC,
             )
         )
         left -= len(shown)
