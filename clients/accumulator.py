@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kbroker.records.codec import BatchBuilder, set_producer
+from kbroker.records.codec import BatchBuilder, RecordTuple, decode_list, set_producer
 from kbroker.types import TopicPartition
 
 BATCH_HEADER_BYTES = 61
 RECORD_OVERHEAD_BYTES_MAX = 36
 """The most that a record's own lengths, deltas and counts take, headers aside."""
+NUMBERS_APART = 1 << 32
+"""Between the numbers of two batches there is room for those that one of them may be halved into."""
 
 
 class Identity:
@@ -39,8 +41,9 @@ class Outcome:
 class Batch:
     """Records of one partition that travel together.
 
-    `number` counts the batches of a partition in the order of their records. `payload` is made when the batch is first
-    sent; `sequence` -1 means that it has no place among the identity's sequences (yet).
+    `number` gives the batches of a partition the order of their records. `payload` is made when the batch is first
+    sent; `sequence` -1 means that it has no place among the identity's sequences (yet). One that was too large for the
+    broker travels on as its `halves`: its records' outcomes are theirs, and it is `done` when they are.
     """
 
     __slots__ = (
@@ -50,9 +53,11 @@ class Batch:
         "builder",
         "callbacks",
         "created_ms",
+        "halves",
         "identity",
         "number",
         "outcome",
+        "parent",
         "payload",
         "retry_at_ms",
         "sent_as_first",
@@ -77,6 +82,8 @@ class Batch:
         self.sent_as_first = False
         self.urgent = False
         self.outcome: Outcome | None = None
+        self.halves: tuple[Batch, Batch] | None = None
+        self.parent: Batch | None = None
         # For the threaded or asyncio loop around the core: called when the outcome is known.
         self.waiters: list[Callable[[], object]] | None = None
         self.callbacks: list[Callable[[], object]] | None = None
@@ -166,13 +173,34 @@ class Accumulator:
     def new_batch(self, topic_partition: TopicPartition, now_ms: int, bytes_max: int = 0) -> Batch:
         """Open a batch; the one before is closed to further records. `bytes_max`: its own bound, if not 0."""
         number = self._numbers.get(topic_partition, 0)
-        self._numbers[topic_partition] = number + 1
+        self._numbers[topic_partition] = number + NUMBERS_APART
         size = min(self._batch_size, bytes_max) if bytes_max else self._batch_size
         batch = Batch(topic_partition, number, BatchBuilder(self._codec, size), now_ms)
         self.unfinished[batch] = None
         self.open[topic_partition] = batch
         self.free_bytes -= BATCH_HEADER_BYTES
         return batch
+
+    def halve(self, batch: Batch) -> tuple[Batch, Batch]:
+        """Two batches of the records of one that was sent and refused; they have no place among the sequences yet."""
+        assert batch.payload is not None
+        records = decode_list(batch.payload)
+        middle = len(records) // 2
+        halves = self._half(batch, 0, records[:middle]), self._half(batch, middle, records[middle:])
+        # From here on it stands for them: `recover` finds them by it.
+        batch.halves = halves
+        self.unfinished.update(dict.fromkeys(halves))
+        batch.payload = None
+        self.free_bytes += batch.size_bytes - sum(half.size_bytes for half in halves)
+        return halves
+
+    def _half(self, batch: Batch, index: int, records: Sequence[RecordTuple]) -> Batch:
+        builder = BatchBuilder(self._codec, batch.size_bytes + BATCH_HEADER_BYTES)
+        for _, timestamp_ms, _, key, value, headers in records:
+            builder.append(timestamp_ms, key, value, headers)
+        half = Batch(batch.topic_partition, batch.number + index, builder, batch.created_ms)
+        half.parent, half.urgent = batch, True
+        return half
 
     def is_open(self, batch: Batch) -> bool:
         """Whether the batch may still take records."""
@@ -197,9 +225,15 @@ class Accumulator:
         """Set everything right from `unfinished`: a change may have been interrupted anywhere. Nothing stays open."""
         self.open = {}
         held_bytes = 0
-        for batch in list(self.unfinished):
+        batches = list(self.unfinished)
+        for batch in batches:
             if batch.done:
                 continue  # its bytes are free
+            if batch.halves is not None:
+                missing = [half for half in batch.halves if not half.done and half not in self.unfinished]
+                self.unfinished.update(dict.fromkeys(missing))
+                batches += missing
+                continue
             batch.recover()
             if batch.record_count:
                 held_bytes += batch.size_bytes

@@ -79,12 +79,13 @@ class Cluster:
         self._boot_id = read_boot_id()
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], None] | None] = {}
         self._links: list[Link] = []
         self._front: Link | None = None
         self._front_attempts = 0
         self._front_retry_ms = 0
         self._direct: dict[int, tuple[int, Link]] = {}  # node: incarnation that metadata told, link
+        self._owners: dict[TopicPartition, Link] = {}  # until there is fresh metadata; the link may have died
         self._no_direct: dict[int, int] = {}  # node: incarnation whose own endpoint did not work
         self._metadata_wanted = True
         self._metadata_asked = False
@@ -110,7 +111,8 @@ class Cluster:
         if link is None:
             on_reply(Reply(None, [], NotSent(f"{self.failure or self.endpoint + ' cannot be reached'}")))
             return
-        link.submit(request, answer_class, on_reply, deadline_ms=self._deadline(timeout_ms))
+        timeout = self.settings.request_timeout_ms if timeout_ms is None else timeout_ms
+        link.submit(request, answer_class, on_reply, deadline_ms=now_ms() + timeout)
 
     def ask_owner(
         self,
@@ -123,16 +125,25 @@ class Cluster:
         timeout_ms: int | None = None,
     ) -> None:
         """As `ask_front`, for the process that owns the partition, by the shortest way."""
-        link = self.link_to(self.view.leader(topic_partition))
-        if link is None:
-            self.want_metadata()
-            on_reply(Reply(None, [], NotSent(f"the owner of {topic_partition} cannot be reached")))
-            return
-        link.submit(request, answer_class, on_reply, deadline_ms=self._deadline(timeout_ms), payload=payload)
+        link = self._owners.get(topic_partition)
+        if link is None or not link.alive:
+            if not self.can_reach(topic_partition):
+                self.want_metadata()
+                on_reply(Reply(None, [], NotSent(f"the owner of {topic_partition} cannot be reached")))
+                return
+            link = self._owners[topic_partition]
+        timeout = self.settings.request_timeout_ms if timeout_ms is None else timeout_ms
+        link.submit(request, answer_class, on_reply, deadline_ms=now_ms() + timeout, payload=payload)
 
     def can_reach(self, topic_partition: TopicPartition) -> bool:
         """Whether the partition's owner is known and a link to it is there or being made."""
-        return self.link_to(self.view.leader(topic_partition)) is not None
+        link = self._owners.get(topic_partition)
+        if link is None or not link.alive:
+            link = self.link_to(self.view.leader(topic_partition))
+            if link is None:
+                return False
+            self._owners[topic_partition] = link
+        return True
 
     def link_to(self, node: int) -> Link | None:
         """The shortest link to a node; None: the node is not known, or not even the front can be reached."""
@@ -202,6 +213,7 @@ class Cluster:
             self._metadata_at_ms = now_ms()
             self._metadata_answered = number
             self.view.update(reply.answer, names)
+            self._owners.clear()
             if self._complete():
                 self._metadata_attempts = 0
             else:
@@ -278,14 +290,15 @@ class Cluster:
                 outcome: T = done.value
                 return outcome
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+    def watch(self, fd: int, callback: Callable[[], None] | None = None) -> None:
         """Let `wait` end, and call back, when `fd` has input or was hung up."""
         self._callbacks[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; before it is closed."""
-        if self._callbacks.pop(fd, None) is not None:
+        if fd in self._callbacks:
+            del self._callbacks[fd]
             with contextlib.suppress(OSError):  # closed already
                 self._epoll.unregister(fd)
 
@@ -414,6 +427,7 @@ class Cluster:
         self._front_attempts = 0
         self._front_retry_ms = 0
         self._direct = {}
+        self._owners = {}
         self._metadata_asked = False
         self._metadata_wanted = True
         self._metadata_not_before_ms = 0
@@ -423,9 +437,6 @@ class Cluster:
             self._epoll.register(fd, select.EPOLLIN)
 
     # --- inside ---
-
-    def _deadline(self, timeout_ms: int | None) -> int:
-        return now_ms() + (self.settings.request_timeout_ms if timeout_ms is None else timeout_ms)
 
     def _unavailable(self, timeout_ms: int, last: RequestError | None = None) -> BrokerUnavailable:
         cause = self.failure or last

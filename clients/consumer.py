@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
-from kbroker.clients.cluster import now_ms
-from kbroker.clients.consumer_steps import FOREVER_MS, ConsumerSteps
+from kbroker.clients.consumer_steps import FOREVER_MS, ITERATED_AT_ONCE, ConsumerSteps
 from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
@@ -80,16 +79,15 @@ class Consumer(ConsumerSteps):
         wait_ms = self.options.consumer_timeout_ms
         while True:
             self._begin()
-            cursor = self._cluster.run(self._next(now_ms() + (FOREVER_MS if wait_ms is None else wait_ms)))
+            cursor = self._cluster.run(self._next(FOREVER_MS if wait_ms is None else wait_ms, ITERATED_AT_ONCE))
             if cursor is None:
                 return
             records = cursor.records
-            # Whoever moves the cursor inside the loop cuts `records` short.
-            for record in records:
-                cursor.given = record
-                yield record
-            if cursor.records is records:
-                cursor.finish_batch()
+            while records:
+                for record in records:
+                    cursor.given = record
+                    yield record
+                records = self._more(cursor, records)
 
     # --- what to read ---
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import Any
 
-from kbroker.clients.record_batch import RecordBatch, split
+from kbroker.clients.record_batch import Deserializer, RecordBatch
 from kbroker.clients.records import ConsumerRecord
 from kbroker.errors import KbrokerError
-from kbroker.records.batch import read_header
+from kbroker.records.batch import CONTROL
 from kbroker.records.codec import iter_batches
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
@@ -27,20 +28,24 @@ class Cursor:
 
     `position`: offset of the next record for the caller; `fetch_offset`: of the next to be read from the broker;
     `reset_to`: a timestamp to look the position up by, when it is not known; `fault`: raised by poll until a seek.
+
+    `batches` are not given out yet. The first is decoded by parts while it is `opened`, into `records`; those of the
+    last part are of the batch that was `finished`.
     """
 
     __slots__ = (
         "attempts",
         "batches",
         "buffered_bytes",
-        "current",
         "fault",
         "fetch_epoch",
         "fetch_offset",
+        "finished",
         "given",
         "high_watermark",
         "last_epoch",
         "looking_up",
+        "opened",
         "paused",
         "position",
         "records",
@@ -68,7 +73,8 @@ class Cursor:
         self.retry_at_ms = 0
         self.batches: deque[RecordBatch] = deque()
         self.buffered_bytes = 0
-        self.current: RecordBatch | None = None
+        self.opened: Iterator[Any] | None = None
+        self.finished: RecordBatch | None = None
         self.records: list[ConsumerRecord] = []
         self.given: ConsumerRecord | None = None  # the record last yielded out of `records`
 
@@ -121,80 +127,103 @@ class Cursor:
         self.buffered_bytes = 0
         self.records.clear()
         self.records = []
-        self.current = None
+        self.opened = self.finished = None
         self.fetch_offset = self.position
         self.fetch_epoch = self.last_epoch
 
     def put(self, data: bytes | memoryview, check_crc: bool) -> int:
-        """Take in bytes that were read at `fetch_offset`; how many batches there were to give out."""
-        last = None
+        """Take in bytes that were read at `fetch_offset`; how many batches there were to give out. Markers of
+        transactions are left out. Raises CorruptMessage; then nothing is taken."""
+        first_offset = self.fetch_offset
+        found = []
+        size_bytes = 0
+        batch = None
         for view in iter_batches(data):
-            last = view
-        if last is None:
+            batch = RecordBatch(self.topic_partition, view, first_offset, check_crc)
+            if batch.next_offset > first_offset and not batch.header.attributes & CONTROL:
+                found.append(batch)
+                size_bytes += len(view)
+        if batch is None:
             return 0
-        found = split(self.topic_partition, data, self.fetch_offset, check_crc)
-        header = read_header(last)
-        self.fetch_offset = max(self.fetch_offset, header.next_offset)
-        self.fetch_epoch = header.leader_epoch
+        self.fetch_offset = max(first_offset, batch.next_offset)
+        self.fetch_epoch = batch.header.leader_epoch
         self.attempts = 0
         self.batches += found
-        self.buffered_bytes += sum(batch.size_bytes for batch in found)
+        self.buffered_bytes += size_bytes
         if not found and not self.batches and not self.records:
             self.position = self.fetch_offset
         return len(found)
 
-    def decode(self, make: Callable[[RecordBatch], list[ConsumerRecord]]) -> bool:
-        """Decode the next batch when nothing decoded is left. False: there is none."""
+    def decode(
+        self,
+        count: int,
+        key_deserializer: Deserializer | None = None,
+        value_deserializer: Deserializer | None = None,
+    ) -> bool:
+        """Decode the next records, at most `count`, when nothing decoded is left. False: there are none."""
         while not self.records:
             if not self.batches:
                 return False
             batch = self.batches[0]
-            records = make(batch)  # may raise: the batch stays where it is
-            self.batches.popleft()
-            self.buffered_bytes -= batch.size_bytes
-            self.current = batch
-            self.records = records
-            if not records:
-                self._leave_batch()
+            try:
+                if self.opened is None:
+                    if self.position > batch.first_offset:
+                        batch.first_offset = self.position
+                    self.opened = batch.open()
+                records = self.records = batch.take(self.opened, count, key_deserializer, value_deserializer)
+            except BaseException:
+                self.opened = None  # the batch stays where it is, to be opened anew
+                raise
+            if len(records) < count or records[-1].offset + 1 >= batch.next_offset:
+                self.batches.popleft()
+                self.buffered_bytes -= len(batch.data)
+                self.opened = None
+                self.finished = batch
+                if not records:
+                    self._leave_batch()
         return True
 
     def take(self, count: int) -> list[ConsumerRecord]:
-        """At most `count` of the decoded records; the position moves past them."""
-        records = self.records
-        if len(records) <= count:
+        """At most `count` of the decoded records, of which there are some; the position moves past them."""
+        taken = self.records
+        if len(taken) > count:
+            self.records = taken[count:]
+            del taken[count:]
+        else:
             self.records = []
-            self._leave_batch()
-            return records
-        taken = records[:count]
-        del records[:count]
         self.position, self.last_epoch = taken[-1].offset + 1, taken[-1].leader_epoch
+        if not self.records:
+            self._leave_batch()
         return taken
 
-    def finish_batch(self) -> None:
+    def finish(self) -> None:
         """All of the decoded records were yielded."""
-        self.given = None
+        self.position, self.last_epoch = self.records[-1].offset + 1, self.records[-1].leader_epoch
         self.records.clear()
+        self.given = None
         self._leave_batch()
 
     def take_batches(self) -> list[RecordBatch]:
         """Everything that is buffered, as whole batches; the position moves past them."""
         taken = list(self.batches)
-        if self.records and self.current is not None:
-            self.current.first_offset = self.position
-            taken.insert(0, self.current)
+        if self.records and self.finished is not None:
+            taken.insert(0, self.finished)
         self.batches.clear()
         self.buffered_bytes = 0
         self.records = []
-        self.current = None
+        self.opened = self.finished = None
         if taken:
+            if self.position > taken[0].first_offset:
+                taken[0].first_offset = self.position
             self.position, self.last_epoch = taken[-1].next_offset, taken[-1].leader_epoch
         return taken
 
     def _leave_batch(self) -> None:
-        if self.current is not None:
-            self.position = max(self.position, self.current.next_offset)
-            self.last_epoch = self.current.leader_epoch
-            self.current = None
+        if self.finished is not None:
+            if self.finished.next_offset > self.position:
+                self.position = self.finished.next_offset
+            self.last_epoch = self.finished.header.leader_epoch
+            self.finished = None
 
 
 class ConsumerCore:
@@ -224,26 +253,34 @@ class ConsumerCore:
     def next_ready(self) -> Cursor | None:
         """The next partition in turn with something to give out. Raises the fault of one that has one."""
         turn = self._turn
-        for _ in range(len(turn)):
-            cursor = turn[0]
-            turn.rotate(-1)
-            if cursor.ready:
+        for index, cursor in enumerate(turn):
+            if cursor.paused:
+                continue
+            if cursor.records or cursor.batches:
+                turn.rotate(-index - 1)
                 return cursor
-            if cursor.fault is not None and not cursor.paused:
+            if cursor.fault is not None:
+                turn.rotate(-index)  # so that it is first the next time, too
                 raise cursor.fault
         return None
 
+    def give_back(self) -> None:
+        """The partition that `next_ready` gave last could not be read: it is next again."""
+        self._turn.rotate(1)
+
     def wanting(self, now_ms: int, buffer_bytes_max: int) -> list[Cursor]:
         """Partitions to read for, those that waited longest first: not paused, in their place, and short of data."""
-        return [
-            cursor
-            for cursor in self._turn
-            if not cursor.paused
-            and cursor.position >= 0
-            and cursor.fault is None
-            and cursor.buffered_bytes < buffer_bytes_max
-            and now_ms >= cursor.retry_at_ms
-        ]
+        found = []
+        for cursor in self._turn:
+            if (
+                not cursor.paused
+                and cursor.position >= 0
+                and cursor.fault is None
+                and cursor.buffered_bytes < buffer_bytes_max
+                and now_ms >= cursor.retry_at_ms
+            ):
+                found.append(cursor)
+        return found
 
     def to_look_up(self, now_ms: int) -> list[Cursor]:
         """Partitions whose position must be looked up, and is not being looked up."""

@@ -23,12 +23,22 @@ from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
 from kbroker.clients.steps import Steps
-from kbroker.errors import BrokerUnavailable, ClientClosed, ConfigError, OffsetOutOfRange, UnknownTopicOrPartition
+from kbroker.errors import (
+    BrokerUnavailable,
+    ClientClosed,
+    ConfigError,
+    KbrokerError,
+    OffsetOutOfRange,
+    UnknownTopicOrPartition,
+)
 from kbroker.types import EARLIEST_TIMESTAMP, TopicPartition
 
 log = logging.getLogger(__name__)
 
 FOREVER_MS = 1 << 40
+ITERATED_AT_ONCE = 128
+"""Records that an iteration decodes ahead. So few stay in the processor's cache, and make less than the 700 objects
+that the garbage collector waits for: 500 at once take a quarter longer."""
 
 
 class ConsumerSteps:
@@ -119,15 +129,18 @@ class ConsumerSteps:
     def _poll(self, timeout_ms: int, max_records: int | None) -> Steps[dict[TopicPartition, list[ConsumerRecord]]]:
         self._begin()
         count = self.options.max_poll_records if max_records is None else whole_number("max_records", max_records, 1)
+        cursor = yield from self._next(whole_number("timeout_ms", timeout_ms, 0, FOREVER_MS), count)
         found: dict[TopicPartition, list[ConsumerRecord]] = {}
-        deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, FOREVER_MS)
-        while count > 0:
-            cursor = yield from self._next(None if found else deadline)
-            if cursor is None:
-                break
+        while cursor is not None:
             records = cursor.take(count)
+            before = found.setdefault(cursor.topic_partition, records)
+            if before is not records:
+                before += records
             count -= len(records)
-            found.setdefault(cursor.topic_partition, []).extend(records)
+            try:
+                cursor = self._ready(count) if count else None
+            except Exception:
+                break  # what is found is not lost; the next call raises
         return found
 
     def _poll_batches(self, timeout_ms: int) -> Steps[list[RecordBatch]]:
@@ -137,8 +150,12 @@ class ConsumerSteps:
             if self._group is not None and self._group.attention:
                 yield from self._group.follow()
             found: list[RecordBatch] = []
-            while (cursor := self._core.next_ready()) is not None:
-                found += cursor.take_batches()
+            try:
+                while (cursor := self._core.next_ready()) is not None:
+                    found += cursor.take_batches()
+            except KbrokerError:
+                if not found:
+                    raise  # else what is found is not lost; the next call raises
             now = now_ms()
             if found:
                 self._reader.keep_going(now)
@@ -149,28 +166,49 @@ class ConsumerSteps:
                     return []
                 yield from self._sleep(left)
 
-    def _next(self, deadline: int | None) -> Steps[Cursor | None]:
-        """A partition with decoded records; None: there was none before the deadline (None: do not wait)."""
-        while True:
-            if deadline is not None and self._group is not None and self._group.attention:
-                yield from self._group.follow()
-            cursor = self._core.next_ready()
-            now = now_ms()
-            if cursor is not None:
-                self._reader.keep_going(now)
-                if cursor.records or cursor.decode(self._decode):
-                    return cursor
-                continue
-            if deadline is None:
-                return None
+    def _next(self, timeout_ms: int, count: int) -> Steps[Cursor | None]:
+        """A partition with decoded records, `count` or fewer; None: there was none in time."""
+        now = now_ms()
+        deadline = now + timeout_ms
+        if self._group is not None and self._group.attention:
+            yield from self._group.follow()
+        cursor = self._ready(count)
+        if cursor is not None:
+            self._reader.keep_going(now)
+        while cursor is None:
             if not self._reader.gather(now):
                 left = deadline - now
                 if left <= 0:
                     return None
                 yield from self._sleep(left)
+                if self._group is not None and self._group.attention:
+                    yield from self._group.follow()
+            cursor = self._ready(count)
+            if cursor is None:
+                now = now_ms()
+        return cursor
 
-    def _decode(self, batch: RecordBatch) -> list[ConsumerRecord]:
-        return batch.records(self.options.key_deserializer, self.options.value_deserializer)
+    def _ready(self, count: int) -> Cursor | None:
+        """As `_next`, of what is there already."""
+        options = self.options
+        while (cursor := self._core.next_ready()) is not None:
+            try:
+                if cursor.records or cursor.decode(count, options.key_deserializer, options.value_deserializer):
+                    return cursor
+            except BaseException:
+                self._core.give_back()
+                raise
+        return None
+
+    def _more(self, cursor: Cursor, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        """The batch's next records after these, which were yielded; empty: look for others."""
+        if cursor.records is not records:
+            return []  # whoever moves the cursor inside the loop cuts `records` short, and puts another in its place
+        cursor.finish()
+        options = self.options
+        if cursor.opened is not None:
+            cursor.decode(ITERATED_AT_ONCE, options.key_deserializer, options.value_deserializer)
+        return cursor.records
 
     def _begin(self) -> None:
         """The caller asks for records: those that it had are done with."""

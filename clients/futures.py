@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from kbroker.clients.accumulator import Batch
+from kbroker.clients.accumulator import Batch, Outcome
 from kbroker.clients.gate import Gate
 from kbroker.clients.records import RecordMetadata
 from kbroker.errors import RequestTimedOut
@@ -40,24 +40,35 @@ class RecordFuture:
         self._timestamp = timestamp_ms
 
     @property
+    def _outcome(self) -> Outcome | None:
+        """The outcome of the batch, or of that half of a half … of it that the record is in."""
+        while self._batch.outcome is not None and self._batch.halves is not None:
+            first, second = self._batch.halves
+            if self._index < first.record_count:
+                self._batch = first
+            else:
+                self._batch, self._index = second, self._index - first.record_count
+        return self._batch.outcome
+
+    @property
     def is_done(self) -> bool:
         """Whether the record was acknowledged, or given up."""
-        return self._batch.outcome is not None
+        return self._outcome is not None
 
     def succeeded(self) -> bool:
         """Whether the record was acknowledged as `acks` asks."""
-        outcome = self._batch.outcome
+        outcome = self._outcome
         return outcome is not None and outcome.error is None
 
     def failed(self) -> bool:
         """Whether the record was given up."""
-        outcome = self._batch.outcome
+        outcome = self._outcome
         return outcome is not None and outcome.error is not None
 
     @property
     def exception(self) -> Exception | None:
         """Why the record was given up; None while not known, and when it succeeded."""
-        outcome = self._batch.outcome
+        outcome = self._outcome
         return outcome.error if outcome is not None else None
 
     def get(self, timeout: float | None = None) -> RecordMetadata:
@@ -81,7 +92,7 @@ class RecordFuture:
 
     def metadata(self) -> RecordMetadata:
         """The outcome, which must be known. Raises the error that the record failed with."""
-        outcome = self._batch.outcome
+        outcome = self._outcome
         assert outcome is not None
         if outcome.error is not None:
             raise outcome.error

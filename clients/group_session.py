@@ -26,6 +26,7 @@ from kbroker.errors import (
     RetriableError,
     StaleMemberEpoch,
     UnknownMemberId,
+    UnknownTopicOrPartition,
     error_for,
 )
 from kbroker.types import TopicPartition
@@ -174,6 +175,8 @@ class GroupSession:
             if self._options.auto_commit_interval_ms is not None:
                 try:
                     yield from self.commit(self.positions(revoked), self._options.timeout_ms)
+                except UnknownTopicOrPartition:
+                    pass  # they are given up because their topic was deleted; the others' offsets were stored
                 except KbrokerError as error:
                     log.warning("group %s: partitions are given up uncommitted: %s", self._options.group, error)
             self._listener.on_partitions_revoked(revoked)
@@ -275,6 +278,8 @@ class GroupSession:
                     raise
                 yield from self._cluster.pause(STALE_PAUSE_MS)
                 continue
+            except UnknownTopicOrPartition:
+                raise  # retriable elsewhere; the coordinator knows all topics, so this one was deleted
             except RetriableError as error:
                 if now_ms() >= deadline:
                     raise BrokerUnavailable(f"nothing was committed within {timeout_ms} ms: {error}") from error

@@ -62,13 +62,14 @@ class LinkState(enum.Enum):
 
 
 class Link:
-    """A connection to `endpoint`. Requests submitted before the greeting is over wait for it."""
+    """A connection to `endpoint`. Requests submitted before the greeting is over wait for it. `alive`: they may be."""
 
     def __init__(
         self, context: zmq.Context[Any], endpoint: str, client_id: str, *, now_ms: int, greeting_timeout_ms: int
     ) -> None:
         self.endpoint = endpoint
         self.state = LinkState.CONNECTING
+        self.alive = True
         self.hello: HelloAnswer | None = None
         self.error: RequestError | None = None
         self.credits: dict[int, tuple[int, int]] = {}  # by node: its incarnation, payload bytes taken; see Credit
@@ -86,11 +87,6 @@ class Link:
             self.die(NetworkError(f"{endpoint}: {self.transport.ended}"))
 
     @property
-    def alive(self) -> bool:
-        """Whether requests may be submitted."""
-        return self.state is not LinkState.DEAD
-
-    @property
     def idle(self) -> bool:
         """Whether nothing waits for an answer."""
         return not self._asked and not self._backlog
@@ -102,7 +98,7 @@ class Link:
         it. `on_reply` is called once, from `serve` or `die`."""
         header = request if type(request) is bytes else encode_request(request)
         asked = Asked(header, payload, answer_class, deadline_ms, on_reply)
-        if self.state is LinkState.DEAD:
+        if not self.alive:
             on_reply(Reply(None, [], NotSent(str(self.error))))
             return
         if self._due_ms is None or deadline_ms < self._due_ms:
@@ -119,9 +115,7 @@ class Link:
 
     def serve(self, now_ms: int) -> bool:
         """Take what has arrived, send what may be sent, give up what is overdue. Whether anything happened."""
-        happened = False
-        if self.alive:
-            happened = self._take_answers()
+        happened = self.alive and self._take_answers()
         if self.alive:
             happened = self._follow_transport() or happened
         if self.alive and self._backlog:
@@ -138,9 +132,10 @@ class Link:
 
     def die(self, error: RequestError) -> None:
         """Close the socket, whatever it holds, and fail everything that is not answered."""
-        if self.state is LinkState.DEAD:
+        if not self.alive:
             return
         self.state = LinkState.DEAD
+        self.alive = False
         self.error = error
         if self.on_state is not None:
             self.on_state(self)
@@ -156,6 +151,7 @@ class Link:
     def abandon(self) -> None:
         """Drop the connection; nobody is told. For a link whose use was interrupted, anywhere."""
         self.state = LinkState.DEAD
+        self.alive = False
         self.error = NetworkError(f"the use of the connection to {self.endpoint} was interrupted")
         self._asked.clear()
         self._backlog.clear()

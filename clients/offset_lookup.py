@@ -18,6 +18,7 @@ from kbroker.errors import (
 )
 from kbroker.types import TopicPartition
 from kbroker.wire.messages import ListOffsets, OffsetFound, OffsetQuery, OffsetsAnswer
+from kbroker.wording import counted
 
 OnFound = Callable[[TopicPartition, OffsetFound | None, RequestError | None], None]
 
@@ -92,4 +93,5 @@ def _check_known(cluster: Cluster, topic_partition: TopicPartition) -> None:
     cluster.view.check(topic_partition.topic)
     count = cluster.view.partition_count(topic_partition.topic)
     if count is not None and topic_partition.partition >= count:
-        raise UnknownTopicOrPartition(f"topic {topic_partition.topic!r} has {count} partitions, no {topic_partition}")
+        has = counted(count, "partition")
+        raise UnknownTopicOrPartition(f"topic {topic_partition.topic!r} has {has}, no {topic_partition}")

@@ -316,12 +316,13 @@ class Producer(ProducerLoop):
             if batch is not None:
                 self._filled(batch)
                 filled = True
-            batch = accumulator.new_batch(target, now_ms(), self._topics[target.topic].batch_bytes_max)
+            now = now_ms()
+            batch = accumulator.new_batch(target, now, self._topics[target.topic].batch_bytes_max)
             accumulator.append(batch, timestamp_ms, key, value, headers)
             self._core.opened(batch)
-            self._batch_opened(filled)
+            self._batch_opened(now, filled)
         elif filled:
-            self._batch_opened(filled)
+            self._batch_opened(now_ms(), filled)
         return batch
 
 

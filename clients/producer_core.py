@@ -24,6 +24,7 @@ from kbroker.errors import (
     DuplicateSequence,
     InvalidProducerEpoch,
     LeaderNotAvailable,
+    MessageTooLarge,
     NetworkError,
     NotLeaderOrFollower,
     OutOfOrderSequence,
@@ -116,9 +117,11 @@ class PartitionQueue:
 
     def fly(self, batch: Batch) -> None:
         """Into `in_flight`, at its place."""
-        batch.sent_as_first = not self.in_flight or self.in_flight[0].number > batch.number
-        self.in_flight.append(batch)
-        self.in_flight.sort(key=_number)
+        in_flight = self.in_flight
+        batch.sent_as_first = not in_flight or in_flight[0].number > batch.number
+        in_flight.append(batch)
+        if len(in_flight) > 1 and in_flight[-2].number > batch.number:
+            in_flight.sort(key=_number)
 
     def strip(self, batch: Batch) -> None:
         """The broker surely has not appended `batch` and never will, nor what follows it: they lose their sequences."""
@@ -218,6 +221,11 @@ class ProducerCore:
             effects.append(NeedMetadata(batch.topic_partition.topic))
         if self.settings.acks == 0:
             return effects + self._end(queue, batch, Outcome(-1, -1, error))
+        if isinstance(error, MessageTooLarge) and batch.record_count > 1:
+            # The topic's limit was lowered, or another one is in force than metadata said.
+            effects.append(NeedMetadata(batch.topic_partition.topic))
+            self._halve(queue, batch)
+            return effects
         if self._again(queue, batch, error):
             if now_ms < self._deadline_ms(batch):
                 batch.retry_at_ms = now_ms + backoff_ms(
@@ -270,12 +278,14 @@ class ProducerCore:
             queue.identity, queue.trouble = old.identity, old.trouble
             queue.renewing = True
         batches = list(self.accumulator.unfinished)
-        self._by_age = deque(batches)
+        self._by_age = deque(sorted(batches, key=_age))
         effects: list[Effect] = []
         lost = []
         for batch in sorted(batches, key=_number):
             if batch.done:
-                effects.append(BatchDone(batch))
+                effects += _done(batch)
+                continue
+            if batch.halves is not None:
                 continue
             queue = self._queues.setdefault(batch.topic_partition, PartitionQueue(batch.topic_partition))
             self._active[batch.topic_partition] = queue
@@ -307,14 +317,16 @@ class ProducerCore:
         oldest = self._oldest()
         if oldest is None:
             return None
-        deadline_ms = self._deadline_ms(oldest)
-        return min(self._later[0][0], deadline_ms) if self._later else deadline_ms
+        due_ms = oldest.created_ms + self.settings.delivery_timeout_ms
+        if self._later and self._later[0][0] < due_ms:
+            due_ms = self._later[0][0]
+        return due_ms
 
     # --- inside ---
 
     def _oldest(self) -> Batch | None:
         by_age = self._by_age
-        while by_age and by_age[0].outcome is not None:
+        while by_age and (by_age[0].outcome is not None or by_age[0].halves is not None):
             by_age.popleft()
         return by_age[0] if by_age else None
 
@@ -348,7 +360,8 @@ class ProducerCore:
         sendable: Callable[[TopicPartition], bool],
         effects: list[Effect],
     ) -> None:
-        while queue.waiting and len(queue.in_flight) < self._window(queue, now_ms):
+        in_flight_max = self._window(queue, now_ms)
+        while queue.waiting and len(queue.in_flight) < in_flight_max:
             batch = queue.waiting[0]
             if not self._ready(batch, now_ms):
                 if not batch.attempts:
@@ -358,11 +371,13 @@ class ProducerCore:
                 self._look[queue] = None
                 effects.append(NeedMetadata(queue.topic_partition.topic))
                 return
-            if batch.sequence < 0 and self.settings.idempotent and not self._identify(queue, effects):
-                self._look[queue] = None
-                return
-            if len(queue.in_flight) >= self._window(queue, now_ms):
-                return  # the identity is new
+            if batch.sequence < 0 and self.settings.idempotent:
+                if not self._identify(queue, effects):
+                    self._look[queue] = None
+                    return
+                in_flight_max = self._window(queue, now_ms)
+                if len(queue.in_flight) >= in_flight_max:
+                    return  # the identity is new
             queue.waiting.popleft()
             self.accumulator.seal(batch)
             if batch.builder is not None or (batch.sequence < 0 and self.settings.idempotent):
@@ -394,6 +409,18 @@ class ProducerCore:
         queue.acked_ms = None
         queue.renewing = False
         return True
+
+    def _halve(self, queue: PartitionQueue, batch: Batch) -> None:
+        """The batch was refused for its size: its halves take its place, in the queue and among the sequences."""
+        sequence = batch.sequence
+        halves = self.accumulator.halve(batch)
+        at = self._by_age.index(batch)
+        for half in halves:
+            half.close(batch.identity, sequence)
+            if sequence >= 0:
+                sequence = (sequence + half.record_count) % SEQUENCE_MODULUS
+            self._by_age.insert(at, half)
+            queue.put_back(half)
 
     def _answered(self, batch: Batch, attempt: int) -> PartitionQueue | None:
         """Take the batch out of flight; None: this answer is to an attempt that was given up."""
@@ -441,8 +468,23 @@ class ProducerCore:
         self.accumulator.release(batch)
         if not queue.in_flight and not queue.waiting:
             self._active.pop(queue.topic_partition, None)
-        return [BatchDone(batch)]
+        return _done(batch)
+
+
+def _done(batch: Batch) -> list[Effect]:
+    """The batch is done, and with its other half also the one that it was a half of."""
+    effects: list[Effect] = [BatchDone(batch)]
+    parent = batch.parent
+    while parent is not None and parent.halves is not None and all(half.done for half in parent.halves):
+        parent.outcome = Outcome(-1, -1, None)
+        effects.append(BatchDone(parent))
+        parent = parent.parent
+    return effects
 
 
 def _number(batch: Batch) -> int:
     return batch.number
+
+
+def _age(batch: Batch) -> int:
+    return batch.created_ms

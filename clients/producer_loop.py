@@ -258,14 +258,16 @@ class ProducerLoop:
         self._accumulator.seal(batch)
         self._core.hasten(batch)
 
-    def _batch_opened(self, filled: bool) -> None:
+    def _batch_opened(self, now: int, filled: bool) -> None:
         """A new batch: the one before it is full, or this one may be due before the thread wakes."""
-        now = now_ms()
-        linger_ms = self.options.linger_ms
-        if filled or not linger_ms:
+        if filled:
             self._pump(now)
             self._wake_if_needed()
-        elif now + linger_ms < self._sleeps_until_ms:
+        elif not self.options.linger_ms:
+            # Only what brings the record on its way: the thread takes the answer.
+            self._perform(self._core.drain(now, self._cluster.can_reach))
+            self._wake_if_needed()
+        elif now + self.options.linger_ms < self._sleeps_until_ms:
             self._wake()
 
     def _new_gate(self) -> Gate:
@@ -314,12 +316,10 @@ class ProducerLoop:
 
     def _send(self, batch: Batch, attempt: int) -> None:
         assert batch.payload is not None
-        topic, partition = batch.topic_partition
-        self._counts["batches_sent"] += 1
-        self._counts["bytes_sent"] += len(batch.payload)
-        self._counts["retries"] += attempt > 1
+        size_bytes = len(batch.payload)
         header = self._headers.get(batch.topic_partition)
         if header is None:
+            topic, partition = batch.topic_partition
             request = Produce(topic, partition, self.options.acks, self.options.request_timeout_ms)
             header = self._headers[batch.topic_partition] = encode_request(request)
         self._cluster.ask_owner(
@@ -330,6 +330,9 @@ class ProducerLoop:
             payload=(batch.payload,),
             timeout_ms=self.options.request_timeout_ms + 5_000,
         )
+        self._counts["batches_sent"] += 1
+        self._counts["bytes_sent"] += size_bytes
+        self._counts["retries"] += attempt > 1
 
     def _produced(self, batch: Batch, attempt: int, reply: Reply) -> None:
         if reply.error is not None:
@@ -351,7 +354,8 @@ class ProducerLoop:
     def _batch_done(self, batch: Batch) -> None:
         outcome = batch.outcome
         failed = outcome is not None and outcome.error is not None
-        self._counts["records_failed" if failed else "records_sent"] += batch.record_count
+        if batch.halves is None:
+            self._counts["records_failed" if failed else "records_sent"] += batch.record_count
         if batch.waiters is not None:
             self._watched -= 1
             for waiter in batch.waiters:

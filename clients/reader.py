@@ -82,22 +82,21 @@ class Reader:
 
     def gather(self, now: int) -> bool:
         """Read what can be had without waiting. False: nothing has come, `sleep`."""
+        shm = self._shm
         cursors = self._core.wanting(now, self._ahead_bytes)
         by_zmq: list[Cursor] = []
-        by_shm: list[Cursor] = []
-        for cursor in cursors:
-            near = self._shm is not None and (self._options.transport == "shm" or self._shm.serves(cursor))
-            (by_shm if near else by_zmq).append(cursor)
-        self._by_zmq = bool(by_zmq)
-        came = self._shm.read(by_shm, now) if by_shm and self._shm is not None else False
-        if came and not by_zmq and now - self._served_ms < SERVE_MS:
-            return True  # the sockets can wait
-        if by_zmq:
-            self._zmq.read(by_zmq, now)
-        self._look_up(now)
-        happened = self._cluster.serve(now)
-        self._served_ms = now
-        return happened or any(cursor.ready or cursor.fault is not None for cursor in cursors)
+        if shm is None:
+            by_zmq = cursors
+        else:
+            by_shm = cursors
+            if self._options.transport != "shm":
+                by_shm = []
+                for cursor in cursors:
+                    (by_shm if shm.serves(cursor) else by_zmq).append(cursor)
+            if shm.read(by_shm, now) and not by_zmq and now - self._served_ms < SERVE_MS:
+                self._by_zmq = False
+                return True  # the sockets can wait
+        return self._serve(by_zmq, now) or any(cursor.ready or cursor.fault is not None for cursor in cursors)
 
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""
@@ -109,12 +108,18 @@ class Reader:
                 for cursor in self._core.wanting(now, self._ahead_bytes)
                 if self._shm is None or (self._options.transport != "shm" and not self._shm.serves(cursor))
             ]
-            if by_zmq:
-                self._zmq.read(by_zmq, now)
-            self._by_zmq = bool(by_zmq)
-            self._look_up(now)
-            self._cluster.serve(now)
-            self._served_ms = now
+            self._serve(by_zmq, now)
+
+    def _serve(self, by_zmq: list[Cursor], now: int) -> bool:
+        """Do all that can be done with the sockets, and fetch for these. Whether anything happened."""
+        if self._shm is not None:
+            self._shm.dispatch(now)
+        if by_zmq:
+            self._zmq.read(by_zmq, now)
+        self._by_zmq = bool(by_zmq)
+        self._look_up(now)
+        self._served_ms = now
+        return self._cluster.serve(now)
 
     def rest_ms(self, timeout_ms: int) -> int:
         """For how long the caller may sleep on the cluster's descriptors, at most `timeout_ms`; 0: not at all."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from kbroker.clients.records import ConsumerRecord
 from kbroker.errors import CorruptMessage
-from kbroker.records.batch import ATTRIBUTES_POSITION, CONTROL, Header, read_header
-from kbroker.records.codec import decode, iter_batches
+from kbroker.records.batch import Header, read_header
+from kbroker.records.codec import decode
 from kbroker.types import TopicPartition
 
 Deserializer = Callable[[bytes | None], Any]
@@ -23,7 +24,7 @@ class RecordBatch:
     `max_timestamp` in ms; `data`: Kafka's record batch v2, header included. The data stays valid as long as the batch.
     """
 
-    __slots__ = ("_check_crc", "data", "first_offset", "header", "topic_partition")
+    __slots__ = ("_check_crc", "data", "first_offset", "header", "next_offset", "topic_partition")
 
     def __init__(
         self, topic_partition: TopicPartition, data: bytes | memoryview, first_offset: int, check_crc: bool
@@ -31,7 +32,9 @@ class RecordBatch:
         self.topic_partition = topic_partition
         self.data = data
         self.header: Header = read_header(data)
-        self.first_offset = max(first_offset, self.header.base_offset)
+        self.next_offset = self.header.next_offset
+        base_offset = self.header.base_offset
+        self.first_offset = first_offset if first_offset > base_offset else base_offset
         self._check_crc = check_crc
 
     @property
@@ -45,10 +48,6 @@ class RecordBatch:
     @property
     def base_offset(self) -> int:
         return self.header.base_offset
-
-    @property
-    def next_offset(self) -> int:
-        return self.header.next_offset
 
     @property
     def record_count(self) -> int:
@@ -84,13 +83,30 @@ class RecordBatch:
         self, key_deserializer: Deserializer | None = None, value_deserializer: Deserializer | None = None
     ) -> list[ConsumerRecord]:
         """All records from `first_offset` on. Raises CorruptMessage naming the partition and offset."""
+        return self.take(self.open(), None, key_deserializer, value_deserializer)
+
+    def open(self) -> Iterator[Any]:
+        """The codec's records from `first_offset` on, for `take`. Raises CorruptMessage."""
+        try:
+            raw = decode(self.data, check_crc=self._check_crc)
+        except CorruptMessage as error:
+            raise self._corrupt(error) from None
+        if self.first_offset > self.header.base_offset:
+            first = self.first_offset
+            return (record for record in raw if record.offset >= first)
+        return chain(raw)  # the codec's own iterator cannot be gone on with
+
+    def take(
+        self,
+        raw: Iterator[Any],
+        count: int | None,
+        key_deserializer: Deserializer | None,
+        value_deserializer: Deserializer | None,
+    ) -> list[ConsumerRecord]:
+        """The next `count` records (None: all) of those that `open` gave; fewer: that was the end. Raises likewise."""
         topic, partition = self.topic_partition
         epoch = self.header.leader_epoch
         try:
-            raw = decode(self.data, check_crc=self._check_crc)
-            if self.first_offset > self.header.base_offset:
-                first = self.first_offset
-                raw = (record for record in raw if record.offset >= first)
             if key_deserializer is None and value_deserializer is None:
                 return [
                     _new(
@@ -107,7 +123,7 @@ class RecordBatch:
                             record.headers,
                         ),
                     )
-                    for record in raw
+                    for record in islice(raw, count)
                 ]
             key_of = key_deserializer or _same
             value_of = value_deserializer or _same
@@ -116,25 +132,14 @@ class RecordBatch:
                     topic, partition, epoch, r.offset, r.timestamp, r.timestamp_type,
                     key_of(r.key), value_of(r.value), r.headers,
                 )
-                for r in raw
+                for r in islice(raw, count)
             ]  # fmt: skip
         except CorruptMessage as error:
-            raise CorruptMessage(f"{self.topic_partition}, batch at offset {self.base_offset}: {error}") from None
+            raise self._corrupt(error) from None
+
+    def _corrupt(self, error: CorruptMessage) -> CorruptMessage:
+        return CorruptMessage(f"{self.topic_partition}, batch at offset {self.base_offset}: {error}")
 
 
 def _same(data: bytes | None) -> Any:
     return data
-
-
-def split(
-    topic_partition: TopicPartition, data: bytes | memoryview, first_offset: int, check_crc: bool
-) -> list[RecordBatch]:
-    """The whole batches in fetched bytes that reach past `first_offset`; markers of transactions are left out."""
-    found = []
-    for view in iter_batches(data):
-        if view[ATTRIBUTES_POSITION + 1] & CONTROL:
-            continue
-        batch = RecordBatch(topic_partition, view, first_offset, check_crc)
-        if batch.next_offset > first_offset:
-            found.append(batch)
-    return found

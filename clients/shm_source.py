@@ -8,13 +8,13 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster import Cluster
 from kbroker.clients.consumer_core import Cursor
 from kbroker.errors import (
     BrokerUnavailable,
-    CorruptMessage,
     KbrokerError,
     StorageError,
     ThrottlingQuotaExceeded,
@@ -48,9 +48,17 @@ class Worker:
     hindrance: str = ""
     attempts: int = 0
     retry_at_ms: int = 0
-    readable: bool = True
     opened: dict[Cursor, ShmPartition] = field(default_factory=dict)
     refused: set[Cursor] = field(default_factory=set)
+
+
+class Place(NamedTuple):
+    """Where a cursor is read, as long as it keeps its ticket and the metadata their version."""
+
+    ticket: int
+    version: int
+    worker: Worker
+    partition: ShmPartition
 
 
 class ShmSource:
@@ -72,12 +80,15 @@ class ShmSource:
         self._check_crcs = check_crcs
         self._on_error = on_error
         self._workers: dict[int, Worker] = {}
-        self._tickets: dict[Cursor, int] = {}
+        self._places: dict[Cursor, Place] = {}
         self._machine = machine_hindrance()
         self.reason = ""
 
     def serves(self, cursor: Cursor) -> bool:
         """Whether this cursor is to be read here, not through ZeroMQ. `reason` says why not."""
+        place = self._places.get(cursor)
+        if place is not None and place.version == self._cluster.view.version:
+            return True
         node = self._node_of(cursor)
         if node is None:
             return False  # nobody owns it at the moment; the fetches look after metadata
@@ -94,46 +105,35 @@ class ShmSource:
     def read(self, cursors: list[Cursor], now: int) -> bool:
         """Read for these cursors, in their order; whether anything came. May wait for a descriptor."""
         came = False
-        for worker in self._workers.values():
-            if worker.connection is not None and worker.readable:
-                self._dispatch(worker, now)
+        version = self._cluster.view.version
         for cursor in cursors:
-            node = self._node_of(cursor)
-            if node is None:
-                continue
-            worker = self._worker(node)
+            place = self._places.get(cursor)
             try:
-                partition = self._open(worker, node, cursor, now)
-                if partition is None:
-                    continue
-                data = partition.read(self._read_bytes)
-                if data:
-                    came = cursor.put(data, self._check_crcs) > 0 or came
-            except ConnectionLost as error:
-                self._lose(worker, now, str(error))
-            except ThrottlingQuotaExceeded as error:
-                worker.refused.add(cursor)
-                log.warning("%s: %s; it is read through ZeroMQ", cursor.topic_partition, error)
-            except StorageError as error:
-                self._close_partition(worker, cursor)
-                worker.refused.add(cursor)
-                log.warning("%s: %s; it is read through ZeroMQ", cursor.topic_partition, error)
-            except (KbrokerError, CorruptMessage) as error:
-                self._close_partition(worker, cursor)
-                self._on_error(cursor, error)
+                if place is None or place.ticket != cursor.ticket or place.version != version:
+                    place = self._find_place(cursor, now)
+                    if place is None:
+                        continue
+                data = place.partition.read(self._read_bytes)
+                if data and cursor.put(data, self._check_crcs):
+                    came = True
+            except KbrokerError as error:
+                self._refused(cursor, error, now)
         return came
+
+    def dispatch(self, now: int) -> None:
+        """Take the wake-ups that have come, before `arm`; notice who has hung up. Not needed before `read`: the pages
+        that are shared tell more, and sooner."""
+        for worker in self._workers.values():
+            if worker.connection is not None:
+                self._dispatch(worker, now)
 
     def arm(self, cursors: list[Cursor], now: int) -> bool:
         """Ask to be woken for these. False: do not sleep."""
         wanted: dict[int, list[ShmPartition]] = {}
         for cursor in cursors:
-            node = self._node_of(cursor)
-            worker = self._workers.get(node.node) if node is not None else None
-            if worker is None or worker.connection is None:
-                continue
-            partition = worker.opened.get(cursor)
-            if partition is not None:
-                wanted.setdefault(id(worker), []).append(partition)
+            place = self._places.get(cursor)
+            if place is not None:
+                wanted.setdefault(id(place.worker), []).append(place.partition)
         sleep = True
         for worker in self._workers.values():
             partitions = wanted.get(id(worker))
@@ -153,11 +153,8 @@ class ShmSource:
 
     def facts_of(self, cursor: Cursor) -> int:
         """The high watermark as published last; -1: not read here."""
-        for worker in self._workers.values():
-            partition = worker.opened.get(cursor)
-            if partition is not None:
-                return int(partition.facts().high_watermark)
-        return -1
+        place = self._places.get(cursor)
+        return int(place.partition.facts().high_watermark) if place is not None else -1
 
     def forget(self, keep: set[Cursor]) -> None:
         """Close what no cursor in `keep` reads."""
@@ -165,7 +162,6 @@ class ShmSource:
             for cursor in [cursor for cursor in worker.opened if cursor not in keep]:
                 self._close_partition(worker, cursor)
             worker.refused &= keep
-        self._tickets = {cursor: ticket for cursor, ticket in self._tickets.items() if cursor in keep}
 
     def close(self) -> None:
         """Close every connection."""
@@ -209,21 +205,28 @@ class ShmSource:
             self._fail(worker, now, str(error))
             return None
         worker.connection = connection
-        worker.readable = True
-
-        def readable() -> None:
-            worker.readable = True
-
         worker.fd = connection.fileno()
-        self._cluster.watch(worker.fd, readable)
+        self._cluster.watch(worker.fd)
         return connection
 
-    def _open(self, worker: Worker, node: NodeInfo, cursor: Cursor, now: int) -> ShmPartition | None:
+    def _find_place(self, cursor: Cursor, now: int) -> Place | None:
+        """Where to read it now; None: it cannot be read yet."""
+        node = self._node_of(cursor)
+        if node is None:
+            return None
+        worker = self._worker(node)
         partition = worker.opened.get(cursor)
-        if partition is not None:
-            if self._tickets.get(cursor) == cursor.ticket:
-                return partition
-            self._close_partition(worker, cursor)  # it was sought, or the other way went on from here
+        known = self._places.get(cursor)
+        if partition is None or known is None or known.ticket != cursor.ticket:
+            if partition is not None:
+                self._close_partition(worker, cursor)  # it was sought, or the other way went on from here
+            partition = self._open(worker, node, cursor, now)
+            if partition is None:
+                return None
+        place = self._places[cursor] = Place(cursor.ticket, self._cluster.view.version, worker, partition)
+        return place
+
+    def _open(self, worker: Worker, node: NodeInfo, cursor: Cursor, now: int) -> ShmPartition | None:
         connection = worker.connection or self._connect(worker, node, now)
         if connection is None:
             return None
@@ -233,12 +236,28 @@ class ShmSource:
         )
         worker.opened[cursor] = partition
         worker.attempts = 0
-        self._tickets[cursor] = cursor.ticket
         return partition
+
+    def _refused(self, cursor: Cursor, error: KbrokerError, now: int) -> None:
+        """Opening or reading has failed."""
+        node = self._node_of(cursor)
+        assert node is not None
+        worker = self._worker(node)
+        if isinstance(error, ConnectionLost):
+            self._lose(worker, now, str(error))
+        elif isinstance(error, ThrottlingQuotaExceeded):
+            worker.refused.add(cursor)
+            log.warning("%s: %s; it is read through ZeroMQ", cursor.topic_partition, error)
+        elif isinstance(error, StorageError):
+            self._close_partition(worker, cursor)
+            worker.refused.add(cursor)
+            log.warning("%s: %s; it is read through ZeroMQ", cursor.topic_partition, error)
+        else:
+            self._close_partition(worker, cursor)
+            self._on_error(cursor, error)
 
     def _dispatch(self, worker: Worker, now: int) -> None:
         assert worker.connection is not None
-        worker.readable = False
         try:
             worker.connection.dispatch()
         except ConnectionLost as error:
@@ -250,7 +269,7 @@ class ShmSource:
 
     def _read_rest(self, worker: Worker) -> None:
         for cursor, partition in list(worker.opened.items()):
-            if self._tickets.get(cursor) == cursor.ticket and cursor.buffered_bytes < self._read_bytes:
+            if self._places[cursor].ticket == cursor.ticket and cursor.buffered_bytes < self._read_bytes:
                 with contextlib.suppress(KbrokerError):
                     cursor.put(partition.read(self._read_bytes), self._check_crcs)
 
@@ -272,9 +291,12 @@ class ShmSource:
             self._cluster.unwatch(worker.fd)
             worker.connection.close()
             worker.connection = None
+        for cursor in worker.opened:
+            self._places.pop(cursor, None)
         worker.opened.clear()
 
     def _close_partition(self, worker: Worker, cursor: Cursor) -> None:
         partition = worker.opened.pop(cursor, None)
         if partition is not None:
+            self._places.pop(cursor, None)
             partition.close()

@@ -103,8 +103,7 @@ class StreamTransport:
     def send(self, frames: Frames) -> bool:
         if self.is_blocked or self.ended:
             return False
-        self._out.append(head(frames))
-        self._out.extend(frames)
+        self._out.extend((head(frames), *frames))
         self._flush()
         return True
 
@@ -154,10 +153,12 @@ class StreamTransport:
         try:
             while out:
                 count = self._socket.sendmsg(out)
-                while out and count >= len(out[0]):
+                if count == sum(map(len, out)):
+                    out.clear()
+                    break
+                while count >= len(out[0]):
                     count -= len(out.popleft())
-                if count:
-                    out[0] = memoryview(out[0])[count:]
+                out[0] = memoryview(out[0])[count:]
         except (BlockingIOError, InterruptedError):
             is_blocked = True
         except OSError as error:
@@ -196,6 +197,7 @@ class ZmqTransport:
         self.is_blocked = False
         self.ended = ""
         self.on_blocked: Callable[[], None] | None = None
+        self._is_drained = False  # nothing waited at the last look, nor was anything sent since: its descriptor tells
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -217,7 +219,7 @@ class ZmqTransport:
             self.ended = str(error)
 
     def has_input(self) -> bool:
-        return receivable(self._socket) or receivable(self._monitor)
+        return not self._is_drained and (receivable(self._socket) or receivable(self._monitor))
 
     def advance(self) -> bool:
         happened = False
@@ -233,6 +235,7 @@ class ZmqTransport:
         return happened
 
     def send(self, frames: Frames) -> bool:
+        self._is_drained = False
         try:
             send(self._socket, frames, self._SHARE_FROM_BYTES)
         except zmq.Again:
@@ -240,7 +243,8 @@ class ZmqTransport:
         return True
 
     def receive(self) -> list[memoryview] | None:
-        if not receivable(self._socket):
+        self._is_drained = not receivable(self._socket)
+        if self._is_drained:
             return None
         return [frame.buffer for frame in receive(self._socket)]
 

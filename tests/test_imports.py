@@ -15,7 +15,7 @@ PACKAGE = ROOT / "kbroker"
 
 # Each part may import the parts of lower ranks, and itself; parts of one rank do not know each other.
 RANKS: tuple[frozenset[str], ...] = (
-    frozenset({"types"}),
+    frozenset({"types", "wording"}),
     frozenset({"errors"}),
     frozenset({"config", "metrics"}),
     frozenset({"records"}),

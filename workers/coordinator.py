@@ -18,9 +18,10 @@ from typing import Any
 import zmq
 
 from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries
-from kbroker.catalog.rebuild import topics_on_disk
+from kbroker.catalog.copy import CatalogCopy
+from kbroker.catalog.rebuild import completed, topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
-from kbroker.catalog.store import Change
+from kbroker.catalog.store import Change, Versioned
 from kbroker.config import (
     TOPIC_SETTINGS,
     Config,
@@ -45,6 +46,7 @@ from kbroker.types import COORDINATOR_NODE, NO_EPOCH, worker_node
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
+from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import Asked
 from kbroker.workers.front_link import FrontDialler
@@ -54,6 +56,7 @@ from kbroker.workers.kafka_coordinator import KafkaCoordinator
 from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
 from kbroker.workers.native_groups import NativeGroups
+from kbroker.workers.outages import Outage, outage_facts
 from kbroker.workers.stream_connection import Streams
 
 log = logging.getLogger(__name__)
@@ -112,6 +115,7 @@ class Coordinator:
             if aside is not None:
                 log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
             entries = store.entries("")
+            self.copy = CatalogCopy(self.config.data_dir, partial(store.entries, ""))
             if not entries:
                 self._rebuild(store, now_ms)
                 entries = store.entries("")
@@ -120,25 +124,31 @@ class Coordinator:
             if changes:
                 store.commit(changes)
                 self.catalog.apply(changes)
+            self.copy.renew()
+            store.watch("", self.copy.add)
         except StorageError as error:
             raise StartError(str(error)) from None
         moved = sum(change.key.startswith(TOPICS) for change in changes)
         if moved:
-            log.info("partitions of %d topics were reassigned to %d workers", moved, self.child.worker_count)
+            workers = counted(self.child.worker_count, "worker")
+            log.info("partitions of %s were reassigned to %s", counted(moved, "topic"), workers)
         return store
 
     def _rebuild(self, store: SqliteStore, now_ms: int) -> None:
         topics, problems = topics_on_disk(self.config.data_dir, self.catalog.node_ids[0])
-        for problem in problems:
+        copied = Catalog([], 0, 0)
+        copied.load({key: Versioned(1, value) for key, value in self.copy.read().items()})
+        changes, missing = completed(topics, copied)
+        for problem in problems + missing:
             log.error("%s", problem)
-        if topics:
-            # First the counter, then all topics at once: a rebuild that is interrupted is begun anew.
+        if changes:
+            # First the counter, then all at once: a rebuild that is interrupted is begun anew.
             store.raise_counter(PRODUCER_IDS, (now_ms // 1000) << PRODUCER_IDS_AFTER_REBUILD_SHIFT)
-            store.commit([change for topic in topics for change in self.catalog.adopt(topic)])
+            store.commit(changes)
             log.warning(
-                "the catalog was lost: %d topics were rebuilt from their folders; settings of their own are gone",
-                len(topics),
-            )
+                "the catalog was lost: %s rebuilt from the partition folders, settings from %s",
+                counted(len(topics), "topic"), self.copy.path,
+            )  # fmt: skip
 
     def run(self) -> None:
         """Serve until told to end."""
@@ -147,17 +157,20 @@ class Coordinator:
         self.child.on_drain = self.loop.stop
         self.child.on_reload = self._reload
         self.members.listen()
-        self.loop.at_turn_end(self.streams.flush)
+        self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         self._follow_peers()
         if self.kafka is not None:
             self.kafka.door.listen()
-        self.child.ready(f"{len(self.catalog.topics)} topics")
+        self.groups.on_outage = self._tell_outage
+        self._tell_outage()
+        self.child.ready(counted(len(self.catalog.topics), "topic"))
         self.loop.run()
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
         self.groups.close()
         self.store.close()
+        self.copy.close()
         self.members.close()
         self.front.close()
         self.context.term()
@@ -165,6 +178,10 @@ class Coordinator:
     def _reload(self, config: Config) -> None:
         self.given = config
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), config)
+
+    def _tell_outage(self) -> None:
+        why = self.groups.outage
+        self.child.report(**outage_facts([Outage("groups", why)] if why else []))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import zmq
 from kbroker.config import NativeConfig
 from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge, ThrottlingQuotaExceeded
 from kbroker.wire import codec
+from kbroker.wire.codec import REQUEST_ID_BYTES_MAX
 from kbroker.wire.frames import receivable, receive, send
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ ZERO_COPY_BYTES = 65_536
 
 RECEIVE_QUEUE = 16
 """Messages of one client that wait in ZeroMQ before its connection is no longer read from."""
+
+REPEATED_MAX = 1024
+REPEATED_BYTES_MAX = 512
+"""Headers of produce requests that a process remembers having decoded, and how large one may be."""
 
 Frames = Sequence[bytes | memoryview]
 
@@ -83,25 +87,33 @@ class Door(ABC):
     def take(self, client: bytes, frames: list[memoryview]) -> None:
         """Serve `[request id][header][payload …]`, or refuse it."""
         limits = self._limits
-        count = len(frames)
-        request_id = bytes(frames[0]) if count and len(frames[0]) <= codec.REQUEST_ID_BYTES_MAX else b""
-        fault: KbrokerError | None = None
-        if count < 2:
-            fault = InvalidRequest(f"a request has at least 2 frames (request id, header), not {count}")
-        elif not request_id:
-            fault = InvalidRequest(f"a request id has 1 to {codec.REQUEST_ID_BYTES_MAX} bytes, not {len(frames[0])}")
-        elif count - 2 > limits.frames_max:
-            fault = MessageTooLarge(f"{count - 2} payload frames are more than native.frames.max={limits.frames_max}")
-        elif len(frames[1]) > limits.header_bytes_max:
-            fault = MessageTooLarge(
-                f"a header of {len(frames[1])} bytes is larger than native.header.bytes.max={limits.header_bytes_max}"
-            )
-        else:
+        if (
+            2 <= len(frames) <= limits.frames_max + 2
+            and 0 < len(frames[0]) <= REQUEST_ID_BYTES_MAX
+            and len(frames[1]) <= limits.header_bytes_max
+        ):
             fault = self._admit(client)
-        if fault is None:
-            self._serve(Asked(self, client, request_id, bytes(frames[1]), frames[2:]))
+            if fault is None:
+                self._serve(Asked(self, client, bytes(frames[0]), bytes(frames[1]), frames[2:]))
+                return
         else:
-            self._transmit(client, [request_id, codec.encode_error(fault)])
+            fault = self._fault_of(frames)
+        request_id = bytes(frames[0]) if frames and len(frames[0]) <= REQUEST_ID_BYTES_MAX else b""
+        self._transmit(client, [request_id, codec.encode_error(fault)])
+
+    def _fault_of(self, frames: list[memoryview]) -> KbrokerError:
+        """What is wrong with a request whose frames are not as they must be."""
+        limits = self._limits
+        count = len(frames)
+        if count < 2:
+            return InvalidRequest(f"a request has at least 2 frames (request id, header), not {count}")
+        if not 0 < len(frames[0]) <= REQUEST_ID_BYTES_MAX:
+            return InvalidRequest(f"a request id has 1 to {REQUEST_ID_BYTES_MAX} bytes, not {len(frames[0])}")
+        if count - 2 > limits.frames_max:
+            return MessageTooLarge(f"{count - 2} payload frames are more than native.frames.max={limits.frames_max}")
+        return MessageTooLarge(
+            f"a header of {len(frames[1])} bytes is larger than native.header.bytes.max={limits.header_bytes_max}"
+        )
 
     def send(self, client: bytes, frames: Frames) -> None:
         """Send an answer; it is dropped when the client is gone or does not take it."""
@@ -109,11 +121,14 @@ class Door(ABC):
             self.sent_bytes.pop(client, None)
             return
         if len(frames) > 2:
-            # Taken out and put back: the first in the table is then who was silent longest.
-            sent = self.sent_bytes.pop(client, 0)
-            self.sent_bytes[client] = sent + sum(map(len, frames[2:]))
-            if len(self.sent_bytes) > CLIENTS_REMEMBERED:
-                del self.sent_bytes[next(iter(self.sent_bytes))]
+            self._count_sent(client, frames)
+
+    def _count_sent(self, client: bytes, frames: Frames) -> None:
+        # Taken out and put back: the first in the table is then who was silent longest.
+        sent = self.sent_bytes.pop(client, 0)
+        self.sent_bytes[client] = sent + sum(map(len, frames[2:]))
+        if len(self.sent_bytes) > CLIENTS_REMEMBERED:
+            del self.sent_bytes[next(iter(self.sent_bytes))]
 
 
 class ClientDoor(Door):
@@ -133,7 +148,7 @@ class ClientDoor(Door):
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
         self.socket = socket
         self.was_used = True
-        self._unanswered: Counter[bytes] = Counter()
+        self._unanswered: dict[bytes, int] = {}  # no zeros in it
 
     def drain(self) -> None:
         """Serve the requests that wait, at most TURN_MESSAGES of them."""
@@ -145,6 +160,7 @@ class ClientDoor(Door):
                 return
             self.take(client.bytes, [frame.buffer for frame in frames])
             if not receivable(self.socket):
+                self.was_used = False  # its EVENTS were looked at last
                 return
 
     def _transmit(self, client: bytes, frames: Frames) -> bool:
@@ -153,11 +169,10 @@ class ClientDoor(Door):
 
     def _admit(self, client: bytes) -> KbrokerError | None:
         limits = self._limits
-        unanswered = self._unanswered[client]
+        unanswered = self._unanswered.get(client, 0)
         if unanswered >= limits.requests_in_flight_max:
             return too_many_unanswered(unanswered)
-        if not unanswered and len(self._unanswered) > limits.clients_max:
-            del self._unanswered[client]
+        if not unanswered and len(self._unanswered) >= limits.clients_max:
             return ThrottlingQuotaExceeded(
                 f"more than native.clients.max={limits.clients_max} clients wait for answers"
             )
@@ -166,11 +181,12 @@ class ClientDoor(Door):
 
     def send(self, client: bytes, frames: Frames) -> None:
         """Answer one request of a client; the answer is dropped when the client is gone or does not take it."""
-        unanswered = self._unanswered[client] - 1
-        if unanswered > 0:
-            self._unanswered[client] = unanswered
+        unanswered = self._unanswered
+        left = unanswered.get(client, 0) - 1
+        if left > 0:
+            unanswered[client] = left
         else:
-            del self._unanswered[client]
+            unanswered.pop(client, None)
         super().send(client, frames)
 
     def close(self, linger_ms: int = 0) -> None:

@@ -40,7 +40,7 @@ def read_if_cached(piece: LogSlice) -> bytes | None:
     """The slice's bytes when the page cache has all of them; None: read it where waiting does no harm."""
     buffer = bytearray(piece.size_bytes)
     try:
-        count = os.preadv(piece.fd, [buffer], piece.position, os.RWF_NOWAIT)
+        count = os.preadv(piece.file.fd, [buffer], piece.position, os.RWF_NOWAIT)
     except OSError as error:
         if error.errno in _WOULD_BLOCK:
             return None if piece.cold else piece.read()

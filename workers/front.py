@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Final
 
 import zmq
 
@@ -25,11 +25,11 @@ from kbroker.errors import (
 )
 from kbroker.wire import codec, endpoints
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity
-from kbroker.wire.messages import Hello, HelloAnswer
+from kbroker.wire.messages import Hello, HelloAnswer, Produce
 from kbroker.wire.stream import ANSWER_LIMITS
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import COORDINATOR, ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, Asked, ClientDoor
+from kbroker.workers.doors import LAST_WORDS_MS, REPEATED_BYTES_MAX, REPEATED_MAX, ZERO_COPY_BYTES, Asked, ClientDoor
 from kbroker.workers.loop import READ, Loop
 from kbroker.workers.stream_connection import StreamConnection, Streams
 
@@ -39,20 +39,38 @@ BYTES_ON_THE_WAY_MAX = 128 << 20
 """Payload that may be under way to one process; above it clients are told to come again."""
 
 
+class Link:
+    """The stream of one process: requests out, answers in. `name` is the identity (see wire/control.py) that its first
+    message tells, empty until then."""
+
+    __slots__ = ("bytes_on_the_way", "connection", "name")
+
+    def __init__(self) -> None:
+        self.connection: StreamConnection
+        self.name = b""
+        self.bytes_on_the_way = 0
+        """Of requests that it has not answered."""
+
+    @property
+    def process(self) -> str:
+        """Whose it is: `worker-0`."""
+        return self.name.partition(b":")[0].decode(errors="replace") or "a stranger"
+
+
 class Backend:
     """The unix streams that workers and coordinator dial; on each, answers come back to be passed on unopened.
 
-    `links`: by identity (see wire/control.py), which the first message on a stream tells.
+    `links`: by identity.
     """
 
     def __init__(
         self,
         streams: Streams,
         listener: socket.socket,
-        pass_on: Callable[[bytes, list[memoryview]], None],
+        pass_on: Callable[[Link, list[memoryview]], None],
         changed: Callable[[], None],
     ) -> None:
-        self.links: dict[bytes, StreamConnection] = {}
+        self.links: dict[bytes, Link] = {}
         self._streams = streams
         self._listener = listener
         self._pass_on = pass_on
@@ -65,7 +83,7 @@ class Backend:
     def close(self) -> None:
         """Hang up on everybody."""
         for link in list(self.links.values()):
-            link.close()
+            link.connection.close()
 
     def _accept(self, _events: int) -> None:
         try:
@@ -73,37 +91,34 @@ class Backend:
         except OSError:  # gone again
             return
         sock.setblocking(False)
-        name = b""
+        link = Link()
+        link.connection = StreamConnection(
+            self._streams,
+            sock,
+            ANSWER_LIMITS,
+            partial(self._introduced, link),
+            lambda _connection, why: self._ended(link, why),
+            is_peer=True,
+        )
 
-        def received(link: StreamConnection, frames: list[memoryview]) -> None:
-            nonlocal name
-            if name:
-                self._pass_on(name, frames)
-                return
-            name = bytes(frames[0]) if frames else b""
-            if name in self.links or not name:
-                name = b""
-                link.close("it does not say who it is")
-                return
-            self.links[name] = link
+    def _introduced(self, link: Link, frames: list[memoryview]) -> None:
+        name = bytes(frames[0]) if frames else b""
+        if name in self.links or not name:
+            link.connection.close("it does not say who it is")
+            return
+        link.name = name
+        link.connection.on_message = partial(self._pass_on, link)
+        self.links[name] = link
+        self._changed()
+
+    def _ended(self, link: Link, why: str) -> None:
+        if why:
+            log.error("hung up on %s at the backend: %s", link.process, why)
+        if self.links.pop(link.name, None) is not None:
             self._changed()
 
-        def ended(_link: StreamConnection, why: str) -> None:
-            if why:
-                log.error("hung up on %s at the backend: %s", name.decode(errors="replace") or "a stranger", why)
-            if self.links.pop(name, None) is not None:
-                self._changed()
 
-        StreamConnection(self._streams, sock, ANSWER_LIMITS, received, ended, is_peer=True)
-
-
-class OnTheWay(NamedTuple):
-    """A request that was handed over and not answered yet; `link` is the identity of whom it went to."""
-
-    asked: Asked
-    target: str
-    link: bytes
-    size_bytes: int
+NOWHERE: Final[tuple[Link | None, int]] = (None, 0)
 
 
 class Front:
@@ -116,8 +131,10 @@ class Front:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.owners: dict[tuple[str, int], int] = {}
         self.topics: dict[str, int] = {}
-        self.on_the_way: dict[tuple[bytes, bytes], OnTheWay] = {}
-        self.bytes_to: Counter[str] = Counter()
+        self.on_the_way: dict[tuple[bytes, bytes], tuple[Link, int]] = {}
+        """By client and request id: what was handed over and not answered, to whom, and its size in bytes."""
+        self._repeated: dict[bytes, Link] = {}
+        """Where produce requests with these headers go: a producer sends the same with each batch of a partition."""
         self.has_catalog = False
         self.is_ready = False
 
@@ -142,7 +159,7 @@ class Front:
         self.child.on_drain = self._drain
         self.loop.add_port(self.door)
         self.backend.listen()
-        self.loop.at_turn_end(self.streams.flush)
+        self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         self._follow_peers()
         self.loop.run()
         self.door.close(LAST_WORDS_MS)
@@ -162,16 +179,24 @@ class Front:
 
     def _serve(self, asked: Asked) -> None:
         try:
+            link = self._repeated.get(asked.header)
+            if link is not None:
+                self._hand_over(asked, link)
+                return
             fields = codec.unpack_request(asked.header)
             if fields["op"] == Hello.OP:
                 codec.decode_request(fields)
                 asked.answer(codec.encode_answer(hello_answer(self.child, node=-1)))
                 return
-            if self.is_draining:
-                raise NotLeaderOrFollower("the broker is stopping")
-            self._hand_over(asked, self._target(fields))
+            link = self._link_to(self._target(fields))
+            self._hand_over(asked, link)
         except KbrokerError as error:
             asked.refuse(error)
+        else:
+            if fields["op"] == Produce.OP and len(asked.header) <= REPEATED_BYTES_MAX:
+                if len(self._repeated) >= REPEATED_MAX:
+                    self._repeated.clear()
+                self._repeated[asked.header] = link
 
     def _target(self, fields: dict[str, Any]) -> str:
         partition = codec.route_of(fields)
@@ -184,43 +209,46 @@ class Front:
             raise UnknownTopicOrPartition(f"there is no partition {partition[0]:.80}-{partition[1]}")
         return f"worker-{node - 1}"
 
-    def _hand_over(self, asked: Asked, target: str) -> None:
+    def _link_to(self, target: str) -> Link:
         peer = self.child.peers.get(target)
         if peer is None:
             raise LeaderNotAvailable(f"{target} is not running")
-        key = (asked.client, asked.request_id)
-        if key in self.on_the_way:
-            raise InvalidRequest(f"request id {asked.request_id.hex()} is in use by a request not answered yet")
-        size = len(asked.header) + sum(len(frame) for frame in asked.payload)
-        if self.bytes_to[target] and self.bytes_to[target] + size > BYTES_ON_THE_WAY_MAX:
-            raise ThrottlingQuotaExceeded(f"{target} has {self.bytes_to[target]} bytes waiting; try again")
-        name = self._identity_of(target, peer.incarnation)
-        link = self.backend.links.get(name)
+        link = self.backend.links.get(self._identity_of(target, peer.incarnation))
         if link is None:
             raise LeaderNotAvailable(f"{target} is starting; try again")
-        link.send([asked.client, asked.request_id, asked.header, *asked.payload])
-        # The payload is the link's now; keeping it here would keep the memory.
-        self.on_the_way[key] = OnTheWay(asked._replace(payload=[]), target, name, size)
-        self.bytes_to[target] += size
+        return link
+
+    def _hand_over(self, asked: Asked, link: Link) -> None:
+        if self.is_draining:
+            raise NotLeaderOrFollower("the broker is stopping")
+        _, client, request_id, header, payload = asked
+        key = (client, request_id)
+        if key in self.on_the_way:
+            raise InvalidRequest(f"request id {request_id.hex()} is in use by a request not answered yet")
+        size = len(header) + sum(map(len, payload))
+        waiting = link.bytes_on_the_way
+        if waiting and waiting + size > BYTES_ON_THE_WAY_MAX:
+            raise ThrottlingQuotaExceeded(f"{link.process} has {waiting} bytes waiting; try again")
+        link.connection.send([client, request_id, header, *payload])
+        link.bytes_on_the_way = waiting + size
+        self.on_the_way[key] = (link, size)
 
     def _identity_of(self, name: str, incarnation: int) -> bytes:
         return identity(name, incarnation, self.child.incarnation)
 
-    def _forget(self, key: tuple[bytes, bytes]) -> OnTheWay | None:
-        passing = self.on_the_way.pop(key, None)
-        if passing is not None:
-            self.bytes_to[passing.target] -= passing.size_bytes
-        return passing
-
     # --- answers ---
 
-    def _pass_on(self, link: bytes, frames: list[memoryview]) -> None:
-        client, request_id = bytes(frames[0]), bytes(frames[1])
-        passing = self.on_the_way.get((client, request_id))
-        if passing is None or passing.link != link:
+    def _pass_on(self, link: Link, frames: list[memoryview]) -> None:
+        client, request_id = key = bytes(frames[0]), bytes(frames[1])
+        sent_to, size = self.on_the_way.get(key, NOWHERE)
+        if sent_to is not link:
             return
-        self._forget((client, request_id))
-        passing.asked.door.send(client, [self.streams.lasting(frame) for frame in frames[1:]])
+        del self.on_the_way[key]
+        link.bytes_on_the_way -= size
+        lasting = self.streams.lasting
+        # ZeroMQ copies the small ones at once.
+        answer = [frame if len(frame) < ZERO_COPY_BYTES else lasting(frame) for frame in frames[2:]]
+        self.door.send(client, [request_id, *answer])
 
     # --- what the others tell ---
 
@@ -231,13 +259,17 @@ class Front:
     def _links_changed(self) -> None:
         """Somebody has dialled in, or died: what was on the way to the dead is refused at once."""
         self._tell_ready()
+        self._repeated.clear()
         links = self.backend.links
-        for key, passing in list(self.on_the_way.items()):
-            if passing.link not in links:
-                self._forget(key)
-                passing.asked.refuse(NotLeaderOrFollower(f"{passing.target} was restarted; try again"))
+        for key, (link, _) in list(self.on_the_way.items()):
+            if links.get(link.name) is not link:
+                del self.on_the_way[key]
+                client, request_id = key
+                gone = NotLeaderOrFollower(f"{link.process} was restarted; try again")
+                self.door.send(client, [request_id, codec.encode_error(gone)])
 
     def _update_catalog(self, update: CatalogUpdate) -> None:
+        self._repeated.clear()
         if update.full:
             self.owners.clear()
             self.topics.clear()

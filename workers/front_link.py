@@ -41,7 +41,7 @@ class FrontLink(Door):
         self.connection.send([name])
         self.connection.flush()
 
-    def _received(self, _connection: StreamConnection, frames: list[memoryview]) -> None:
+    def _received(self, frames: list[memoryview]) -> None:
         self.take(bytes(frames[0]), frames[1:])
 
     def _ended(self, _connection: StreamConnection, _why: str) -> None:

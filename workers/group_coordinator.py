@@ -138,6 +138,9 @@ class GroupCoordinator:
         self._wakes: dict[str, _Wake] = {}
         self._notices = Complaints(loop, "groups", logging.INFO)
         self._is_closed = False
+        self.outage = ""
+        """Why no group is served; empty when they are."""
+        self.on_outage: Callable[[], None] = lambda: None
         self._retry_ms = RETRY_MS
         # Sessions must not end because somebody has set the clock.
         self._clock_ms = time.time_ns() // 1_000_000 - loop.now_ms()
@@ -252,6 +255,7 @@ class GroupCoordinator:
         return opened, groups
 
     def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
+        self._set_outage("")
         self._groups = groups
         self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
         for follower in self._log_followers:
@@ -278,8 +282,13 @@ class GroupCoordinator:
     def _refuse(self, why: str, distrust_cache: bool) -> None:
         """Out of service; try again after a while."""
         log.error("%s; tried again in %d ms", why, self._retry_ms)
+        self._set_outage(why)
         self._loop.call_later(self._retry_ms, partial(self._retry, distrust_cache))
         self._retry_ms = min(2 * self._retry_ms, RETRY_MAX_MS)
+
+    def _set_outage(self, why: str) -> None:
+        self.outage = why
+        self.on_outage()
 
     def _retry(self, distrust_cache: bool) -> None:
         if self._is_closed:

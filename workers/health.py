@@ -11,9 +11,9 @@ from kbroker.workers.process import ChildProcess
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_INTERVAL_MS = 500
+HEARTBEAT_INTERVAL_MS = 1_000
+"""Also how often memory is looked at. Each is a wake-up of every process, and most of what an idle broker does."""
 FRONT_MEMORY_INTERVAL_MS = 100
-MEMORY_INTERVAL_MS = 1_000
 
 
 def check_heartbeats(processes: Iterable[ChildProcess], config: Config, now_ms: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from kbroker.errors import RequestError, StorageError
 from kbroker.kafka.framing import FrameLimits, Request, RequestFramer
+from kbroker.log.slices import LogSlice
 from kbroker.workers.loop import HANGUP, READ, WRITE
 
 if TYPE_CHECKING:
@@ -24,30 +25,15 @@ _PARTS_MAX: Final = 256
 _ANSWER_BYTES_MAX: Final = 1 << 20
 """The same for their bytes in memory; what is sent from files does not count."""
 _JOINED_BYTES_MAX: Final = 16 << 10
-"""Parts of answers up to this size are copied together, so that one call sends them."""
+"""Parts of answers are copied together up to this size, so that one call sends them. For so few bytes of a file that
+costs two thirds of sendfile between two calls (14 of 21 µs at 200 bytes), and the client wakes up once, not twice."""
 _NOTHING: Final = memoryview(b"")
 _BYTES_PER_MS_MIN: Final = 16
 """A request that comes in more slowly than this, past the time that a stall may take, is given up."""
 
 
-class FilePart:
-    """A stretch of a file that goes into an answer by sendfile. `holder` keeps the descriptor open."""
-
-    __slots__ = ("fd", "holder", "left", "position")
-
-    def __init__(self, fd: int, position: int, size_bytes: int, holder: object) -> None:
-        self.fd = fd
-        self.position = position
-        self.left = size_bytes
-        self.holder = holder
-
-
-Part = bytes | bytearray | memoryview | FilePart
-
-
-def memory_bytes(parts: Sequence[Part]) -> int:
-    """What an answer takes in memory until it is sent."""
-    return sum(0 if isinstance(part, FilePart) else len(part) for part in parts)
+Part = bytes | bytearray | memoryview | LogSlice
+"""Of an answer: bytes, or a stretch of a segment, which goes from the file to the socket."""
 
 
 class Asked:
@@ -66,9 +52,7 @@ class Asked:
         connection = self.connection
         if self.parts is None and not connection.is_closed:
             self.parts = parts
-            connection.count_answer(parts)
-            if not connection.is_ready:
-                connection.get_ready()
+            connection.take_answer(parts)
 
     def fail(self, error: Exception) -> None:
         """Its bytes are at fault, or something went wrong that nobody foresaw: hang up on this client alone."""
@@ -79,12 +63,22 @@ class Asked:
         )
 
 
+def answer_each(requests: Sequence[Asked], answers: Sequence[bytes]) -> None:
+    """Answer requests of one connection, each by one part."""
+    connection = requests[0].connection
+    if connection.is_closed:
+        return
+    for asked, answer in zip(requests, answers, strict=True):
+        asked.parts = (answer,)
+    connection.take_answer(answers)
+
+
 class Connection:
     """Receives into the door's buffer, serves whole requests, writes what is ready; never blocks."""
 
     __slots__ = (
-        "_buffered", "_door", "_framer", "_is_paused", "_out", "_pending", "_socket",
-        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "client_id", "host", "is_closed",
+        "_buffered", "_door", "_file_sent", "_framer", "_is_paused", "_out", "_pending", "_socket",
+        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "host", "is_closed",
         "is_ready", "partial_ms",
     )  # fmt: skip
 
@@ -95,11 +89,11 @@ class Connection:
         self._buffered = 0
         self._pending: deque[Asked] = deque()
         self._out: deque[Part] = deque()
+        self._file_sent = 0  # bytes of the part that comes first, while that is a stretch of a file
         self._is_paused = False
         self.address = address
         self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
-        self.client_id = ""
         self.answer_bytes = 0  # of answers that were given and are not sent, in memory
         self.is_closed = False
         self.is_ready = False  # an answer was given in this turn of the loop
@@ -119,7 +113,8 @@ class Connection:
             return
         self.is_closed = True
         if why:
-            who = f"{self.address} ({self.client_id:.80})" if self.client_id else self.address
+            client_id = self._framer.client_id
+            who = f"{self.address} ({client_id:.80})" if client_id else self.address
             self._door.complaints.say(f"kafka client {who}: {why}; hung up")
         self._door.loop.remove(self._socket.fileno())
         self._door.buffered_bytes -= self._buffered
@@ -176,6 +171,7 @@ class Connection:
         try:
             while not self.is_closed:
                 if len(pending) >= in_flight_max or self.answer_bytes > _ANSWER_BYTES_MAX:
+                    door.served_all()
                     self._collect()
                     if not self._has_room():
                         framer.hold()
@@ -196,6 +192,7 @@ class Connection:
                 framer.trusted = True
         except RequestError as error:
             self.close(str(error))
+        door.served_all()
         if not self.is_closed:
             self._note_partial()
             self.active_ms = door.loop.now_ms()
@@ -217,16 +214,17 @@ class Connection:
 
     # --- out ---
 
-    def count_answer(self, parts: Sequence[Part]) -> None:
-        """An answer waits to be sent from now on."""
-        size_bytes = len(parts[0]) if len(parts) == 1 and isinstance(parts[0], bytes) else memory_bytes(parts)
+    def take_answer(self, parts: Sequence[Part]) -> None:
+        """Count what waits from now on, an answer or several of one part each, and have it sent at the turn's end."""
+        size_bytes = 0
+        for part in parts:
+            if not isinstance(part, LogSlice):
+                size_bytes += len(part)
         self.answer_bytes += size_bytes
         self._door.answer_bytes += size_bytes
-
-    def get_ready(self) -> None:
-        """Have what was answered sent at the end of this turn of the loop."""
-        self.is_ready = True
-        self._door.ready.append(self)
+        if not self.is_ready:
+            self.is_ready = True
+            self._door.ready.append(self)
 
     def flush(self) -> None:
         """Send the answers whose turn it is."""
@@ -236,7 +234,8 @@ class Connection:
         self._collect()
         if self._out and not self.blocked_ms:
             self._write()
-        self._resume()
+        if self._is_paused:
+            self._resume()
 
     def _collect(self) -> None:
         pending, out = self._pending, self._out
@@ -289,14 +288,12 @@ class Connection:
     def _write_all(self) -> None:
         out = self._out
         while out:
+            if len(out) > 1:
+                self._join()
             first = out[0]
-            if isinstance(first, FilePart):
+            if isinstance(first, LogSlice):
                 self._send_file(first)
-                if not first.left:
-                    out.popleft()
                 continue
-            if len(out) > 1 and not isinstance(out[1], FilePart):
-                first = self._join()
             sent = self._socket.send(first, socket.MSG_MORE if len(out) > 1 else 0)
             self.answer_bytes -= sent
             self._door.answer_bytes -= sent
@@ -305,23 +302,44 @@ class Connection:
             else:
                 out.popleft()
 
-    def _join(self) -> bytes | bytearray | memoryview:
-        """Makes one of the parts that come first, as far as they are small."""
+    def _join(self) -> None:
+        """Makes one of the parts that come first, as far as they are small together."""
         out = self._out
         parts: list[bytes | bytearray | memoryview] = []
-        while out and not isinstance(part := out[0], FilePart) and (not parts or len(part) <= _JOINED_BYTES_MAX):
+        room = _JOINED_BYTES_MAX
+        while out:
+            part = out[0]
+            if isinstance(part, LogSlice):
+                done = self._file_sent
+                left = part.size_bytes - done
+                if left > room:
+                    break
+                data = os.pread(part.file.fd, left, part.position + done)
+                if len(data) < left:
+                    raise StorageError(f"{part.path} ends {left - len(data)} bytes too early")
+                part = data
+                self._file_sent = 0
+                self.answer_bytes += left
+                self._door.answer_bytes += left
+            elif len(part) > room:
+                break
             parts.append(part)
+            room -= len(part)
             out.popleft()
-        joined = b"".join(parts) if len(parts) > 1 else parts[0]
-        out.appendleft(joined)
-        return joined
+        if parts:
+            out.appendleft(b"".join(parts))
 
-    def _send_file(self, part: FilePart) -> None:
-        sent = os.sendfile(self._socket.fileno(), part.fd, part.position, part.left)
+    def _send_file(self, part: LogSlice) -> None:
+        """Send of one what the socket takes; nothing of it goes through this process."""
+        done = self._file_sent
+        sent = os.sendfile(self._socket.fileno(), part.file.fd, part.position + done, part.size_bytes - done)
         if not sent:
-            raise StorageError(f"a segment ends at {part.position}, {part.left} bytes too early")
-        part.position += sent
-        part.left -= sent
+            raise StorageError(f"{part.path} ends {part.size_bytes - done} bytes too early")
+        if done + sent < part.size_bytes:
+            self._file_sent = done + sent
+        else:
+            self._file_sent = 0
+            self._out.popleft()
 
     def _poll_for(self) -> None:
         # Who takes no answers asks nothing new.

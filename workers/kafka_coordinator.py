@@ -33,6 +33,7 @@ from kbroker.kafka.framing import Request
 from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.kafka.schema import NO_UUID
 from kbroker.kafka.topics import Result
+from kbroker.log.slices import LogSlice
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
@@ -132,7 +133,7 @@ class KafkaCoordinator:
         members, incarnation = self._coordinator.members, self._coordinator.child.incarnation
 
         def send(parts: Sequence[Part]) -> None:
-            response = b"".join(part for part in parts if not hasattr(part, "holder"))
+            response = b"".join(part for part in parts if not isinstance(part, LogSlice))
             members.send_to(name, KafkaForwarded(incarnation, message.number, response))
 
         def give_up(why: str) -> None:

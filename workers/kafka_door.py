@@ -50,13 +50,24 @@ def descriptors_for_clients() -> int:
 
 
 class KafkaDoor:
-    """All Kafka connections of one process."""
+    """All Kafka connections of one process.
+
+    `serve` is given each request; `served_all` is called once all that came with one receive were, before their bytes
+    are overwritten.
+    """
 
     def __init__(
-        self, loop: Loop, listeners: Sequence[socket.socket], serve: Callable[[Asked], None], limits: KafkaConfig
+        self,
+        loop: Loop,
+        listeners: Sequence[socket.socket],
+        serve: Callable[[Asked], None],
+        limits: KafkaConfig,
+        *,
+        served_all: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = loop
         self.serve = serve
+        self.served_all = served_all
         self.limits = limits
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.spill = self.buffer[:SPILL_BYTES]
@@ -77,7 +88,7 @@ class KafkaDoor:
         self._connections_max = min(limits.connections_max, descriptors_for_clients())
         self._is_listening = False
         self._is_checking = False
-        loop.at_turn_end(self._end_turn)
+        loop.at_turn_end(self._end_turn, self.ready)
         loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
 
     def listen(self) -> None:

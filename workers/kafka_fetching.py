@@ -32,7 +32,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.slices import LogSlice
 from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
-from kbroker.workers.kafka_connection import Asked, FilePart, Part
+from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.loop import Loop
 from kbroker.workers.page_cache import CachedFiles
 from kbroker.workers.parking import ParkedFetch
@@ -46,27 +46,18 @@ _MISLED = (NotLeaderOrFollower.code, FencedLeaderEpoch.code)
 _CACHED_FILES = CachedFiles()
 
 
-class Loaded:
+class Loaded(bytes):
     """Records that an I/O thread has read."""
 
-    __slots__ = ("data", "size_bytes")
+    __slots__ = ()
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size_bytes = len(data)
+    @property
+    def size_bytes(self) -> int:
+        return len(self)
 
 
 Records = LogSlice | Loaded
 Fetched = fetch.FetchedPartition[Records]
-
-
-def is_cached(piece: LogSlice, now_ms: int) -> bool:
-    """Whether it lies in the page cache, so that sending it is not likely to wait. Raises StorageError."""
-    try:
-        found = _CACHED_FILES.has(piece.file, piece.position, piece.size_bytes, piece.segment_bytes, now_ms)
-    except OSError as error:
-        raise StorageError(f"{piece.path}: cannot read at {piece.position}: {error}") from error
-    return not piece.cold if found is None else found
 
 
 def check_epoch(log: PartitionLog, known_epoch: int) -> None:
@@ -127,10 +118,14 @@ class KafkaFetch(ParkedFetch):
         if self._gather() or self._request.max_wait_ms <= 0:
             self._respond()
             return
-        names: Any = [(item.topic, item.index) for item in self._served]  # found as TopicPartitions are, and cost less
-        self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
-        self._is_fresh = all(item.records is None for item in self._served)
+        names: list[Any] = []
+        self._is_fresh = True
+        for item in self._served:
+            names.append((item.topic, item.index))  # found as TopicPartitions are, and cost less
+            if item.records is not None:
+                self._is_fresh = False
         self._served = []  # looked up anew when there is more: what waits keeps little
+        self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
 
     # --- what there is ---
 
@@ -168,10 +163,11 @@ class KafkaFetch(ParkedFetch):
         log = self._source.leads.get(wanted.topic, wanted.partition).log
         if wanted.topic_id not in (NO_UUID, log.topic_id):
             raise InconsistentTopicId(f"topic {wanted.topic} was deleted and made anew; its id is another one now")
-        answer.high_watermark = log.high_watermark
+        answer.high_watermark = high_watermark = log.high_watermark
         answer.last_stable_offset = log.last_stable_offset
         answer.log_start_offset = log.log_start_offset
-        check_epoch(log, wanted.current_leader_epoch)
+        if wanted.current_leader_epoch != log.leader_epoch:
+            check_epoch(log, wanted.current_leader_epoch)
         if wanted.last_fetched_epoch >= 0:
             epoch, end_offset = log.epoch_end_offset(wanted.last_fetched_epoch)
             if epoch < 0:
@@ -179,7 +175,7 @@ class KafkaFetch(ParkedFetch):
             if epoch != wanted.last_fetched_epoch or end_offset < wanted.fetch_offset:
                 answer.diverging = (epoch, end_offset)
                 return None
-        if max_bytes is None:
+        if max_bytes is None or wanted.fetch_offset == high_watermark:
             return None
         isolation = "committed" if self._request.isolation_level == READ_COMMITTED else "uncommitted"
         piece = log.read(wanted.fetch_offset, max(1, max_bytes), isolation=isolation)
@@ -231,11 +227,14 @@ class KafkaFetch(ParkedFetch):
         self._asked.fail(error)
 
     def _is_cached(self, item: Fetched, piece: LogSlice) -> bool:
+        """Whether it lies in the page cache, so that sending it is not likely to wait, or cannot be read at all."""
+        now_ms = self._source.loop.now_ms()
         try:
-            return is_cached(piece, self._source.loop.now_ms())
-        except StorageError:
+            found = _CACHED_FILES.has(piece.file, piece.position, piece.size_bytes, piece.segment_bytes, now_ms)
+        except OSError:
             item.fail(KafkaStorageError.code)
             return True
+        return not piece.cold if found is None else found
 
     def _answer(self) -> None:
         error_code, session_id, shown = self._fetching.result(self._served, self._source.loop.now_ms())
@@ -254,7 +253,7 @@ class KafkaFetch(ParkedFetch):
                 read_committed=read_committed,
                 nodes=self._name_leaders(shown) if version >= fetch.NEW_LEADERS else (),
             )
-        self._asked.answer([piece if isinstance(piece, bytes) else _part(piece) for piece in pieces])
+        self._asked.answer(pieces)
 
     def _name_leaders(self, shown: list[Fetched]) -> Sequence[Node]:
         """Tell who came to the wrong node, or with an old epoch, who leads (KIP-951). The nodes that are named."""
@@ -276,9 +275,3 @@ def _read(piece: LogSlice) -> bytes | StorageError:
         return piece.read()
     except StorageError as error:
         return error
-
-
-def _part(records: Records) -> Part:
-    if isinstance(records, Loaded):
-        return records.data
-    return FilePart(records.fd, records.position, records.size_bytes, records)

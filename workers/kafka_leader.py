@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.disk_room import disk_room
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
-from kbroker.workers.kafka_connection import Asked
+from kbroker.workers.kafka_connection import Asked, answer_each
 from kbroker.workers.kafka_deletion import DeletionInProgress
 from kbroker.workers.kafka_door import KafkaDoor
 from kbroker.workers.kafka_forwarding import Forwarding
@@ -43,6 +43,19 @@ if TYPE_CHECKING:
 
 AckDone = Callable[[KbrokerError | None], None]
 _UNKNOWN = produce.failed(-1, "")
+_NO_BATCHES = memoryview(b"")
+
+
+class _Gathered:
+    """Usual Produce requests of one connection that differ in nothing but their batches."""
+
+    __slots__ = ("asked", "batches", "partition", "target")
+
+    def __init__(self, partition: Partition, target: produce.Target) -> None:
+        self.partition = partition
+        self.target = target
+        self.asked: list[Asked] = []
+        self.batches: list[memoryview] = []
 
 
 class KafkaLeader:
@@ -53,6 +66,7 @@ class KafkaLeader:
         self._forwarding = Forwarding(worker)
         worker.control.on_forwarded = self._forwarding.answered
         self._answers = MetadataAnswers()
+        self._gathered: dict[int, _Gathered] = {}  # by the identity of their target
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
         records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
         self.service = KafkaService(
@@ -65,10 +79,10 @@ class KafkaLeader:
                 **KafkaGroups(GroupsElsewhere(), worker.table).serves,
             },
             self._forward,
-            by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
+            by_hand={ApiKey.FETCH: records.fetch},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
-        self.door = KafkaDoor(worker.loop, sockets, self.service.serve, worker.config.kafka)
+        self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
 
     def _forward(self, call: Call) -> None:
         if not self._forwarding.forward(call):
@@ -103,12 +117,41 @@ class KafkaLeader:
 
     # --- produce ---
 
-    def _produce(self, asked: Asked) -> None:
-        head = asked.request
-        request = produce.read(head.version, head.body)
-        is_usual = len(request.wanted) == 1 and request.acks == 1 and request.transactional_id is None
-        if is_usual and head.version >= produce.FLEXIBLE and self._produce_at_once(asked, request):
+    def _serve(self, asked: Asked) -> None:
+        request = asked.request
+        if request.api_key != ApiKey.PRODUCE:
+            # What follows a Produce request on its connection sees what that has appended.
+            self._append_gathered()
+            self.service.serve(asked)
             return
+        one = produce.read_one(request.version, request.body)
+        if one is not None:
+            target, batches = one
+            gathered = self._gathered.get(id(target)) or self._begin_gathering(target)
+            if gathered is not None:
+                gathered.asked.append(asked)
+                gathered.batches.append(batches)
+                return
+        self._append_gathered()
+        self._produce_each(asked, produce.read(request.version, request.body))
+
+    def _begin_gathering(self, target: produce.Target) -> _Gathered | None:
+        """Where usual requests wait until all that one receive has brought can be appended by one write. None: these
+        want no answer, are to be refused, or their topic asks more of records."""
+        if not target.acks:
+            return None
+        try:
+            partition = self._find(target.topic, target.topic_id, target.partition)
+        except RequestError:
+            return None
+        if partition.is_rewritten:
+            return None
+        if any(other.partition is partition for other in self._gathered.values()):
+            self._append_gathered()  # a partition's requests stay in their order
+        gathered = self._gathered[id(target)] = _Gathered(partition, target)
+        return gathered
+
+    def _produce_each(self, asked: Asked, request: produce.ProduceRequest) -> None:
         progress = _ProduceInProgress(asked, request, self._cluster)
         try:
             request.check()
@@ -119,8 +162,8 @@ class KafkaLeader:
             return
         for number, item in enumerate(request.wanted):
             try:
-                partition = self._find(item)
-                produce.check_payload(item.batches, head.version)
+                partition = self._find(item.topic, item.topic_id, item.partition)
+                produce.check_payload(item.batches, asked.request.version)
                 if partition.is_rewritten:
                     then = partial(self._rewritten, partition, progress, number)
                     self._worker.rewriting.rewrite(partition, item.batches, then)
@@ -130,24 +173,74 @@ class KafkaLeader:
                 progress.settle(number, produce.refused(error))
         progress.strip()
 
-    def _produce_at_once(self, asked: Asked, request: produce.ProduceRequest) -> bool:
-        """The short way of the usual request: one partition's batches, acks=1. False: its topic asks more of records,
-        and nothing was done."""
-        item = request.wanted[0]
-        try:
-            partition = self._find(item)
-            if partition.is_rewritten:
-                return False
-            produce.check_payload(item.batches, asked.request.version)
-            result = self._worker.append(partition, item.batches, request.acks)
-        except (RequestError, StorageError) as error:
-            _ProduceInProgress(asked, request, self._cluster).settle(0, produce.refused(error))
-            return True
-        answer = produce.encode_one(
-            asked.request.correlation_id, request, result.base_offset, result.append_time_ms, result.log_start_offset
-        )
-        asked.answer((answer,))
+    def _append_gathered(self) -> None:
+        """Append and answer what was gathered. Before its bytes are overwritten, or anything else is served: nobody can
+        tell it from an append at once."""
+        if not self._gathered:
+            return
+        each, self._gathered = self._gathered, {}
+        for gathered in each.values():
+            try:
+                if len(gathered.batches) == 1 or not self._append_together(gathered):
+                    for asked, batches in zip(gathered.asked, gathered.batches, strict=True):
+                        self._append_alone(gathered.partition, gathered.target, asked, batches)
+            except Exception as error:
+                for asked in gathered.asked:
+                    asked.fail(error)
+
+    def _append_together(self, gathered: _Gathered) -> bool:
+        """Append the batches of several requests by one write. False: nothing was done."""
+        target = gathered.target
+        result = self._worker.append_together(gathered.partition, gathered.batches, target.acks)
+        if result is None:
+            return False
+        assert result.batch_offsets is not None, "there were several batches"
+        self._answer(gathered.partition, target, gathered.asked, result.batch_offsets, result)
         return True
+
+    def _append_alone(self, partition: Partition, target: produce.Target, asked: Asked, batches: memoryview) -> None:
+        try:
+            result = self._worker.append(partition, batches, target.acks)
+        except (RequestError, StorageError) as error:
+            self._refuse(asked, target, error)
+        else:
+            self._answer(partition, target, [asked], (result.base_offset,), result)
+
+    def _answer(
+        self,
+        partition: Partition,
+        target: produce.Target,
+        requests: list[Asked],
+        offsets: Sequence[int],
+        result: AppendResult,
+    ) -> None:
+        """Answer requests of one connection with their base offsets, now or when the disk has their records."""
+        append_time_ms, log_start_offset = result.append_time_ms, result.log_start_offset
+        answers = [
+            target.answer(asked.request.correlation_id, offset, append_time_ms, log_start_offset)
+            for asked, offset in zip(requests, offsets, strict=True)
+        ]
+        if not result.sync_needed:
+            answer_each(requests, answers)
+            return
+
+        def synced(error: KbrokerError | None) -> None:
+            try:
+                if error is None:
+                    answer_each(requests, answers)
+                    return
+                for asked in requests:
+                    self._refuse(asked, target, error)
+            except Exception as unforeseen:
+                # The partition that calls here knows nothing of requests.
+                for asked in requests:
+                    asked.fail(unforeseen)
+
+        self._when_synced(partition, result, target.timeout_ms, synced)
+
+    def _refuse(self, asked: Asked, target: produce.Target, error: KbrokerError) -> None:
+        progress = _ProduceInProgress(asked, target.request(_NO_BATCHES), self._cluster)
+        progress.settle(0, produce.refused(error))
 
     def _append(
         self, partition: Partition, batches: bytes | bytearray | memoryview, progress: _ProduceInProgress, number: int
@@ -176,16 +269,15 @@ class KafkaLeader:
         except (RequestError, StorageError) as refusal:
             progress.settle(number, produce.refused(refusal))
 
-    def _find(self, item: produce.Wanted) -> Partition:
+    def _find(self, topic: str, topic_id: bytes, index: int) -> Partition:
         if self._worker.is_draining:
             raise NotLeaderOrFollower("the broker is stopping")
-        name = item.topic
-        if not name:
-            known = self._worker.table.name_of(item.topic_id)
+        if not topic:
+            known = self._worker.table.name_of(topic_id)
             if known is None:
-                raise UnknownTopicId(f"no topic has the id {item.topic_id.hex()}")
-            name = known
-        return self._worker.table.get(name, item.partition)
+                raise UnknownTopicId(f"no topic has the id {topic_id.hex()}")
+            topic = known
+        return self._worker.table.get(topic, index)
 
     def _delete_records(self, call: Call) -> None:
         DeletionInProgress(self._worker, call).start()

@@ -116,8 +116,6 @@ class KafkaService:
     def serve(self, asked: Asked) -> None:
         """Serve a connection's request. Raises RequestError when its bytes are at fault."""
         request, connection = asked.request, asked.connection
-        if request.client_id:
-            connection.client_id = request.client_id
         by_hand = self._by_hand.get(request.api_key)
         if by_hand is not None:
             by_hand(asked)

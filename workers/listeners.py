@@ -77,6 +77,10 @@ class OpenListeners:
     addresses: dict[str, str] = field(default_factory=dict)
     """Where clients connect: `{"native": "127.0.0.1:7092", "worker-0/shm": "/run/…"}`; ports as they were bound."""
 
+    def missing(self) -> list[str]:
+        """Paths of unix sockets that somebody has removed: nobody can connect there any more."""
+        return [path for path in self.addresses.values() if path.startswith("/") and not os.path.lexists(path)]
+
     def close(self) -> None:
         """Close all; removes the unix ones from the file system."""
         for sockets in self.by_process.values():
@@ -150,6 +154,8 @@ def open_listeners(
                 result.addresses[name] = bound = _bound_address(sock)
                 if not _is_loopback(sock):
                     exposed.append(bound)
+                elif sock.family != socket.AF_UNIX:
+                    _send_unpaced(sock)
     except BaseException:
         result.close()
         raise
@@ -184,7 +190,7 @@ def inherited_listeners(environment: Mapping[str, str] = os.environ) -> dict[str
 
 def remove_stale_sockets(runtime_dir: Path) -> None:
     """Unlink what a dead predecessor left. Call it only under the runtime folder's lock."""
-    for entry in runtime_dir.iterdir():
+    for entry in runtime_dir.iterdir() if runtime_dir.exists() else ():  # somebody may have removed it
         ours = entry.name in (FRONT, BACKEND, CONTROL, SUPERVISOR) or _is_workers(entry.name)
         if ours and stat.S_ISSOCK(entry.lstat().st_mode):
             entry.unlink()
@@ -303,3 +309,14 @@ def _is_loopback(sock: socket.socket) -> bool:
     if sock.family == socket.AF_UNIX:
         return True
     return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def _send_unpaced(sock: socket.socket) -> None:
+    """Have nobody who connects on loopback wait for timers between the packets of an answer.
+
+    BBR, the default of some hosts, paces what it sends. Where nothing can be congested that is for nothing, and dear:
+    1 MB by sendfile costs 0.38 ms with it and 0.15 without. It must be said here: a connection that began with BBR goes
+    on pacing, whatever it is told.
+    """
+    with contextlib.suppress(OSError):  # a sandbox may not know it, and then sending only costs more
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")

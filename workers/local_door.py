@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from functools import partial
 
 from kbroker.config import NativeConfig
 from kbroker.errors import KbrokerError, ThrottlingQuotaExceeded
@@ -39,10 +40,9 @@ class LocalClient(Door):
         super().__init__(owner.serve, owner.limits)
         self._owner = owner
         self._unanswered = 0
-        self.connection = StreamConnection(owner.streams, sock, owner.message_limits, self._received, self._ended)
-
-    def _received(self, _connection: StreamConnection, frames: list[memoryview]) -> None:
-        self.take(b"", frames)
+        self.connection = StreamConnection(
+            owner.streams, sock, owner.message_limits, partial(self.take, b""), self._ended
+        )
 
     def _ended(self, _connection: StreamConnection, why: str) -> None:
         self._owner.gone(self, why)
@@ -60,7 +60,9 @@ class LocalClient(Door):
     def send(self, client: bytes, frames: Frames) -> None:
         """Answer one request; the answer is dropped when the client is gone."""
         self._unanswered -= 1
-        super().send(client, frames)
+        self.connection.send(frames)
+        if len(frames) > 2:
+            self._count_sent(client, frames)
 
 
 class LocalDoor:

@@ -11,7 +11,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Protocol
 
 import zmq
@@ -38,7 +38,7 @@ class Timer:
 
 
 class Drained(Protocol):
-    """A ZeroMQ socket on the loop. `drain` receives what is there, at most a turn's worth, and never blocks.
+    """A ZeroMQ socket on the loop. `drain` receives what is there, if anything, at most a turn's worth; never blocks.
 
     Whoever uses the socket sets `was_used`: its EVENTS are then looked at before the loop sleeps.
     """
@@ -63,7 +63,7 @@ class Loop:
         self._timers: list[tuple[int, int, Timer]] = []
         self._timer_count = 0
         self._soon: deque[Callable[[], None]] = deque()
-        self._turn_ends: list[Callable[[], None]] = []
+        self._turn_ends: list[tuple[Callable[[], None], Sized | None]] = []
         self._ports: list[Drained] = []
         self._told: dict[Drained, None] = {}  # ports with a message, or whose descriptor says so
         self._running = False
@@ -100,9 +100,12 @@ class Loop:
         self._told.pop(port, None)
         self.remove(descriptor_of(port.socket))
 
-    def at_turn_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at the end of every turn, after all that was ready was served."""
-        self._turn_ends.append(callback)
+    def at_turn_end(self, callback: Callable[[], None], pending: Sized | None = None) -> None:
+        """Call `callback` at the end of every turn, after all that was ready was served, in the order of these calls.
+
+        `pending`: only when there is something in it.
+        """
+        self._turn_ends.append((callback, pending))
 
     def call_at(self, when_ms: int, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, at `when_ms` on this loop's clock."""
@@ -133,6 +136,10 @@ class Loop:
         self._soon.append(callback)
         os.eventfd_write(self._wake_fd, 1)
 
+    def has_ready(self) -> bool:
+        """Whether the next turn has something to do at once: a message, or a call that was asked for."""
+        return bool(self._soon) or bool(self._epoll.poll(0, 1))
+
     def stop(self) -> None:
         """`run` returns after this turn."""
         self._running = False
@@ -145,41 +152,44 @@ class Loop:
 
     def turn(self, timeout_ms: int | None = None) -> None:
         """Wait for something to do, at most `timeout_ms` (None: as long as it takes), and do it."""
-        for fd, events in self._epoll.poll(self._wait_s(timeout_ms)):
-            callback = self._callbacks.get(fd)
-            if callback is not None:
-                callback(events)
-        for _ in range(len(self._soon)):
-            self._soon.popleft()()
-        if self._timers:
-            self._run_timers()
-        if self._told:
-            told, self._told = self._told, {}
-            for port in told:
-                if receivable(port.socket):
-                    port.drain()
-        for callback_at_end in self._turn_ends:
-            callback_at_end()
-
-    def close(self) -> None:
-        """Free the loop's own descriptors."""
-        self._epoll.close()
-        os.close(self._wake_fd)
-
-    def _wait_s(self, timeout_ms: int | None) -> float:
         # Here, after all uses of the sockets: each may have taken the descriptor's one signal with it.
         for port in self._ports:
             if port.was_used:
                 port.was_used = False
                 if receivable(port.socket):
                     self._told[port] = None
+        timers, now_ms = self._timers, 0
+        if timers:
+            now_ms = self.now_ms()
+            due_ms = timers[0][0] - now_ms
+            if timeout_ms is None or timeout_ms > due_ms:
+                # A day at most: epoll takes no more than 31 bits of milliseconds, and clients choose some timers.
+                timeout_ms = min(due_ms, 86_400_000) if due_ms > 0 else 0
         if self._soon or self._told:
-            return 0
-        if self._timers:
-            due_ms = max(0, self._timers[0][0] - self.now_ms())
-            # A day at most: epoll takes no more than 31 bits of milliseconds, and clients choose some of the timers.
-            timeout_ms = min(due_ms, 86_400_000 if timeout_ms is None else timeout_ms)
-        return -1 if timeout_ms is None else timeout_ms / 1000
+            timeout_ms = 0
+        ready = self._epoll.poll(None if timeout_ms is None else timeout_ms / 1000)
+        for fd, events in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        if self._soon:
+            for _ in range(len(self._soon)):
+                self._soon.popleft()()
+        # One look at the clock in a turn that had something to do: what has come due in it waits for the next one.
+        if timers and (not ready or timers[0][0] <= now_ms):
+            self._run_timers()
+        if self._told:
+            told, self._told = self._told, {}
+            for port in told:
+                port.drain()
+        for callback_at_end, pending in self._turn_ends:
+            if pending or pending is None:
+                callback_at_end()
+
+    def close(self) -> None:
+        """Free the loop's own descriptors."""
+        self._epoll.close()
+        os.close(self._wake_fd)
 
     def _run_timers(self) -> None:
         now_ms = self.now_ms()

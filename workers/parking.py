@@ -45,9 +45,12 @@ class ParkedFetch:
         try:
             step()
         except Exception as error:
-            self._is_over = True
-            self._finish_waiting()
-            self._fail(error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._is_over = True
+        self._finish_waiting()
+        self._fail(error)
 
     def _park(self, names: Iterable[TopicPartition], serving: Mapping[TopicPartition, Parkable], wait_ms: int) -> None:
         for name in names:
@@ -59,12 +62,14 @@ class ParkedFetch:
 
     def look_again(self) -> None:
         """A high watermark has moved."""
-        self._step(self._respond_if_enough)
-
-    def _respond_if_enough(self) -> None:
-        if not self._is_over and self._gather():
-            self._finish_waiting()
-            self._respond()
+        if self._is_over:
+            return
+        try:
+            if self._gather():
+                self._finish_waiting()
+                self._respond()
+        except Exception as error:
+            self._give_up(error)
 
     def abandon(self, error: KbrokerError) -> None:
         """A partition goes away: say what is known now; the other partitions get their answer too."""

@@ -11,10 +11,10 @@ from kbroker.config import LogConfig
 from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
-from kbroker.log.positions import AppendResult
+from kbroker.log.positions import AppendResult, LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
-from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.disk_syncs import DiskSyncs
 
 if TYPE_CHECKING:
     from kbroker.workers.rewriting import Rewrite
@@ -46,18 +46,19 @@ class Partition:
         self.log = partition_log
         self.control_page = page
         self.parked: set[HighWatermarkWaiter] = set()
-        self.is_dirty = False
-        """Appended to since the high watermark was last published."""
         self.rewrites: deque[Rewrite] = deque()
         """What is on its way through `Rewriting` to be appended."""
         self.is_rewritten = partition_log.policy is not None
         """Whether what is appended must come through `Rewriting`: its topic asks more of records, or did until now."""
         self.told = ""
         """The last complaint about the disk; empty once it took something again."""
+        self.refuses = ""
+        """Why the disk did not take the last append; empty when it did."""
         self._waiters: deque[AckWaiter] = deque()
         self._start_waiters: deque[AckWaiter] = deque()  # for the log start offset to be on the disk
         self._is_flushing = False
         self._published = -1
+        self._has_left = False
         self._when_left: Callable[[], None] | None = None
 
     @property
@@ -87,15 +88,29 @@ class Partition:
 
     def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
         """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""
-        result = self.log.append(batches, now_ms, sync=sync)
-        self.is_dirty = True
-        return result
+        return self.log.append(batches, now_ms, sync=sync)
+
+    def append_together(self, requests: list[memoryview], now_ms: int, sync: bool) -> AppendResult | None:
+        """Append one new batch of each request. None: nothing was done, append them one by one."""
+        return self.log.append_together(requests, now_ms, sync=sync)
 
     def tell_once(self, complaint: str) -> None:
         """Log what is wrong with the disk, unless that was the last thing said."""
         if self.told != complaint:
             self.told = complaint
             log.error("%s", complaint)
+
+    def refuse(self, why: str) -> None:
+        """The disk did not take an append. The log tells it once."""
+        self.refuses = why
+        self.tell_once(f"{why}; records for it are refused until the disk takes them again")
+
+    def take_again(self) -> None:
+        """The disk has taken an append, after something was wrong with it."""
+        self.told = ""
+        if self.refuses:
+            self.refuses = ""
+            log.info("%s takes records again", self.name)
 
     def answer_when_synced(self, waiter: AckWaiter) -> None:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
@@ -113,9 +128,9 @@ class Partition:
 
     # --- flushing ---
 
-    def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
+    def flush(self, syncs: DiskSyncs, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
         """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
-        if self._is_flushing or self._when_left is not None or self.log.failed:
+        if self._is_flushing or self._has_left or self.log.failed:
             return
         flush = self.log.begin_flush()
         if flush is None:
@@ -125,12 +140,12 @@ class Partition:
         def done(_result: None, error: BaseException | None) -> None:
             self._is_flushing = False
             self._flushed(flush, error, now_ms())
-            if self._when_left is not None:
-                self._when_left()
+            if self._has_left:
+                self._end()
             else:
                 flushed(self)
 
-        io.submit(flush.run, done)
+        syncs.submit(flush, done)
 
     def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
         if error is None:
@@ -149,23 +164,29 @@ class Partition:
 
     def publish(self) -> bool:
         """Show readers the new high watermark, answer what waited for it. False when it has not moved."""
-        self.is_dirty = False
-        if self._when_left is not None:
+        if self._has_left:
             return False  # it was left in the turn in which it was appended to: its page is gone
+        mark = self.log.high_watermark_position
+        has_moved = mark.offset != self._published
+        if has_moved:
+            self._published = mark.offset
+            self._show(mark)
+        if self._waiters or self._start_waiters:
+            self._answer_waiters()
+        return has_moved
+
+    def _answer_waiters(self) -> None:
         acknowledged = self.log.acknowledged_offset
         while self._waiters and self._waiters[0].ack_offset <= acknowledged:
             self._waiters.popleft().done(None)
         while self._start_waiters and self._start_waiters[0].ack_offset <= self.log.durable_log_start_offset:
             self._start_waiters.popleft().done(None)
-        if self.log.high_watermark == self._published:
-            return False
-        self._published = self.log.high_watermark
-        self.show()
-        return True
 
     def show(self) -> None:
         """Write the log's present bounds to the control page."""
-        mark = self.log.high_watermark_position
+        self._show(self.log.high_watermark_position)
+
+    def _show(self, mark: LogPosition) -> None:
         self.control_page.publish(
             log_start_offset=self.log.log_start_offset,
             high_watermark=mark.offset,
@@ -208,6 +229,14 @@ class Partition:
         self.parked.clear()
         self.control_page.close_page(DELETED if deleted else CLOSED)
         self.control_page.free()
+        self._has_left = True
         self._when_left = then
         if not self._is_flushing:
+            self._end()
+
+    def _end(self) -> None:
+        # Whoever waits for the end knows this partition, which must not know it for longer: a circle would keep the
+        # files of a deleted partition open, and their space taken, until a garbage collection.
+        then, self._when_left = self._when_left, None
+        if then is not None:
             then()

@@ -45,10 +45,10 @@ class Streams:
 
     def flush(self) -> None:
         """Send what the turn has brought. To be called at each turn's end, after whatever answers there."""
-        if self.unsent:
-            unsent, self.unsent = self.unsent, []
-            for connection in unsent:
-                connection.flush()
+        unsent = self.unsent
+        for connection in unsent:  # the end of one may give others something to send
+            connection.flush()
+        unsent.clear()
 
     def lasting(self, frame: memoryview) -> bytes | memoryview:
         """A received frame that may be used after the call that served it."""
@@ -62,15 +62,15 @@ PEER_BUFFER_BYTES: Final = 4 << 20
 class StreamConnection:
     """Receives, frames, serves; queues and sends. Never blocks.
 
-    `on_message(connection, frames)`: the frames are valid until it returns. `on_end(connection, why)`: called once,
+    `on_message(frames)`: the frames are valid until it returns. `on_end(connection, why)`: called once,
     when the connection was closed; `why` is empty unless the peer has broken the protocol. From a client that takes no
     answers nothing more is read. `is_peer`: another process of the broker, whose messages are bounded otherwise; it may
     be as full as we are, so it is always read from.
     """
 
     __slots__ = (
-        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_on_end", "_on_message", "_out", "_out_bytes",
-        "_socket", "_streams", "blocked_ms", "is_closed", "partial_ms",
+        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_on_end", "_out", "_socket", "_streams",
+        "blocked_ms", "is_closed", "on_message", "partial_ms", "queued_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +78,7 @@ class StreamConnection:
         streams: Streams,
         sock: socket.socket,
         limits: MessageLimits,
-        on_message: Callable[[StreamConnection, list[memoryview]], None],
+        on_message: Callable[[list[memoryview]], None],
         on_end: Callable[[StreamConnection, str], None],
         *,
         is_peer: bool = False,
@@ -88,22 +88,18 @@ class StreamConnection:
         if is_peer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PEER_BUFFER_BYTES)
         self._framer = MessageFramer(limits, streams.allocate)
-        self._on_message = on_message
+        self.on_message = on_message
         self._on_end = on_end
         self._is_peer = is_peer
         self._out: deque[bytes | bytearray | memoryview] = deque()
         self._is_in_unsent = False
-        self._out_bytes = 0
         self._half_received = 0
+        self.queued_bytes = 0
+        """What the kernel has not taken yet."""
         self.is_closed = False
         self.partial_ms = 0  # since when half a message is here
         self.blocked_ms = 0  # since when the peer takes nothing
         streams.loop.add(sock.fileno(), READ, self._on_events)
-
-    @property
-    def queued_bytes(self) -> int:
-        """What the kernel has not taken yet."""
-        return self._out_bytes
 
     def send(self, frames: Frames) -> None:
         """Queue a message; it is sent at the end of this turn. Dropped when the connection has ended."""
@@ -112,7 +108,7 @@ class StreamConnection:
         first = head(frames)
         self._out.append(first)
         self._out.extend(frames)
-        self._out_bytes += len(first) + sum(map(len, frames))
+        self.queued_bytes += len(first) + sum(map(len, frames))
         if not self._is_in_unsent:
             self._is_in_unsent = True
             self._streams.unsent.append(self)
@@ -137,25 +133,23 @@ class StreamConnection:
         self._streams.loop.remove(self._socket.fileno())
         self._socket.close()
         self._out.clear()
-        self._out_bytes = 0
+        self.queued_bytes = 0
         self._streams.half_received_bytes -= self._half_received
         self._on_end(self, why)
 
     def _on_events(self, events: int) -> None:
         if events & WRITE:
             self._write()
-        if self.is_closed:
-            return
+            if self.is_closed:
+                return
         # What a peer has said before its end is heard: a hang-up is seen as the end of what there is to read.
-        if events & READ:
-            self._receive()
-        elif events & HANGUP:
-            self.close()
-
-    def _receive(self) -> None:
+        if not events & READ:
+            if events & HANGUP:
+                self.close()
+            return
         framer = self._framer
         buffer = self._streams.buffer
-        room = framer.room()
+        room = framer.room() if self._half_received else None
         try:
             count = self._socket.recv_into(buffer if room is None else room)
         except (BlockingIOError, InterruptedError):
@@ -172,7 +166,7 @@ class StreamConnection:
             framer.filled(count)
         try:
             while (frames := framer.next_message()) is not None:
-                self._on_message(self, frames)
+                self.on_message(frames)
                 if self.is_closed:
                     return
         except RequestError as error:
@@ -180,6 +174,8 @@ class StreamConnection:
             return
         if framer.buffered_bytes or self._half_received:
             self._note_half_received(framer.buffered_bytes)
+            if room is None and count == len(buffer) and not self.is_closed:
+                self._on_events(READ)  # the rest of a large message mostly waits already: a turn of the loop less
 
     def _note_half_received(self, size_bytes: int) -> None:
         """Count what an unfinished message holds in memory, and since when it is here."""
@@ -199,7 +195,12 @@ class StreamConnection:
         self.blocked_ms = 0
         try:
             while out:
-                self._took(self._socket.sendmsg([*out] if len(out) <= _PARTS_MAX else [*out][:_PARTS_MAX]))
+                count = self._socket.sendmsg(out if len(out) <= _PARTS_MAX else [*out][:_PARTS_MAX])
+                self.queued_bytes -= count
+                if self.queued_bytes:
+                    self._took(count)
+                else:
+                    out.clear()
         except (BlockingIOError, InterruptedError):
             self.blocked_ms = self._streams.loop.now_ms()
         except OSError:
@@ -212,10 +213,6 @@ class StreamConnection:
     def _took(self, count: int) -> None:
         """The kernel has taken so many bytes from the beginning of what is to be sent."""
         out = self._out
-        self._out_bytes -= count
-        if not self._out_bytes:
-            out.clear()
-            return
         while count >= len(out[0]):
             count -= len(out.popleft())
         if count:

@@ -19,13 +19,13 @@ from kbroker import __version__
 from kbroker.config import Config
 from kbroker.errors import KbrokerError, StartError
 from kbroker.kafka import codec
+from kbroker.wording import counted
 from kbroker.workers.channel import Channel, Message
 from kbroker.workers.child import ChildContext, peers_from
 from kbroker.workers.entry import Main, run_child
 from kbroker.workers.health import (
     FRONT_MEMORY_INTERVAL_MS,
     HEARTBEAT_INTERVAL_MS,
-    MEMORY_INTERVAL_MS,
     check_heartbeats,
     check_memory,
     heard_from,
@@ -35,6 +35,7 @@ from kbroker.workers.listeners import inherited_listeners, open_listeners, plann
 from kbroker.workers.logs import start_logging
 from kbroker.workers.loop import Loop
 from kbroker.workers.notify import Notifier
+from kbroker.workers.outages import Outage, outage_text, outages_of
 from kbroker.workers.premises import claim
 from kbroker.workers.process import ChildProcess, new_incarnation
 from kbroker.workers.reload import reloaded
@@ -75,6 +76,7 @@ class Supervisor:
         self._peers_told = True
         self._started_at = time.time()
         self._last_beat_ms = 0
+        self._lost_sockets: list[str] = []
         self._last_watchdog_ms = 0
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
@@ -124,16 +126,14 @@ class Supervisor:
         self._tell_status()
         for process in self._processes.values():
             self._fork(process)
-        beat_ms = HEARTBEAT_INTERVAL_MS
+        beat_ms = min(HEARTBEAT_INTERVAL_MS, self._config.server.heartbeat_timeout_ms // 2)
         if self._notifier.watchdog_ms:
             beat_ms = max(10, min(beat_ms, self._notifier.watchdog_ms // 4))
         self._last_beat_ms = self._last_watchdog_ms = self._loop.now_ms()
         self._loop.call_every(beat_ms, lambda: self._beat(beat_ms))
         fronts = [process for process in self._processes.values() if process.kind == "front"]
-        others = [process for process in self._processes.values() if process.kind != "front"]
         if fronts:
             self._loop.call_every(FRONT_MEMORY_INTERVAL_MS, lambda: check_memory(fronts, self._config))
-        self._loop.call_every(MEMORY_INTERVAL_MS, lambda: check_memory(others, self._config))
 
     # -- children
 
@@ -273,8 +273,21 @@ class Supervisor:
                 process.asked_ms = None if process.asked_ms is None else now_ms
         if self._state != "stopping":
             check_heartbeats(self._processes.values(), self._config, now_ms)
+            check_memory(self._processes.values(), self._config)
+        self._look_for_sockets()
         self._tell_status()
         self._feed_watchdog(now_ms)
+
+    def _look_for_sockets(self) -> None:
+        """Who has cleaned up the runtime folder under a running broker is told at once, not by the next client."""
+        missing = self._listeners.missing()
+        if missing and not self._lost_sockets:
+            log.error(
+                "%s of the sockets in %s were removed: clients that are connected are served on, others of this host "
+                "cannot connect; restart the broker",
+                len(missing), self._config.runtime_dir,
+            )  # fmt: skip
+        self._lost_sockets = missing
 
     def _feed_watchdog(self, now_ms: int) -> None:
         period_ms = self._notifier.watchdog_ms
@@ -363,33 +376,53 @@ class Supervisor:
 
     # -- what is told
 
+    def _outages(self) -> tuple[list[Outage], int]:
+        """What is out of service, as far as it is named, and how much there is in all: processes first."""
+        if self._state != "ready":
+            return [], 0
+        processes = self._processes.values()
+        named = [Outage(p.title, "disk stalled" if p.ready else "restarting") for p in processes if p.is_away]
+        named += [Outage(path, "the socket was removed; restart the broker") for path in self._lost_sockets]
+        in_all = len(named)
+        for process in processes:
+            of_process, count = outages_of(process.facts)
+            named += of_process
+            in_all += count
+        return named, in_all
+
+    def _state_text(self) -> str:
+        return "degraded" if self._outages()[1] else self._state
+
     def _status_text(self) -> str:
         if self._state != "ready":
             return self._state
-        away = [
-            f"{p.title} {'disk stalled' if p.ready else 'restarting'}" for p in self._processes.values() if p.is_away
-        ]
-        if away:
-            return ", ".join(away)
         workers = [p for p in self._processes.values() if p.kind == "worker"]
-        counts = [p.facts["partitions"] for p in workers if isinstance(p.facts.get("partitions"), int)]
-        text = f"{len(workers)} worker{'s' if len(workers) != 1 else ''}"
-        return f"{text}, {sum(counts)} partition{'s' if sum(counts) != 1 else ''}" if counts else text
+        text = counted(len(workers), "worker")
+        for fact, singular, what in (("partitions", "partition", ""), ("opening", "partition", " being recovered")):
+            counts = [p.facts[fact] for p in workers if isinstance(p.facts.get(fact), int)]
+            if any(counts) or (counts and not what):
+                text += f", {counted(sum(counts), singular)}{what}"
+        return text
 
     def _tell_status(self) -> None:
-        self._notifier.status(self._status_text())
+        text = self._status_text()
+        named, in_all = self._outages()
+        self._notifier.status(f"degraded: {text}; {outage_text(named, in_all)}" if in_all else text)
 
     def status(self) -> dict[str, Any]:
         """The status document, as `supervisor.sock` hands it out."""
         now_ms = self._loop.now_ms()
+        named, in_all = self._outages()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "cluster_id": self._premises.cluster_id,
             "boot_id": self._boot_id,
             "started_at": self._started_at,
-            "state": self._state,
+            "state": self._state_text(),
             "status": self._status_text(),
+            "outages": [outage._asdict() for outage in named],
+            "outages_in_all": in_all,
             "data_dir": str(self._config.data_dir),
             "runtime_dir": str(self._config.runtime_dir),
             "worker_count": self._worker_count,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from kbroker.types import TopicPartition
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
 from kbroker.wire.messages import TopicInfo
 from kbroker.workers.complaints import Complaints
+from kbroker.workers.outages import Outage
 from kbroker.workers.partition import Partition
 from kbroker.workers.turns import FolderTurns
 
@@ -93,6 +94,14 @@ class PartitionTable:
     def counts(self) -> dict[str, int]:
         """How many partitions are served, being opened, out of service."""
         return {"partitions": len(self.serving), "opening": len(self._opening), "failed": len(self._failed)}
+
+    def outages(self) -> Iterator[Outage]:
+        """What clients cannot use at the moment, and why."""
+        for name, why in self._failed.items():
+            yield Outage(str(name), why)
+        for name, partition in self.serving.items():
+            if partition.refuses:
+                yield Outage(f"writes to {name}", partition.refuses)
 
     # --- the catalog ---
 
@@ -207,6 +216,8 @@ class PartitionTable:
     def _opening_failed(self, name: TopicPartition, opening: _Opening, error: BaseException) -> None:
         why = str(error)
         retry_ms = RETRY_LOCKED_MS if isinstance(error, StartError) else RETRY_OPEN_MS
+        if isinstance(error, StartError):
+            why = "the process that had it has not let go of its folder yet"
         if self._failed.get(name) != why:  # not at each try
             self._outages.say(f"{name} is out of service, tried again every {retry_ms / 1000:.1f} s: {why}")
         self._failed[name] = why

@@ -33,16 +33,20 @@ from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, 
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
+from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.doors import Asked
+from kbroker.workers.disk_syncs import DiskSyncs
+from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.group_commits import GroupCommits
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalDoor
 from kbroker.workers.loop import Loop
+from kbroker.workers.outages import outage_facts
 from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.stream_connection import Streams
@@ -51,9 +55,6 @@ from kbroker.workers.table import PartitionTable
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_MS = 1000
-REPEATED_MAX = 1024
-REPEATED_BYTES_MAX = 512
-"""Headers of produce requests that are remembered, and how large one may be."""
 
 
 class Worker:
@@ -67,17 +68,19 @@ class Worker:
         self._altered: dict[str, str] = {}
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
-        # Before the doors' own: who waits for what a turn publishes is answered in that turn.
-        self.loop.at_turn_end(self._end_turn)
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
+        self.syncs = DiskSyncs(self.loop, self.io)
+        self.commits = GroupCommits(self.loop, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
         self.table = PartitionTable(self)
         self._dirty: set[Partition] = set()
+        # Before the doors' own: who waits for what a turn publishes is answered in that turn.
+        self.loop.at_turn_end(self._end_turn, self._dirty)
         self._unflushed: dict[int, set[Partition]] = {}
         """Partitions that were appended to, by the time (ms) within which they are to be on the disk."""
-        self._answers: list[tuple[Asked, bytes]] = []
+        self._answers: list[tuple[Asked, AppendResult]] = []
         self._repeated: dict[bytes, m.Produce] = {}
         """Headers that were decoded before: a producer sends the same one with each batch of a partition."""
         self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
@@ -128,7 +131,8 @@ class Worker:
         self.child.on_drain = self._drain
         self.child.on_reload = self._reload
         self.door.listen()
-        self.loop.at_turn_end(self.streams.flush)
+        self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
+        self.loop.at_turn_end(self.commits.end_turn, self.commits.wanted)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
         self._follow_peers()
         self.loop.run()
@@ -157,7 +161,7 @@ class Worker:
         """An update of the catalog was done; after the first one this worker serves."""
         if self.kafka is not None and not self.is_draining:
             self.kafka.door.listen()
-        self.child.ready(f"{len(self.table.serving)} partitions")
+        self.child.ready(counted(len(self.table.serving), "partition"))
 
     def _reload(self, config: Config) -> None:
         self._given = config
@@ -174,6 +178,7 @@ class Worker:
 
         def closed() -> None:
             self.io.close(1)
+            self.syncs.close()
             self.loop.call_soon(self.loop.stop)
 
         self._when_answered(partial(self.table.close_all, closed))
@@ -188,21 +193,22 @@ class Worker:
 
     def _serve(self, asked: Asked) -> None:
         try:
-            request = self._repeated.get(asked.header) or self._decode(asked.header)
+            repeated = self._repeated.get(asked.header)
+            if repeated is not None:
+                self._produce(asked, repeated)
+                return
+            request = codec.decode_request(codec.unpack_request(asked.header))
             serve = self._requests.get(type(request))
             if serve is None:
                 raise InvalidRequest(f"{request.OP} goes to the coordinator, through the front, not to a worker")
             serve(asked, request)
         except KbrokerError as error:
             asked.refuse(error)
-
-    def _decode(self, header: bytes) -> Any:
-        request = codec.decode_request(codec.unpack_request(header))
-        if type(request) is m.Produce and len(header) <= REPEATED_BYTES_MAX:
-            if len(self._repeated) >= REPEATED_MAX:
-                self._repeated.clear()
-            self._repeated[header] = request
-        return request
+        else:
+            if type(request) is m.Produce and len(asked.header) <= REPEATED_BYTES_MAX:
+                if len(self._repeated) >= REPEATED_MAX:
+                    self._repeated.clear()
+                self._repeated[asked.header] = request
 
     def _hello(self, asked: Asked, _request: m.Hello) -> None:
         asked.answer(codec.encode_answer(hello_answer(self.child, self.node)))
@@ -215,14 +221,9 @@ class Worker:
         partition = self.table.get(request.topic, request.partition)
         if request.topic_id and request.topic_id != partition.topic_id:
             raise UnknownTopicId(f"topic {request.topic} was deleted and made anew; its id is another one now")
-        if not asked.payload:
-            raise InvalidRequest("produce has no payload frame")
-        one = len(asked.payload) == 1
-        most = self.config.native.frame_bytes_max
-        if not one and sum(map(len, asked.payload)) > most:
-            raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
-        batches = asked.payload[0] if one else bytearray().join(asked.payload)
-        asked.payload.clear()  # what waits for its answer keeps no frame
+        payload = asked.payload
+        batches = payload[0] if len(payload) == 1 else self._joined(payload)
+        payload.clear()  # what waits for its answer keeps no frame
         if not partition.is_rewritten:
             self._append(partition, batches, request, asked)
             return
@@ -237,21 +238,27 @@ class Worker:
 
         self.rewriting.rewrite(partition, batches, rewritten)
 
+    def _joined(self, payload: list[memoryview]) -> bytearray:
+        """The payload frames of a produce request that has not one of them."""
+        if not payload:
+            raise InvalidRequest("produce has no payload frame")
+        most = self.config.native.frame_bytes_max
+        if sum(map(len, payload)) > most:
+            raise MessageTooLarge(f"the payload frames are larger than native.frame.bytes.max={most} together")
+        return bytearray().join(payload)
+
     def _append(
         self, partition: Partition, batches: bytes | bytearray | memoryview, request: m.Produce, asked: Asked
     ) -> None:
         """Append what a native client sent, and answer it when it may be answered."""
         result = self.append(partition, batches, request.acks)
-        header = codec.encode_answer(
-            m.ProduceAnswer(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
-        )
         if not result.sync_needed:
-            self._answers.append((asked, header))
+            self._answers.append((asked, result))
             return
 
         def done(error: KbrokerError | None) -> None:
             if error is None:
-                asked.answer(header)
+                _answer(asked, result)
             else:
                 asked.refuse(error)
 
@@ -267,14 +274,24 @@ class Worker:
         Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
         try:
-            result = partition.append(batches, self.now_ms(), sync=acks == -1)
+            result = partition.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
-            partition.tell_once(str(error))
+            partition.refuse(str(error))
             if partition.log.failed:
                 self.table.reopen(partition, partition.log.failed)
             raise
-        partition.told = ""
+        if partition.told:
+            partition.take_again()
         self._dirty.add(partition)
+        return result
+
+    def append_together(self, partition: Partition, requests: list[memoryview], acks: int) -> AppendResult | None:
+        """As `append`, for one new batch of each request. None: nothing was done, append them one by one."""
+        result = partition.append_together(requests, self.now_ms(), sync=acks == -1)
+        if result is not None:
+            if partition.told:
+                partition.take_again()
+            self._dirty.add(partition)
         return result
 
     def delete_records(
@@ -335,33 +352,36 @@ class Worker:
     # --- the end of a turn ---
 
     def _end_turn(self) -> None:
-        if not self._dirty:
-            return
-        dirty, self._dirty = self._dirty, set()
+        dirty = [*self._dirty]
+        self._dirty.clear()
+        # Readers first: who waits for a record waits longer than who has sent it.
         for partition in dirty:
             self._publish(partition)
+        for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
-                partition.flush(self.io, self.now_ms, self._flushed)
+                self.commits.want(partition)
             self._flush_later(partition)
-        # Readers first: who waits for a record waits longer than who has sent it.
-        answers, self._answers = self._answers, []
-        for asked, header in answers:
-            asked.answer(header)
+        for asked, result in self._answers:
+            _answer(asked, result)
+        self._answers.clear()
 
     def _publish(self, partition: Partition) -> None:
         if partition.publish():
             if self.descriptors is not None:
-                self.descriptors.published(partition.topic, partition.partition, partition.log.high_watermark)
-            for waiter in list(partition.parked):
-                waiter.look_again()
+                self.descriptors.published(partition.name, partition.control_page)
+            if partition.parked:
+                for waiter in list(partition.parked):
+                    waiter.look_again()
+
+    def _flush(self, partition: Partition) -> None:
+        partition.flush(self.syncs, self.now_ms, self._flushed)
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
             self.table.reopen(partition, str(partition.log.failed))
             return
-        self._publish(partition)
-        if partition.has_waiters or partition.log.flush_due:
-            partition.flush(self.io, self.now_ms, self._flushed)
+        # The end of this turn publishes, and sees whether somebody waits for the next commit.
+        self._dirty.add(partition)
 
     # --- in the background ---
 
@@ -378,13 +398,14 @@ class Worker:
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)
-                partition.flush(self.io, self.now_ms, self._flushed)
+                self._flush(partition)
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        self.child.report(**self.table.counts(), io_stalled_ms=self.io.stalled_ms())
+        stalled_ms = max(self.io.stalled_ms(), self.syncs.stalled_ms())
+        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
@@ -405,16 +426,22 @@ class Worker:
         if removed:
             partition.show()
             log.info(
-                "%s: %d segments are past their retention or deleted, the log starts at %d now",
+                "%s: %s past retention or deleted, the log starts at %d now",
                 partition.name,
-                len(removed),
+                counted(len(removed), "segment"),
                 partition.log.log_start_offset,
             )
 
     def descriptors_forget(self, name: TopicPartition) -> None:
         """Readers of this partition are woken: it is no longer served here."""
         if self.descriptors is not None:
-            self.descriptors.forget(name.topic, name.partition)
+            self.descriptors.forget(name)
+
+
+def _answer(asked: Asked, result: AppendResult) -> None:
+    asked.answer(
+        codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
+    )
 
 
 def main(child: ChildContext) -> None:

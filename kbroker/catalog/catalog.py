@@ -26,6 +26,7 @@ from kbroker.errors import (
     UnknownTopicOrPartition,
 )
 from kbroker.types import INTERNAL_TOPICS
+from kbroker.wording import counted
 
 TOPICS = "topics/"
 REMOVED = "removed/"
@@ -161,6 +162,12 @@ class Catalog:
         """A topic found on the disk while a lost store is rebuilt."""
         return [Change(TOPICS + topic.name, ABSENT, _pack(topic))]
 
+    def apart_from_topics(self) -> list[Change]:
+        """All the rest of this catalog, for an empty store: deletions that go on, and altered broker settings."""
+        removed = [Change(REMOVED + topic_id.hex(), ABSENT, _pack(topic)) for topic_id, topic in self.removed.items()]
+        altered = [Change(ALTERED + node, ABSENT, msgpack.packb(values)) for node, values in self.altered.items()]
+        return removed + altered
+
     def delete(self, name: str) -> list[Change]:
         """Take a topic out; its owners are remembered until its folders are gone. Raises UnknownTopicOrPartition."""
         topic = self.topic(name)
@@ -189,7 +196,9 @@ class Catalog:
         topic = self.topic(name)
         have = len(topic.partitions)
         if total <= have:
-            raise InvalidPartitions(f"topic {name} has {have} partitions; {total} is not more (they can only grow)")
+            raise InvalidPartitions(
+                f"topic {name} has {counted(have, 'partition')}; {total} is not more (they can only grow)"
+            )
         self._check_count(name, total, total - have)
         grown = dataclasses.replace(topic, partitions=topic.partitions + self._place(total - have))
         return [self._replace(grown)]
@@ -283,7 +292,8 @@ class Catalog:
             raise InvalidPartitions(f"topic {name} needs at least 1 partition, not {total}")
         if self.partition_count + added > self.partitions_max:
             raise InvalidPartitions(
-                f"topic {name} with {total} partitions would make more than partitions.max={self.partitions_max} in all"
+                f"topic {name} with {counted(total, 'partition')} would make more in all than "
+                f"partitions.max={self.partitions_max}"
             )
 
     def _place(self, count: int) -> list[PartitionRecord]:

@@ -9,6 +9,7 @@ import click
 
 from kbroker.config import Config
 from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, ipc
+from kbroker.wording import counted
 from kbroker.workers import coordinator, front, worker
 from kbroker.workers.supervisor import Supervisor
 
@@ -21,7 +22,7 @@ def ready_line(config: Config, status: dict[str, Any]) -> str:
     reach = f"{SERVER_VARIABLE}={ipc(config.runtime_dir, FRONT)}" + (f" (or tcp://{tcp})" if tcp else "")
     if status["bootstrap_servers"]:
         reach += f"; bootstrap.servers={status['bootstrap_servers']}"
-    workers = f"{status['worker_count']} worker{'s' if status['worker_count'] != 1 else ''}"
+    workers = counted(status["worker_count"], "worker")
     return f"kbroker is ready: {reach}; {workers}, data in {config.data_dir}"
 
 

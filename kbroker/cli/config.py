@@ -11,6 +11,7 @@ import click
 from kbroker.cli.options import assignments, json_option, print_json
 from kbroker.cli.sources import CONFIG_VARIABLE, Sources, variable_for
 from kbroker.config import ALL_SETTINGS, SETTINGS, Known, allowed, read_settings, value_text
+from kbroker.wording import counted
 
 TITLES = {
     "server": "The broker",
@@ -117,7 +118,7 @@ def reference(as_json: bool, as_markdown: bool) -> None:
 def check(file: Path) -> None:
     """Check the settings in FILE; says what is wrong and the nearest right name."""
     count = len(read_settings(file))
-    click.echo(f"{file}: {count} setting{'s' if count != 1 else ''}, all well")
+    click.echo(f"{file}: {counted(count, 'setting')}, all well")
 
 
 @command.command()

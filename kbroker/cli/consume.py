@@ -12,6 +12,7 @@ from kbroker.cli.options import parse_time_option, server_option
 from kbroker.cli.outcome import complain
 from kbroker.errors import UnknownTopicOrPartition
 from kbroker.types import TopicPartition
+from kbroker.wording import counted
 
 if TYPE_CHECKING:
     from kbroker.clients.consumer import Consumer
@@ -89,7 +90,7 @@ def command(
         _seek(consumer, partitions, ends, from_beginning, offset, since_ms)
         printed = _print(consumer, json_line if as_json else write, count, ends if exit_at_end else None)
         if verbose:
-            complain(f"{printed} records, read through {consumer.transport}")
+            complain(f"{counted(printed, 'record')}, read through {consumer.transport}")
 
 
 def _consume_in_group(
@@ -103,7 +104,7 @@ def _consume_in_group(
         consumer.subscribe([topic])
         printed = _print(consumer, write, count, None)
         if verbose:
-            complain(f"{printed} records, read through {consumer.transport}")
+            complain(f"{counted(printed, 'record')}, read through {consumer.transport}")
 
 
 def _partitions(consumer: Consumer, topic: str, numbers: tuple[int, ...]) -> list[TopicPartition]:

@@ -13,6 +13,7 @@ from kbroker.cli.outcome import complain
 from kbroker.cli.table import print_table
 from kbroker.errors import GroupIdNotFound
 from kbroker.types import TopicPartition
+from kbroker.wording import counted
 
 if TYPE_CHECKING:
     from kbroker.clients.admin import Admin
@@ -69,7 +70,9 @@ def describe(groups: tuple[str, ...], as_json: bool, server: str | None) -> None
         return
     for one, lags in facts:
         assignor = f", assigned by {one.assignor}" if one.assignor else ""
-        click.echo(f"{one.group}  {one.type}, {one.state}, epoch {one.epoch}, {len(one.members)} members{assignor}")
+        click.echo(
+            f"{one.group}  {one.type}, {one.state}, epoch {one.epoch}, {counted(len(one.members), 'member')}{assignor}"
+        )
         _print_lags(lags)
         click.echo()
 

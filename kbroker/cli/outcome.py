@@ -24,7 +24,7 @@ EXIT_CODES = {
     OK: "all well",
     FAILED: "the broker refused, or something failed",
     USAGE: "wrong usage: an unknown command, option, setting or value",
-    NOT_READY: "`status`: a process is not ready",
+    NOT_READY: "`status`: a process is not ready, or something is out of service",
     NO_BROKER: "no broker answered",
     INTERRUPTED: "interrupted (Ctrl-C)",
     BROKEN_PIPE: "whoever read the output has gone",

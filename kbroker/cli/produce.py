@@ -17,6 +17,7 @@ from kbroker.cli.options import assignments, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.progress import progress
 from kbroker.errors import KbrokerError
+from kbroker.wording import counted
 
 if TYPE_CHECKING:
     from kbroker.clients.producer import Producer
@@ -172,6 +173,6 @@ def _send(
 
 def _summary(tally: Tally) -> None:
     if tally.acknowledged == tally.sent:
-        complain(f"{tally.acknowledged} records acknowledged")
+        complain(f"{counted(tally.acknowledged, 'record')} acknowledged")
     else:
         complain(f"{tally.acknowledged} of {tally.sent} records acknowledged")

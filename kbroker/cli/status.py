@@ -54,6 +54,11 @@ def _duration(seconds: float) -> str:
 
 def _print(status: dict[str, Any]) -> None:
     click.echo(f"kbroker {status['version']}  {status['state']}: {status['status']}")
+    for outage in status["outages"]:
+        click.echo(f"out of service: {outage['what']}: {outage['why']}")
+    more = status["outages_in_all"] - len(status["outages"])
+    if more:
+        click.echo(f"out of service: {more} more; the broker's log names them")
     click.echo(f"data in {status['data_dir']}, sockets in {status['runtime_dir']}")
     if status["bootstrap_servers"]:
         click.echo(f"Kafka clients: bootstrap.servers={status['bootstrap_servers']}")
@@ -83,9 +88,10 @@ def _print(status: dict[str, Any]) -> None:
 @click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the broker's sockets.")
 @json_option
 def command(runtime_dir: Path | None, as_json: bool) -> None:
-    """Tell what every process of the broker here is doing.
+    """Tell what every process of the broker here is doing, and what is out of service.
 
-    Ends with 0 when all are ready, 3 when one is not, 4 when there is no broker.
+    Ends with 0 when all is well, 3 when a process is not ready or something is out of service, 4 when there is no
+    broker.
     """
     status = read_status(runtime_dir or find_runtime_dir())
     if as_json:

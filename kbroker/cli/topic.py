@@ -11,6 +11,7 @@ import click
 from kbroker.cli.options import assignments, json_option, print_json, server_option
 from kbroker.cli.table import print_table
 from kbroker.errors import TopicAlreadyExists
+from kbroker.wording import counted
 
 settings_option = click.option(
     "-c",
@@ -119,7 +120,8 @@ def describe(names: tuple[str, ...], all_settings: bool, as_json: bool, server: 
 def _print_topic(facts: dict[str, Any]) -> None:
     settings = " ".join(f"{name}={value}" for name, value in facts["settings"].items())
     records = sum(p["high_watermark"] - p["log_start_offset"] for p in facts["partitions"])
-    click.echo(f"{facts['name']}  {len(facts['partitions'])} partitions, {records} records  {settings}".rstrip())
+    size = f"{counted(len(facts['partitions']), 'partition')}, {counted(records, 'record')}"
+    click.echo(f"{facts['name']}  {size}  {settings}".rstrip())
     columns = ("partition", "owner", "epoch", "first offset", "next offset")
     print_table(columns, [tuple(partition.values()) for partition in facts["partitions"]], right=columns)
     click.echo()
@@ -169,4 +171,4 @@ def add_partitions(name: str, total: int, server: str | None) -> None:
 
     with Admin(server=server) as admin:
         admin.create_partitions({name: total})
-    click.echo(f"{name} has {total} partitions")
+    click.echo(f"{name} has {counted(total, 'partition')}")

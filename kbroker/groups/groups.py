@@ -349,11 +349,12 @@ class Groups:
             effects.wake_ms = None
             return effects
         has_offsets = bool(self._offsets.of_group(group_id))
-        if group.is_empty and not has_offsets and not group.records():
+        wakes = self._wakes[group_id]
+        # One whose last offset was deleted stays until its offsets are looked at: who cleans up deletes it next.
+        if group.is_empty and not has_offsets and wakes.offsets_ms is None and not group.records():
             self._drop(group_id)
             effects.wake_ms = None
             return effects
-        wakes = self._wakes[group_id]
         if wakes.offsets_ms is None and (has_offsets or group.is_empty):
             wakes.offsets_ms = now_ms + self.settings.offsets_retention_check_interval_ms
         wakes.tell(effects)

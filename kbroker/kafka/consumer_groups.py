@@ -9,7 +9,7 @@ from kbroker.groups import consumer_events as events
 from kbroker.groups.assignment import Assignment, of_topics
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.operations import NOT_TOLD, ON_GROUP
+from kbroker.kafka.authorized_operations import NOT_ASKED, ON_GROUP
 
 _OWN_IDS: Final = 1
 """From this version of ConsumerGroupHeartbeat on a client makes its member id itself."""
@@ -73,7 +73,7 @@ def describe(request: Any, token_of: Callable[[int], Any]) -> list[events.Consum
 def described(request: Any, name_of: NameOf, results: Sequence[events.ConsumerGroupDescribeResult]) -> Any:
     """The answer to ConsumerGroupDescribe."""
     types = codec.response_types(ApiKey.CONSUMER_GROUP_DESCRIBE)
-    operations = ON_GROUP if request.include_authorized_operations else NOT_TOLD
+    tells_operations = request.include_authorized_operations
 
     def assignment(found: Assignment) -> Any:
         return types.Assignment(
@@ -95,6 +95,7 @@ def described(request: Any, name_of: NameOf, results: Sequence[events.ConsumerGr
                 group_epoch=result.group_epoch,
                 assignment_epoch=result.assignment_epoch,
                 assignor_name=result.assignor,
+                authorized_operations=ON_GROUP if tells_operations and not result.error_code else NOT_ASKED,
                 members=[
                     types.Member(
                         member_id=member.member_id,
@@ -111,7 +112,6 @@ def described(request: Any, name_of: NameOf, results: Sequence[events.ConsumerGr
                     )
                     for member in result.members
                 ],
-                authorized_operations=NOT_TOLD if result.error_code else operations,
             )
             for group_id, result in zip(request.group_ids, results, strict=True)
         ]

@@ -7,8 +7,8 @@ from typing import Any
 from kbroker.errors import CoordinatorNotAvailable, InvalidRequest
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.authorized_operations import NOT_ASKED, ON_CLUSTER
 from kbroker.kafka.cluster import CONTROLLER, Cluster, Node
-from kbroker.kafka.operations import NOT_TOLD, ON_CLUSTER
 from kbroker.types import OFFSETS_TOPIC
 
 SEVERAL_KEYS = 4
@@ -88,7 +88,7 @@ def cluster_described(request: Any, cluster: Cluster) -> Any:
         cluster_id=cluster.cluster_id,
         controller_id=CONTROLLER,
         brokers=[types.DescribeClusterBroker(broker_id=n.node_id, host=n.host, port=n.port) for n in cluster.nodes],
-        cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_TOLD,
+        cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_ASKED,
     )
 
 

@@ -166,7 +166,7 @@ def encode_one(
         or partition.current_leader is not None
     ):
         return None
-    topic = _topic_head(version, partition.topic, partition.topic_id)
+    topic = partition.topic_id if version >= TOPIC_IDS else _topic_head(version, partition.topic, partition.topic_id)
     count = records.size_bytes
     length = unsigned_varint(count + 1)
     size = _ONE_BYTES + len(topic) + len(length) + count

@@ -132,6 +132,11 @@ class RequestFramer:
         return (0 if self._own is None else len(self._own)) + len(self._data) - self._position
 
     @property
+    def client_id(self) -> str:
+        """What the peer last called itself."""
+        return self._client[1] or ""
+
+    @property
     def received_bytes(self) -> int:
         """What of the unfinished frame has come."""
         return 0 if self._own is None else self._filled

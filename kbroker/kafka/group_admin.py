@@ -9,7 +9,7 @@ from kbroker.errors import GroupIdNotFound
 from kbroker.groups import events
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.operations import NOT_TOLD, ON_GROUP
+from kbroker.kafka.authorized_operations import NOT_ASKED, ON_GROUP
 
 _NOT_FOUND_IS_AN_ERROR: Final = 6
 """Before this version of DescribeGroups a group that is not there is a dead one, and no error."""
@@ -23,7 +23,7 @@ def describe(request: Any, token_of: Callable[[int], Any]) -> list[events.Descri
 def described(request: Any, version: int, results: Sequence[events.DescribeGroupResult]) -> Any:
     """The answer to DescribeGroups."""
     types = codec.response_types(ApiKey.DESCRIBE_GROUPS)
-    operations = ON_GROUP if request.include_authorized_operations else NOT_TOLD
+    tells_operations = request.include_authorized_operations
     groups = []
     for group_id, result in zip(request.groups, results, strict=True):
         code = result.error_code
@@ -37,6 +37,7 @@ def described(request: Any, version: int, results: Sequence[events.DescribeGroup
                 group_state=result.state,
                 protocol_type=result.protocol_type,
                 protocol_data=result.protocol_name,
+                authorized_operations=ON_GROUP if tells_operations and not code else NOT_ASKED,
                 members=[
                     types.DescribedGroupMember(
                         member_id=member.member_id,
@@ -48,7 +49,6 @@ def described(request: Any, version: int, results: Sequence[events.DescribeGroup
                     )
                     for member in result.members
                 ],
-                authorized_operations=NOT_TOLD if result.error_code else operations,
             )
         )
     return types.DescribeGroupsResponse(groups=groups)

@@ -8,8 +8,8 @@ from typing import Any
 from kbroker.errors import LeaderNotAvailable, UnknownTopicId, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.authorized_operations import NOT_ASKED, ON_CLUSTER, ON_TOPIC
 from kbroker.kafka.cluster import CONTROLLER, Cluster, TopicFacts
-from kbroker.kafka.operations import NOT_TOLD, ON_CLUSTER, ON_TOPIC
 from kbroker.types import INTERNAL_TOPICS
 
 _ALWAYS_CREATES = 4
@@ -46,18 +46,19 @@ def name_of(item: Any, cluster: Cluster) -> str | None:
 def answer(request: Any, version: int, cluster: Cluster, refused: Mapping[str, int] | None = None) -> Any:
     """What is known of the topics asked for. `refused`: error codes of those that could not be created."""
     if wants_all(request, version):
-        operations = topic_operations(request)
-        found = [described(cluster.topics[name], cluster, operations) for name in sorted(cluster.topics)]
+        found = [described(cluster.topics[name], cluster) for name in sorted(cluster.topics)]
     else:
-        found = [_asked(item, request, version, cluster, refused or {}) for item in asked_once(request)]
+        found = [_asked(item, version, cluster, refused or {}) for item in asked_once(request)]
+    for topic in found:
+        topic.topic_authorized_operations = topic_operations(request)
     whole = frame_of(request, cluster)
     whole.topics = found
     return whole
 
 
 def topic_operations(request: Any) -> int:
-    """What each topic's part of the answer says of operations."""
-    return ON_TOPIC if request.include_topic_authorized_operations else NOT_TOLD
+    """What the answer tells of the operations on each topic, also on those that are not there."""
+    return ON_TOPIC if request.include_topic_authorized_operations else NOT_ASKED
 
 
 def frame_of(request: Any, cluster: Cluster) -> Any:
@@ -67,16 +68,14 @@ def frame_of(request: Any, cluster: Cluster) -> Any:
         brokers=[types.MetadataResponseBroker(node.node_id, node.host, node.port) for node in cluster.nodes],
         cluster_id=cluster.cluster_id,
         controller_id=CONTROLLER,
-        cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_TOLD,
+        cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_ASKED,
     )
 
 
-def _asked(item: Any, request: Any, version: int, cluster: Cluster, refused: Mapping[str, int]) -> Any:
+def _asked(item: Any, version: int, cluster: Cluster, refused: Mapping[str, int]) -> Any:
     name = name_of(item, cluster)
     topic = None if name is None else cluster.topics.get(name)
-    if topic is None:
-        return not_there(item, version, name, refused)
-    return described(topic, cluster, topic_operations(request))
+    return not_there(item, version, name, refused) if topic is None else described(topic, cluster)
 
 
 def not_there(item: Any, version: int, name: str | None, refused: Mapping[str, int]) -> Any:
@@ -89,8 +88,8 @@ def not_there(item: Any, version: int, name: str | None, refused: Mapping[str, i
     return types.MetadataResponseTopic(error_code=code, name=name)
 
 
-def described(topic: TopicFacts, cluster: Cluster, operations: int) -> Any:
-    """A topic's part of the answer. `operations`: as `topic_operations` says."""
+def described(topic: TopicFacts, cluster: Cluster) -> Any:
+    """A topic's part of the answer."""
     types = codec.response_types(ApiKey.METADATA)
     nodes = {node.node_id for node in cluster.nodes}
     partitions = []
@@ -111,5 +110,4 @@ def described(topic: TopicFacts, cluster: Cluster, operations: int) -> Any:
         topic_id=topic.topic_id,
         is_internal=topic.name in INTERNAL_TOPICS,
         partitions=partitions,
-        topic_authorized_operations=operations,
     )

@@ -1,4 +1,4 @@
-"""Metadata answers out of parts that were encoded before: a topic's part once for each variant, until it changes.
+"""Metadata answers out of parts that were encoded before: a topic's part once for each version, until it changes.
 
 The nodes, whose addresses depend on who asks, are encoded anew for each answer: they are few. What `metadata.answer`
 and the compiled writer make is the reference for the bytes.
@@ -47,8 +47,8 @@ def _parts(version: int) -> _Parts:
     )
 
 
-class _Variant(NamedTuple):
-    """What makes the same topic's part look different."""
+class _Shape(NamedTuple):
+    """What a topic's part depends on besides the topic."""
 
     version: int
     operations: int
@@ -58,8 +58,8 @@ class MetadataAnswers:
     """What a node answers to Metadata. Whoever changes what is known of a topic says so by `forget`."""
 
     def __init__(self) -> None:
-        self._topics: dict[_Variant, dict[str, bytes]] = {}
-        self._everything: dict[_Variant, bytes] = {}
+        self._topics: dict[_Shape, dict[str, bytes]] = {}
+        self._everything: dict[_Shape, bytes] = {}
 
     def forget(self, topics: Iterable[str]) -> None:
         """These have changed, or are no more."""
@@ -81,46 +81,45 @@ class MetadataAnswers:
         head = bytearray(_HEAD(0, correlation_id))
         if parts.is_flexible:
             head += b"\0"
-        frame = metadata.frame_of(request, cluster)
-        (out,) = parts.before(frame, head)
+        (out,) = parts.before(metadata.frame_of(request, cluster), head)
         if parts.is_flexible:
             del out[-1:]  # the count of tagged fields comes at the very end
-        out += self._encode_topics(parts, request, version, cluster, refused or {})
-        parts.behind(frame, out)
+        out += self._encode_topics(request, version, cluster, refused or {})
+        parts.behind(metadata.frame_of(request, cluster), out)
         out[:4] = _COUNT(len(out) - 4)
         return bytes(out)
 
-    def _encode_topics(
-        self, parts: _Parts, request: Any, version: int, cluster: Cluster, refused: Mapping[str, int]
-    ) -> bytes:
-        variant = _Variant(version, metadata.topic_operations(request))
+    def _encode_topics(self, request: Any, version: int, cluster: Cluster, refused: Mapping[str, int]) -> bytes:
+        shape = _Shape(version, metadata.topic_operations(request))
         if not metadata.wants_all(request, version):
             items = metadata.asked_once(request)
-            return _array(parts, [self._asked(parts, item, variant, cluster, refused) for item in items])
-        found = self._everything.get(variant)
+            return _array(version, [self._asked(shape, item, cluster, refused) for item in items])
+        found = self._everything.get(shape)
         if found is None:
             names = sorted(cluster.topics)
-            found = self._everything[variant] = _array(parts, [self._of(parts, n, variant, cluster) for n in names])
+            found = self._everything[shape] = _array(version, [self._of(shape, name, cluster) for name in names])
         return found
 
-    def _asked(
-        self, parts: _Parts, item: Any, variant: _Variant, cluster: Cluster, refused: Mapping[str, int]
-    ) -> bytes:
+    def _asked(self, shape: _Shape, item: Any, cluster: Cluster, refused: Mapping[str, int]) -> bytes:
         name = metadata.name_of(item, cluster)
         if name is not None and name in cluster.topics:
-            return self._of(parts, name, variant, cluster)
+            return self._of(shape, name, cluster)
         # Names that are not there are not remembered: clients make up as many as they like.
-        return bytes(parts.topic(metadata.not_there(item, variant.version, name, refused), bytearray())[0])
+        return _encoded(shape, metadata.not_there(item, shape.version, name, refused))
 
-    def _of(self, parts: _Parts, name: str, variant: _Variant, cluster: Cluster) -> bytes:
-        known = self._topics.setdefault(variant, {})
+    def _of(self, shape: _Shape, name: str, cluster: Cluster) -> bytes:
+        known = self._topics.setdefault(shape, {})
         found = known.get(name)
         if found is None:
-            topic = metadata.described(cluster.topics[name], cluster, variant.operations)
-            found = known[name] = bytes(parts.topic(topic, bytearray())[0])
+            found = known[name] = _encoded(shape, metadata.described(cluster.topics[name], cluster))
         return found
 
 
-def _array(parts: _Parts, encoded: list[bytes]) -> bytes:
-    count = varint(len(encoded) + 1) if parts.is_flexible else _COUNT(len(encoded))
+def _encoded(shape: _Shape, topic: Any) -> bytes:
+    topic.topic_authorized_operations = shape.operations
+    return bytes(_parts(shape.version).topic(topic, bytearray())[0])
+
+
+def _array(version: int, encoded: list[bytes]) -> bytes:
+    count = varint(len(encoded) + 1) if _parts(version).is_flexible else _COUNT(len(encoded))
     return b"".join([count, *encoded])

@@ -57,10 +57,8 @@ _OLD_HEAD_BYTES: Final = 12
 _NAME_BYTES = Struct(">h").unpack_from
 _OLD_PARTITION = Struct(">ii").unpack_from  # index, size of the records
 
-_ONE_BEGINS = Struct(">iiBB").pack  # size, correlation id, no tags, one topic
-_ONE_ENDS = Struct(">Bihqqq9s").pack  # one partition: index, error, base offset, append time, log start, the rest
-_NO_MORE: Final = b"\1\0\0" + b"\0" + b"\0\0\0\0\0"  # record errors, message, tags; tags; throttle time, tags
-_ONE_BYTES: Final = 6 + Struct(">Bihqqq9s").size
+_SIZE_BYTES: Final = 4
+_ONE_ENDS: Final = b"\1\0\0" + b"\0" + b"\0\0\0\0\0"  # record errors, message, tags; tags; throttle time, tags
 _HEAD = Struct(">ii").pack  # size, correlation id
 _INT = Struct(">i").pack
 _SHORT = Struct(">h").pack
@@ -125,9 +123,7 @@ def read(version: int, body: memoryview) -> ProduceRequest:
     Whatever is not as clients usually send it goes to the compiled reader, which knows all and says what is wrong.
     """
     try:
-        if version < FLEXIBLE:
-            return _read_old(body)
-        return _read_one(version, body) or _read_flexible(version, body)
+        return _read_old(body) if version < FLEXIBLE else _read_flexible(version, body)
     except (IndexError, StructError, UnicodeDecodeError, Refused, _Unusual):
         return read_plainly(version, body)
 
@@ -162,8 +158,9 @@ class _Unusual(Exception):
     """Something that `read` leaves to the compiled reader."""
 
 
-class _Begun(NamedTuple):
-    """What stands before the records in a request for one partition."""
+class Target(NamedTuple):
+    """Where the batches of a request for one partition go: what stands before the records in it, which a producer
+    repeats in each of its requests for that partition, and what its answers have in common."""
 
     acks: int
     timeout_ms: int
@@ -171,40 +168,65 @@ class _Begun(NamedTuple):
     topic: str
     topic_id: bytes
     partition: int
+    answer_bytes: int
+    answer_begin: bytes
+    pack_answer: Callable[..., bytes]
+
+    def request(self, batches: memoryview) -> ProduceRequest:
+        """The request with these batches."""
+        wanted = [Wanted(self.topic, self.topic_id, self.partition, batches)]
+        return ProduceRequest(None, self.acks, self.timeout_ms, self.topics, wanted)
+
+    def answer(self, correlation_id: int, base_offset: int, append_time_ms: int, log_start_offset: int) -> bytes:
+        """The whole answer to a request that went well, as `encode_success` makes it."""
+        return self.pack_answer(
+            self.answer_bytes,
+            correlation_id,
+            self.answer_begin,
+            base_offset,
+            append_time_ms,
+            log_start_offset,
+            _ONE_ENDS,
+        )
 
 
 @lru_cache(maxsize=1024)
-def _begin_one(has_id: bool, begin: bytes) -> _Begun | None:
+def _target(has_id: bool, begin: bytes) -> Target | None:
     """Read what stands before the records' size; None when that is no request for one partition. All requests of a
     producer for a partition begin alike: only the first one is read, the others are found."""
     transactional_bytes, acks, timeout_ms, topic_count = _FLEXIBLE_HEAD(begin, 0)
     wire_name = begin[_FLEXIBLE_HEAD_BYTES:-_FLEXIBLE_ONE_BYTES]
     partition_count, index = _FLEXIBLE_ONE(begin, len(begin) - _FLEXIBLE_ONE_BYTES)
-    if transactional_bytes or topic_count != _ONE or partition_count != _ONE:
+    if transactional_bytes or topic_count != _ONE or partition_count != _ONE or acks not in REQUIRED_ACKS:
         return None
     if not 0 < len(wire_name) <= _SHORT_VARINT:
         return None
     topic, topic_id = ("", wire_name) if has_id else (wire_name[1:].decode(), NO_UUID)
-    return _Begun(acks, timeout_ms, [WantedTopic(wire_name, topic, topic_id, 1)], topic, topic_id, index)
+    topics = [WantedTopic(wire_name, topic, topic_id, 1)]
+    answer_begin = b"".join((b"\0", b"\2", wire_name, b"\2", _INT(index), _SHORT(0)))  # no tags; one, one; no error
+    pack = Struct(f">ii{len(answer_begin)}sqqq{len(_ONE_ENDS)}s")
+    return Target(acks, timeout_ms, topics, topic, topic_id, index, pack.size - _SIZE_BYTES, answer_begin, pack.pack)
 
 
-def _read_one(version: int, body: memoryview) -> ProduceRequest | None:
-    """The fast twin of `_read_flexible`, for one partition. None: it is another request, or an unusual one."""
-    has_id = version >= TOPIC_IDS
-    begin_bytes = _FLEXIBLE_HEAD_BYTES + (16 if has_id else body[_FLEXIBLE_HEAD_BYTES]) + _FLEXIBLE_ONE_BYTES
-    begun = _begin_one(has_id, bytes(body[:begin_bytes])) if begin_bytes < len(body) else None
-    if begun is None:
+def read_one(version: int, body: memoryview) -> tuple[Target, memoryview] | None:
+    """The fast twin of `read`, for a request for one partition: its target and its batches. None: it is another one,
+    or an unusual one."""
+    try:
+        has_id = version >= TOPIC_IDS
+        begin_bytes = _FLEXIBLE_HEAD_BYTES + (16 if has_id else body[_FLEXIBLE_HEAD_BYTES]) + _FLEXIBLE_ONE_BYTES
+        target = _target(has_id, bytes(body[:begin_bytes])) if version >= FLEXIBLE else None
+        if target is None:
+            return None
+        size = body[begin_bytes]
+        start = begin_bytes + 1
+        if size > _SHORT_VARINT:
+            size, start = read_varint(body, start, size)
+    except (IndexError, StructError, UnicodeDecodeError, Refused):
         return None
-    size = body[begin_bytes]
-    start = begin_bytes + 1
-    if size > _SHORT_VARINT:
-        size, start = read_varint(body, start, size)
     end = start + size - 1
-    if end < start or bytes(body[end : end + 3]) != _NO_TAGS:
+    if end <= start or bytes(body[end : end + 3]) != _NO_TAGS:
         return None
-    acks, timeout_ms, topics, topic, topic_id, index = begun
-    wanted = [_new(Wanted, (topic, topic_id, index, body[start:end]))]
-    return _new(ProduceRequest, (None, acks, timeout_ms, topics, wanted))
+    return target, body[start:end]
 
 
 def _read_flexible(version: int, body: memoryview) -> ProduceRequest:
@@ -298,23 +320,8 @@ def check_payload(batches: memoryview, version: int) -> None:
         raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
 
 
-def encode_one(
-    correlation_id: int, request: ProduceRequest, base_offset: int, append_time_ms: int, log_start_offset: int
-) -> bytes:
-    """`encode_success` for one topic and one partition of it, from version FLEXIBLE on."""
-    wire_name = request.topics[0].wire_name
-    return (
-        _ONE_BEGINS(len(wire_name) + _ONE_BYTES, correlation_id, 0, 2)
-        + wire_name
-        + _ONE_ENDS(2, request.wanted[0].partition, 0, base_offset, append_time_ms, log_start_offset, _NO_MORE)
-    )
-
-
 def encode_success(version: int, correlation_id: int, request: ProduceRequest, outcomes: list[Outcome]) -> bytes:
     """The whole answer when every partition went well, its size and header first; as `answer`, by hand."""
-    if version >= FLEXIBLE and len(outcomes) == 1 and len(request.topics) == 1:
-        _, _, base_offset, append_time_ms, log_start_offset, _ = outcomes[0]
-        return encode_one(correlation_id, request, base_offset, append_time_ms, log_start_offset)
     flexible = version >= FLEXIBLE
     out = bytearray(_HEAD(0, correlation_id))
     if flexible:

@@ -7,8 +7,8 @@ from typing import Any, Final
 from kbroker.errors import InvalidRequest, UnknownTopicOrPartition
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.authorized_operations import ON_TOPIC
 from kbroker.kafka.cluster import Cluster
-from kbroker.kafka.operations import ON_TOPIC
 from kbroker.types import INTERNAL_TOPICS
 
 PARTITIONS_MAX: Final = 2000
@@ -38,7 +38,11 @@ def answer(request: Any, cluster: Cluster) -> Any:
         known = cluster.topics.get(name)
         if known is None:
             code = UnknownTopicOrPartition.code
-            topics.append(types.DescribeTopicPartitionsResponseTopic(error_code=code, name=name))
+            topics.append(
+                types.DescribeTopicPartitionsResponseTopic(
+                    error_code=code, name=name, topic_authorized_operations=ON_TOPIC
+                )
+            )
             continue
         shown = known.partitions[start : start + left]
         partitions = [

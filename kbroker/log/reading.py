@@ -57,14 +57,11 @@ def _slice(
     return LogSlice(
         log.storage,
         segment.file,
-        segment.base_offset,
         segment.size_bytes,
         start,
         size_bytes,
         base_offset,
         next_offset,
-        log.high_watermark,
-        log.log_start_offset,
         behind > log.hot_window_bytes,
     )
 

@@ -290,13 +290,14 @@ class Segment:
         Returns the position and the base offset of the batch there (None: not looked at).
         """
         limit = start + max_bytes
-        number = self.offset_index.at_or_below_position(limit)
-        position = max(start, self.offset_index.positions[number]) if number >= 0 else start
+        index = self.offset_index
+        number = index.at_or_below_position(limit)
+        position = max(start, index.positions[number]) if number >= 0 else start
         chunk, chunk_start = b"", 0
         if position > start:
             # An index that lies would end the answer in the middle of a batch.
             found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
-            if found.next_offset != self.base_offset + self.offset_index.offsets[number] + 1:
+            if found.next_offset != self.base_offset + index.offsets[number] + 1:
                 self.rebuild_indexes()
                 position = start
             elif position + found.size_bytes > limit:

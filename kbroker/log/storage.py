@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 _COPY_BYTES: Final = 8 << 20
+_IOV_MAX: Final = 1024
+"""As many pieces the kernel takes at once."""
 
 
 class File:
@@ -55,6 +58,10 @@ class Storage:
     def pwrite(self, file: File, data: bytes | bytearray | memoryview, position: int) -> int:
         """One write; the bytes written may be fewer than asked for."""
         return os.pwrite(file.fd, data, position)
+
+    def pwritev(self, file: File, pieces: Sequence[memoryview], position: int) -> int:
+        """One write of all pieces, one behind the other; the bytes written may be fewer than asked for."""
+        return os.pwritev(file.fd, pieces[:_IOV_MAX], position)
 
     def pread(self, file: File, size_bytes: int, position: int) -> bytes:
         """One read; shorter only at the end of the file."""

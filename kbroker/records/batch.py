@@ -228,9 +228,11 @@ def patch(buffer: bytearray | memoryview, position: int, base_offset: int, leade
     _PATCH(buffer, position, base_offset, length, leader_epoch)
 
 
-def patch_sized(buffer: bytearray | memoryview, facts: BatchFacts, base_offset: int, leader_epoch: int) -> None:
-    """`patch` for a batch whose facts are known: one call, no look at the buffer."""
-    _PATCH(buffer, facts.position, base_offset, facts.size_bytes - LENGTH_END, leader_epoch)
+def patch_sized(
+    buffer: bytearray | memoryview, position: int, size_bytes: int, base_offset: int, leader_epoch: int
+) -> None:
+    """`patch` for a batch whose size is known: one call, no look at the buffer."""
+    _PATCH(buffer, position, base_offset, size_bytes - LENGTH_END, leader_epoch)
 
 
 def patch_log_append_time(buffer: bytearray | memoryview, facts: BatchFacts, now_ms: int) -> BatchFacts:

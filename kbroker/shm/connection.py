@@ -8,11 +8,11 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from kbroker.errors import InvalidRequest, ThrottlingQuotaExceeded
 from kbroker.shm.access import Peer
-from kbroker.shm.messages import MESSAGE_BYTES_MAX, FromReader, FromWorker, decode_from_reader, encode
+from kbroker.shm.messages import MESSAGE_BYTES_MAX, FromReader, FromWorker, Wake, decode_from_reader, encode
 
 SEND_BUFFER_BYTES: Final = 16 * 1024
 """What the kernel keeps for a reader that does not read; it doubles the number. Above it, the reader is hung up on."""
@@ -20,6 +20,9 @@ SEND_BUFFER_BYTES: Final = 16 * 1024
 _SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h; Linux 6.16
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _RECEIVE_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+# Plain integers: each look at flags of the enum makes another enum.
+_MSG_CTRUNC: Final = int(socket.MSG_CTRUNC)
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
 
 class Timer(Protocol):
@@ -42,12 +45,24 @@ class HungUp(Exception):
     """The peer is gone, or takes nothing more: forget it."""
 
 
-class Handle(NamedTuple):
-    """A partition that a reader has open."""
+class Handle:
+    """A partition that a reader has open, and while it sleeps, until there is a record at which offset.
 
-    topic: str
-    partition: int
-    topic_id: bytes
+    `wake` is made beforehand, and once: appends wait for it.
+    """
+
+    __slots__ = ("committed", "connection", "is_armed", "number", "offset", "place", "topic_id", "wake")
+
+    def __init__(self, connection: Connection, place: tuple[str, int], topic_id: bytes) -> None:
+        self.connection = connection
+        self.place = place
+        self.topic_id = topic_id
+        connection.handles_made += 1
+        self.number = connection.handles_made
+        self.wake = encode(Wake([self.number]))
+        self.is_armed = False
+        self.offset = -1
+        self.committed = False
 
 
 def refuse_descriptors(sock: socket.socket) -> None:
@@ -63,15 +78,16 @@ def refuse_descriptors(sock: socket.socket) -> None:
 class Connection:
     """Sends and receives messages, and holds what the rules of the protocol need to be kept."""
 
-    __slots__ = ("_buffer", "armed", "deadline", "greeted", "handles", "handles_made", "peer", "sock")
+    __slots__ = ("_buffer", "deadline", "greeted", "handles", "handles_made", "is_closed", "peer", "sock")
 
     def __init__(self, sock: socket.socket, peer: Peer, buffer: bytearray) -> None:
         self.sock = sock
         self.peer = peer
         self.greeted = False
+        self.is_closed = False
         self.handles: dict[int, Handle] = {}
         self.handles_made = 0
-        self.armed: set[int] = set()
+        """Their numbers are not used again."""
         self.deadline: Timer | None = None
         """Set while a hello or the acknowledgement of descriptors is awaited."""
         self._buffer = buffer
@@ -95,9 +111,9 @@ class Connection:
             return None
         except OSError as error:
             raise HungUp(str(error)) from None
-        if flags & socket.MSG_CTRUNC:
+        if flags & _MSG_CTRUNC:
             raise InvalidRequest("descriptors are not taken from a reader")
-        if flags & socket.MSG_TRUNC or size_bytes > MESSAGE_BYTES_MAX:
+        if flags & _MSG_TRUNC or size_bytes > MESSAGE_BYTES_MAX:
             raise InvalidRequest(f"a message may have {MESSAGE_BYTES_MAX} bytes at most")
         if not size_bytes:
             raise HungUp("end of stream")
@@ -127,12 +143,6 @@ class Connection:
         except OSError as error:
             raise _hung_up(error) from None
 
-    def add_handle(self, handle: Handle) -> int:
-        """A number for an opened partition; numbers are not used again."""
-        self.handles_made += 1
-        self.handles[self.handles_made] = handle
-        return self.handles_made
-
     def met_deadline(self) -> None:
         """What was awaited has come."""
         if self.deadline is not None:
@@ -140,6 +150,7 @@ class Connection:
             self.deadline = None
 
     def close(self) -> None:
+        self.is_closed = True
         self.met_deadline()
         self.sock.close()
 

@@ -54,6 +54,7 @@ CLOSED: Final = 2
 DELETED: Final = 3
 
 _SEQUENCE: Final = 2
+_FACTS: Final = 3
 _STATE: Final = 5
 _GENERATION: Final = 6
 _HIGH_WATERMARK: Final = 8
@@ -70,15 +71,17 @@ _SPINS_MAX: Final = 400
 _SPINS_HOT: Final = 20
 
 _cells = CELLS.unpack_from
+_new = tuple.__new__
 _pack_published = _PUBLISHED.pack_into
 
 
 class PageFacts(NamedTuple):
-    """What the page said at one moment. Positions are bytes in the segment whose base offset follows them."""
+    """What the page said at one moment: its cells from 3 on. Positions are bytes in the segment whose base offset
+    follows them."""
 
-    state: int
-    leader_epoch: int
     incarnation: int
+    leader_epoch: int
+    state: int
     files_generation: int
     log_start_offset: int
     high_watermark: int
@@ -87,6 +90,9 @@ class PageFacts(NamedTuple):
     last_stable_offset: int
     lso_position: int
     lso_segment_base: int
+
+
+assert len(PageFacts._fields) == 14 - _FACTS
 
 
 class ControlPage:
@@ -233,17 +239,11 @@ class ControlPageView:
 
         Bounded: at most 400 looks, most of them after giving way to other processes, about 1 ms.
         """
-        cells, view = self._cells, self._view
+        cells = self._cells
         for spin in range(_SPINS_MAX):
-            (
-                _, _, sequence, incarnation, epoch, state, generation,
-                start, high_watermark, position, base, stable, stable_position, stable_base,
-            ) = _cells(view)  # fmt: skip
-            if not sequence & 1 and cells[_SEQUENCE] == sequence:
-                return PageFacts(
-                    state, epoch, incarnation, generation,
-                    start, high_watermark, position, base, stable, stable_position, stable_base,
-                )  # fmt: skip
+            facts = _cells(self._view)
+            if not facts[_SEQUENCE] & 1 and cells[_SEQUENCE] == facts[_SEQUENCE]:
+                return _new(PageFacts, facts[_FACTS:])
             if spin >= _SPINS_HOT:
                 os.sched_yield()
         return None

@@ -20,7 +20,6 @@ time in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Final, get_type_hints
 
@@ -158,55 +157,24 @@ class Error:
 FromReader = Hello | Open | Segment | Taken | Arm | Close
 FromWorker = Welcome | Opened | NextSegment | Wake | Error
 
-_Check = Callable[[Any, str], Any]
-
-
-def _integer(value: Any, where: str) -> Any:
-    if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise InvalidRequest(f"{where} must be a 64-bit integer, not {type(value).__name__}")
-    return value
-
-
-def _integers(value: Any, where: str) -> Any:
-    if type(value) is not list:
-        raise InvalidRequest(f"{where} must be a list, not {type(value).__name__}")
-    for entry in value:
-        _integer(entry, where)
-    return value
-
-
-def _exactly(kind: type) -> _Check:
-    def check(value: Any, where: str) -> Any:
-        if type(value) is not kind:
-            raise InvalidRequest(f"{where} must be {kind.__name__}, not {type(value).__name__}")
-        return value
-
-    return check
-
-
-_CHECKS: dict[Any, _Check] = {
-    int: _integer,
-    list[int]: _integers,
-    str: _exactly(str),
-    bytes: _exactly(bytes),
-    bool: _exactly(bool),
-}
+_KINDS: Final[dict[Any, type]] = {int: int, list[int]: list, str: str, bytes: bytes, bool: bool}
+"""The types that a field may have, and what msgpack makes of them. Lists are of integers."""
+_INTEGER_MAX: Final = 2**63 - 1  # msgpack knows larger ones; none is smaller than -(2**63)
 
 
 @dataclass(slots=True)
 class _Form:
-    """How one kind of message is checked: each field's name, check, and whether it must be there."""
+    """How one kind of message is checked: each field's name, type, and default (MISSING: it must be there)."""
 
     cls: Any
-    checks: list[tuple[str, _Check, bool]] = field(default_factory=list)
+    fields: list[tuple[str, Any, Any]] = field(default_factory=list)
 
 
 def _forms(*classes: Any) -> dict[str, _Form]:
     found = {}
     for cls in classes:
         hints = get_type_hints(cls)
-        checks = [(item.name, _CHECKS[hints[item.name]], item.default is MISSING) for item in fields(cls)]
-        found[cls.OP] = _Form(cls, checks)
+        found[cls.OP] = _Form(cls, [(item.name, _KINDS[hints[item.name]], item.default) for item in fields(cls)])
     return found
 
 
@@ -248,10 +216,25 @@ def _decode(data: bytes | bytearray | memoryview, forms: dict[str, _Form]) -> An
     form = forms.get(op) if type(op) is str else None
     if form is None:
         raise InvalidRequest(f"unknown operation {op!r:.60}; known are {', '.join(forms)}")
-    found = {}
-    for name, check, required in form.checks:
-        if name in values:
-            found[name] = check(values[name], f"{op}.{name}")
-        elif required:
-            raise InvalidRequest(f"{op}.{name} is missing")
-    return form.cls(**found)
+    found = []
+    for name, kind, default in form.fields:
+        value = values.get(name, default)
+        if type(value) is not kind:
+            raise _fault(f"{op}.{name}", kind, value)
+        if kind is int:
+            if value > _INTEGER_MAX:
+                raise _fault(f"{op}.{name}", int, value)
+        elif kind is list:
+            for entry in value:
+                if type(entry) is not int or entry > _INTEGER_MAX:
+                    raise _fault(f"{op}.{name}", int, entry)
+        found.append(value)
+    return form.cls(*found)
+
+
+def _fault(where: str, kind: type, value: Any) -> InvalidRequest:
+    if value is MISSING:
+        return InvalidRequest(f"{where} is missing")
+    wanted = {int: "a 64-bit integer", list: "a list"}.get(kind, kind.__name__)
+    found = value if kind is type(value) is int else type(value).__name__
+    return InvalidRequest(f"{where} must be {wanted}, not {found}")

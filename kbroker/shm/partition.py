@@ -82,7 +82,7 @@ class ShmPartition:
         self._buffers = buffers
         self._page = page
         # Until the page was read the first time, nothing is known to be published past where we stand.
-        self._facts = PageFacts(LIVE, -1, -1, opened.files_generation, 0, offset, 0, 0, offset, 0, 0)
+        self._facts = PageFacts(-1, -1, LIVE, opened.files_generation, 0, offset, 0, 0, offset, 0, 0)
         self._file: SegmentFile | None = None
         self._segment_base = self._generation = -1
 

@@ -61,9 +61,12 @@ class SegmentFile:
                 if stop <= position + size_bytes:
                     return self._copy(mapping, position, stop - position), read_header(mapping.view, last)
                 return self.read(position, end, stop - position, hot=hot)
-        data = memoryview(self._buffers.take(size_bytes))[:size_bytes]
-        self._pread_into(data, position)
-        data = data.toreadonly()
+        if size_bytes < MAPPED_BYTES_MIN:
+            data = memoryview(self.pread(position, size_bytes))  # so little is not worth keeping memory for
+        else:
+            data = memoryview(self._buffers.take(size_bytes))[:size_bytes]
+            self._pread_into(data, position)
+            data = data.toreadonly()
         if whole:
             return data, None
         stop, last = self._cut(data, 0, position, size_bytes, end - position)
@@ -112,9 +115,15 @@ class SegmentFile:
 
     def pread(self, position: int, size_bytes: int) -> bytes:
         """Exactly so many bytes. Raises StorageError: the disk failed, or the file is shorter."""
-        data = bytearray(size_bytes)
-        self._pread_into(memoryview(data), position)
-        return bytes(data)
+        try:
+            data = os.pread(self.fd, size_bytes, position)
+        except OSError as error:
+            raise self._unreadable(position, size_bytes, error) from error
+        if len(data) < size_bytes:
+            rest = bytearray(size_bytes - len(data))
+            self._pread_into(memoryview(rest), position + len(data))
+            data += rest
+        return data
 
     def _pread_into(self, data: memoryview, position: int) -> None:
         got = 0
@@ -128,9 +137,10 @@ class SegmentFile:
                     )
                 got += more
         except OSError as error:
-            raise StorageError(
-                f"{self.name}: cannot read positions {position} to {position + len(data)}: {error}"
-            ) from error
+            raise self._unreadable(position, len(data), error) from error
+
+    def _unreadable(self, position: int, size_bytes: int, error: OSError) -> StorageError:
+        return StorageError(f"{self.name}: cannot read positions {position} to {position + size_bytes}: {error}")
 
     def close(self) -> None:
         """Unmap and close. A second call does nothing."""

@@ -13,6 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from kbroker.config import ShmConfig
@@ -29,7 +30,7 @@ from kbroker.errors import (
 )
 from kbroker.shm.access import Access, peer_of
 from kbroker.shm.connection import Connection, EventLoop, Handle, HungUp, refuse_descriptors
-from kbroker.shm.control_page import LIVE
+from kbroker.shm.control_page import LIVE, ControlPage
 from kbroker.shm.messages import (
     ARM_MAX,
     MESSAGE_BYTES_MAX,
@@ -46,32 +47,18 @@ from kbroker.shm.messages import (
     Taken,
     Wake,
     Welcome,
-    encode,
 )
 from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_index, open_segment, place
 
 _log = logging.getLogger("kbroker.shm")
 
-_MESSAGES_A_TURN: Final = 16
 _ACCEPTS_A_TURN: Final = 64
 _ACCEPT_PAUSE_MS: Final = 100
+_MESSAGES_A_TURN: Final = 16
 HANDOVERS_MAX: Final = 256
 """Hand-overs that no reader has acknowledged; one more, and the reader that has waited longest is hung up on. The
 kernel bounds descriptors on their way for the whole process, so that hoarders would shut out everybody else."""
 _LOG_INTERVAL_S: Final = 10.0
-
-
-class _Waiter:
-    """A reader that sleeps until there is a record at `offset`. `wake` is made beforehand: appends wait for it."""
-
-    __slots__ = ("committed", "connection", "handle", "offset", "wake")
-
-    def __init__(self, connection: Connection, handle: int, offset: int, committed: bool) -> None:
-        self.connection = connection
-        self.handle = handle
-        self.offset = offset
-        self.committed = committed
-        self.wake = encode(Wake([handle]))
 
 
 class DescriptorServer:
@@ -94,7 +81,8 @@ class DescriptorServer:
         self._config = config
         self._access = Access(config)
         self._connections: dict[int, Connection] = {}
-        self._armed: dict[tuple[str, int], dict[tuple[int, int], _Waiter]] = {}
+        self._armed: dict[tuple[str, int], set[Handle]] = {}
+        """Who sleeps, by partition; none of the sets is empty, and each of its handles `is_armed`."""
         self._handovers: dict[int, Connection] = {}  # not acknowledged, oldest first
         self._buffer = bytearray(MESSAGE_BYTES_MAX + 1)
         self._logged_s = float("-inf")
@@ -106,26 +94,20 @@ class DescriptorServer:
 
     # What the worker calls
 
-    def published(self, topic: str, partition: int, high_watermark: int, last_stable_offset: int | None = None) -> None:
-        """Wake the readers that sleep until there is more. Call it after each `ControlPage.publish`.
+    def published(self, place: tuple[str, int], page: ControlPage) -> None:
+        """Wake the readers of that topic's partition that sleep until there is more. Call it after `page.publish`."""
+        waiters = self._armed.get(place)
+        if waiters is None:
+            return
+        high_watermark = page.high_watermark
+        for handle in tuple(waiters):
+            if handle.offset < (page.last_stable_offset if handle.committed else high_watermark):
+                self._wake(handle)
 
-        `last_stable_offset` None: it is the high watermark.
-        """
-        waiters = self._armed.get((topic, partition))
-        if waiters:
-            stable = high_watermark if last_stable_offset is None else last_stable_offset
-            for key, waiter in tuple(waiters.items()):
-                past = waiter.offset < (stable if waiter.committed else high_watermark)
-                # Hanging up on a reader takes its other waiters out, too.
-                if past and waiters.pop(key, None) is not None:
-                    self._wake(waiter)
-            if not waiters:
-                self._armed.pop((topic, partition), None)
-
-    def forget(self, topic: str, partition: int) -> None:
+    def forget(self, place: tuple[str, int]) -> None:
         """The partition is served no longer: wake all who wait for it. Its page says why: call `close_page` before."""
-        for waiter in self._armed.pop((topic, partition), {}).values():
-            self._wake(waiter)
+        for handle in tuple(self._armed.get(place, ())):
+            self._wake(handle)
 
     @property
     def connection_count(self) -> int:
@@ -174,7 +156,7 @@ class DescriptorServer:
             return
         self._connections[sock.fileno()] = connection
         self._await(connection)
-        self._loop.add(sock.fileno(), select.EPOLLIN, lambda _events: self._on_reader(connection))
+        self._loop.add(sock.fileno(), select.EPOLLIN, partial(self._on_reader, connection))
 
     def _refusal(self, connection: Connection) -> Error | None:
         peer = connection.peer
@@ -199,8 +181,8 @@ class DescriptorServer:
         if reason:
             self._report(f"hung up on process {connection.peer.pid}: {reason}")
         self._handovers.pop(fd, None)
-        for handle in tuple(connection.armed):
-            self._disarm(connection, handle)
+        for handle in connection.handles.values():
+            self._disarm(handle)
         self._loop.remove(fd)
         connection.close()
 
@@ -216,15 +198,15 @@ class DescriptorServer:
 
     # Messages
 
-    def _on_reader(self, connection: Connection) -> None:
+    def _on_reader(self, connection: Connection, _events: int) -> None:
         for _ in range(_MESSAGES_A_TURN):
             try:
-                if connection.fileno() < 0:
-                    return
                 message = connection.receive()
                 if message is None:
                     return
                 self._serve(connection, message)
+                if type(message) is Arm:
+                    return  # now it sleeps: looking for more would be one more system call for each wake-up
             except HungUp:
                 self._hang_up(connection)
             except UnsupportedVersion as error:
@@ -232,6 +214,8 @@ class DescriptorServer:
                 self._hang_up(connection, str(error))
             except (RequestError, StorageError, OSError) as error:
                 self._refuse(connection, error)
+            if connection.is_closed:
+                return
 
     def _refuse(self, connection: Connection, error: Exception) -> None:
         if isinstance(error, OSError):
@@ -245,7 +229,9 @@ class DescriptorServer:
             self._hang_up(connection, str(gone))
 
     def _serve(self, connection: Connection, message: FromReader) -> None:
-        if isinstance(message, Hello):
+        if isinstance(message, Arm) and connection.greeted:
+            self._arm(connection, message)
+        elif isinstance(message, Hello):
             if connection.greeted:
                 raise InvalidRequest("hello comes once")
             connection.met_deadline()
@@ -253,19 +239,18 @@ class DescriptorServer:
             connection.send(Welcome(PROTOCOL_VERSION, self._config.open_max))
         elif not connection.greeted:
             raise InvalidRequest(f"the first message must be hello, not {message.OP}")
-        elif isinstance(message, Arm):
-            self._arm(connection, message)
         elif isinstance(message, Taken):
             connection.met_deadline()
             self._handovers.pop(connection.fileno(), None)
         elif isinstance(message, Close):
-            self._disarm(connection, message.handle)
-            connection.handles.pop(message.handle, None)
+            handle = connection.handles.pop(message.handle, None)
+            if handle is not None:
+                self._disarm(handle)
         elif connection.fileno() in self._handovers:
             raise InvalidRequest(f"{message.OP} before the descriptors of the last answer were acknowledged by taken")
         elif isinstance(message, Open):
             self._open(connection, message)
-        else:
+        elif isinstance(message, Segment):
             self._next_segment(connection, message)
 
     # Descriptors
@@ -289,22 +274,22 @@ class DescriptorServer:
             descriptors.append(open_segment(segment))
             if position < 0:
                 descriptors += open_index(segment)
-            handle = connection.add_handle(Handle(request.topic, request.partition, partition.topic_id))
-            answer = Opened(handle, partition.topic_id)
+            handle = Handle(connection, (request.topic, request.partition), partition.topic_id)
+            answer = Opened(handle.number, partition.topic_id)
             answer.base_offset, answer.position = segment.base_offset, position
             answer.closed_bytes, answer.next_base_offset = end_of(segment)
             answer.files_generation = partition.control_page.files_generation
-            try:
-                self._hand_over(connection, answer, descriptors)
-            except RequestError:
-                del connection.handles[handle]
-                raise
+            self._hand_over(connection, answer, descriptors)
+            connection.handles[handle.number] = handle
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
     def _next_segment(self, connection: Connection, request: Segment) -> None:
-        partition = self._opened(connection, request.handle)
+        handle = connection.handles.get(request.handle)
+        if handle is None:
+            raise InvalidRequest(f"no partition is open as {request.handle}")
+        partition = self._opened(handle)
         page = partition.control_page
         segment, position = place(partition, request.offset)
         closed_bytes, next_base_offset = end_of(segment)
@@ -332,13 +317,11 @@ class DescriptorServer:
         self._handovers[connection.fileno()] = connection
         self._await(connection)
 
-    def _opened(self, connection: Connection, number: int) -> SharedPartition:
-        handle = connection.handles.get(number)
-        if handle is None:
-            raise InvalidRequest(f"no partition is open as {number}")
-        partition = self._lookup(handle.topic, handle.partition)
+    def _opened(self, handle: Handle) -> SharedPartition:
+        topic, number = handle.place
+        partition = self._lookup(topic, number)
         if partition.topic_id != handle.topic_id:
-            raise UnknownTopicOrPartition(f"{handle.topic} was deleted and made again")
+            raise UnknownTopicOrPartition(f"{topic} was deleted and made again")
         return partition
 
     # Wake-ups
@@ -346,42 +329,50 @@ class DescriptorServer:
     def _arm(self, connection: Connection, request: Arm) -> None:
         if len(request.handles) != len(request.offsets) or len(request.handles) > ARM_MAX:
             raise InvalidRequest(f"arm takes as many handles as offsets, and {ARM_MAX} at most")
-        unknown = [number for number in request.handles if number not in connection.handles]
-        if unknown:
-            raise InvalidRequest(f"no partition is open as {unknown[0]}")
+        try:
+            handles = [connection.handles[number] for number in request.handles]
+        except KeyError as unknown:
+            raise InvalidRequest(f"no partition is open as {unknown}") from None
         ready = []
-        for number, offset in zip(request.handles, request.offsets, strict=True):
-            if self._is_past(connection, number, offset, request.committed):
-                self._disarm(connection, number)
-                ready.append(number)
-            else:
-                handle = connection.handles[number]
-                waiters = self._armed.setdefault((handle.topic, handle.partition), {})
-                waiters[connection.fileno(), number] = _Waiter(connection, number, offset, request.committed)
-                connection.armed.add(number)
+        for handle, offset in zip(handles, request.offsets, strict=True):
+            if self._is_past(handle, offset, request.committed):
+                self._disarm(handle)
+                ready.append(handle.number)
+                continue
+            handle.offset = offset
+            handle.committed = request.committed
+            if not handle.is_armed:
+                handle.is_armed = True
+                waiters = self._armed.get(handle.place)
+                if waiters is None:
+                    self._armed[handle.place] = {handle}
+                else:
+                    waiters.add(handle)
         if ready:
             connection.send(Wake(ready))
 
-    def _is_past(self, connection: Connection, number: int, offset: int, committed: bool) -> bool:
+    def _is_past(self, handle: Handle, offset: int, committed: bool) -> bool:
         try:
-            page = self._opened(connection, number).control_page
+            page = self._opened(handle).control_page
         except (RequestError, StorageError):
             return True  # its page says why, or the next request does
-        return page.state != LIVE or offset < (page.last_stable_offset if committed else page.high_watermark)
+        return offset < (page.last_stable_offset if committed else page.high_watermark) or page.state != LIVE
 
-    def _disarm(self, connection: Connection, number: int) -> None:
-        if number not in connection.armed:
+    def _disarm(self, handle: Handle) -> None:
+        if not handle.is_armed:
             return
-        connection.armed.discard(number)
-        handle = connection.handles[number]
-        waiters = self._armed.get((handle.topic, handle.partition), {})
-        waiters.pop((connection.fileno(), number), None)
+        handle.is_armed = False
+        waiters = self._armed[handle.place]
+        waiters.discard(handle)
         if not waiters:
-            self._armed.pop((handle.topic, handle.partition), None)
+            del self._armed[handle.place]
 
-    def _wake(self, waiter: _Waiter) -> None:
-        waiter.connection.armed.discard(waiter.handle)
+    def _wake(self, handle: Handle) -> None:
+        if not handle.is_armed:
+            return  # it was hung up on, for another of its handles
         try:
-            waiter.connection.send_encoded(waiter.wake)
+            handle.connection.send_encoded(handle.wake)
         except HungUp as gone:
-            self._hang_up(waiter.connection, str(gone))
+            self._hang_up(handle.connection, str(gone))
+        else:
+            self._disarm(handle)

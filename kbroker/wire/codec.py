@@ -90,6 +90,19 @@ def encode_answer(answer: Any) -> bytes:
     return _pack({"error": 0, **to_map(answer)})
 
 
+def encode_produced(base_offset: int, next_offset: int, log_start_offset: int, append_time_ms: int) -> bytes:
+    """`encode_answer(ProduceAnswer(…))`, which each produce request needs: without the object, and without its map."""
+    return _pack(
+        {
+            "error": 0,
+            "base_offset": base_offset,
+            "next_offset": next_offset,
+            "log_start_offset": log_start_offset,
+            "append_time_ms": append_time_ms,
+        }
+    )
+
+
 def encode_error(error: BaseException) -> bytes:
     """The header of an answer that failed as a whole."""
     return _pack({"error": code_of(error), "message": str(error)})

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
-from typing import Final
+from typing import Final, NoReturn
 
 from kbroker.errors import InvalidRequest, MessageTooLarge
 
@@ -63,7 +63,7 @@ def _sizes(count: int) -> Struct:
 
 def head(frames: Sequence[bytes | bytearray | memoryview]) -> bytes:
     """What stands before the frames of one message."""
-    sizes = [len(frame) for frame in frames]
+    sizes = [*map(len, frames)]
     count = len(sizes)
     return _head(count).pack(_COUNT.size + _SIZE.size * count + sum(sizes), count, *sizes)
 
@@ -75,21 +75,23 @@ class MessageFramer:
     After an error the stream cannot be read on: the connection is to be closed.
     """
 
-    __slots__ = ("_allocate", "_data", "_filled", "_limits", "_own", "_position", "_wanted")
+    __slots__ = (
+        "_allocate", "_data", "_filled", "_frames_max", "_limits", "_own", "_position", "_size_max", "_wanted",
+        "buffered_bytes",
+    )  # fmt: skip
 
     def __init__(self, limits: MessageLimits, allocate: Callable[[int], bytearray] = bytearray) -> None:
         self._limits = limits
+        self._size_max = limits.message_bytes
+        self._frames_max = limits.frames
         self._allocate = allocate
         self._data = _NOTHING
         self._position = 0
         self._own: bytearray | None = None  # a message that comes in pieces, its size included
         self._filled = 0
         self._wanted = 0  # the whole of it; _SIZE.size while its size is not known
-
-    @property
-    def buffered_bytes(self) -> int:
+        self.buffered_bytes = 0
         """What an unfinished message holds in memory."""
-        return 0 if self._own is None else len(self._own)
 
     def receive(self, data: memoryview) -> None:
         """Takes what came from the peer. Call next_message() until it gives None before `data`'s buffer is reused: then
@@ -127,11 +129,13 @@ class MessageFramer:
         start, data = self._position, self._data
         have = len(data) - start
         if have >= _SIZE.size:
-            end = start + _SIZE.size + self._checked_size(data, start)
-            if end <= len(data):
-                self._position = end
-                return self._split(data[start + _SIZE.size : end])
-            self._begin(end - start)
+            size = _SIZE.unpack_from(data, start)[0]
+            if not _COUNT.size <= size <= self._size_max:
+                self._refuse_size(size, data, start)
+            if _SIZE.size + size <= have:
+                self._position = start + _SIZE.size + size
+                return self._split(data, start + _SIZE.size, self._position)
+            self._begin(_SIZE.size + size)
         elif have:
             self._begin(_SIZE.size)
         self._data = _NOTHING  # all of it is used: an idle connection keeps no buffer alive
@@ -143,6 +147,7 @@ class MessageFramer:
     def _begin(self, wanted: int) -> None:
         rest = self._data[self._position :]
         self._own = self._allocate(min(wanted, max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)))
+        self.buffered_bytes = len(self._own)
         self._own[: len(rest)] = rest
         self._filled = len(rest)
         self._wanted = wanted
@@ -151,13 +156,17 @@ class MessageFramer:
         assert self._own is not None
         self._take()
         if self._filled == self._wanted == _SIZE.size:
-            self._wanted += self._checked_size(self._own, 0)
+            size = _SIZE.unpack_from(self._own)[0]
+            if not _COUNT.size <= size <= self._size_max:
+                self._refuse_size(size, self._own, 0)
+            self._wanted += size
             self._take()
         if self._filled < self._wanted:
             return None
-        message = memoryview(self._own)[_SIZE.size : self._wanted]
+        message = memoryview(self._own)
         self._own = None
-        return self._split(message)
+        self.buffered_bytes = 0
+        return self._split(message, _SIZE.size, self._wanted)
 
     def _take(self) -> None:
         """Moves bytes from `data` until the message has what it wants, or `data` is used up."""
@@ -180,34 +189,34 @@ class MessageFramer:
         grown = self._allocate(min(self._wanted, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
         grown[: self._filled] = memoryview(self._own)[: self._filled]
         self._own = grown
+        self.buffered_bytes = len(grown)
 
     # --- checks ---
 
-    def _checked_size(self, data: memoryview | bytearray, start: int) -> int:
-        size: int = _SIZE.unpack_from(data, start)[0]
-        if size > self._limits.message_bytes:
-            begin = bytes(data[start : start + 16])
-            raise MessageTooLarge(
-                f"a message of {size} bytes is too large: at most {self._limits.payload_bytes} bytes of payload "
-                f"(native.frame.bytes.max) are taken; it began with {begin!r}"
-            )
+    def _refuse_size(self, size: int, data: memoryview | bytearray, start: int) -> NoReturn:
         if size < _COUNT.size:
             raise InvalidRequest(f"a message of {size} bytes cannot be: the smallest has {_COUNT.size}")
-        return size
+        begin = bytes(data[start : start + 16])
+        raise MessageTooLarge(
+            f"a message of {size} bytes is too large: at most {self._limits.payload_bytes} bytes of payload "
+            f"(native.frame.bytes.max) are taken; it began with {begin!r}"
+        )
 
-    def _split(self, message: memoryview) -> list[memoryview]:
-        count: int = _COUNT.unpack_from(message, 0)[0]
-        if count > self._limits.frames:
+    def _split(self, data: memoryview, start: int, end: int) -> list[memoryview]:
+        """The frames of the message that lies there, its size not included."""
+        count: int = _COUNT.unpack_from(data, start)[0]
+        if count > self._frames_max:
             raise MessageTooLarge(
-                f"{count} frames in a message are more than the {self._limits.frames} that native.frames.max allows"
+                f"{count} frames in a message are more than the {self._frames_max} that native.frames.max allows"
             )
-        position = _COUNT.size + _SIZE.size * count
-        if position > len(message):
-            raise InvalidRequest(f"a message of {len(message)} bytes cannot have {count} frames")
+        position = start + _COUNT.size + _SIZE.size * count
+        if position > end:
+            raise InvalidRequest(f"a message of {end - start} bytes cannot have {count} frames")
         frames = []
-        for size in _sizes(count).unpack_from(message, _COUNT.size):
-            frames.append(message[position : position + size])
-            position += size
-        if position != len(message):
-            raise InvalidRequest(f"the frames of a message are {position} bytes, and it says {len(message)}")
+        for size in _sizes(count).unpack_from(data, start + _COUNT.size):
+            following = position + size
+            frames.append(data[position:following])
+            position = following
+        if position != end:
+            raise InvalidRequest(f"the frames of a message are {position - start} bytes, and it says {end - start}")
         return frames

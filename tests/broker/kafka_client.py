@@ -42,9 +42,16 @@ class KafkaClient:
 
     def send(self, api_key: int, version: int, request: Any) -> None:
         """Ask, and do not wait for the answer."""
-        self._number += 1
-        self._asked.append((api_key, version))
-        self._socket.sendall(b"".join(codec.write_request(api_key, version, self._number, "a test", request)))
+        self.send_at_once((api_key, version, request))
+
+    def send_at_once(self, *requests: tuple[int, int, Any]) -> None:
+        """Several requests, each with its API and version, by one call: they arrive together."""
+        frames = []
+        for api_key, version, request in requests:
+            self._number += 1
+            self._asked.append((api_key, version))
+            frames += codec.write_request(api_key, version, self._number, "a test", request)
+        self._socket.sendall(b"".join(frames))
 
     def receive(self) -> Any:
         """The answer to the oldest request."""
@@ -110,12 +117,16 @@ class KafkaClient:
 
     def send_bytes(self, topic: str, partition: int, records: bytes, *, acks: int = -1, version: int = 9) -> None:
         """Any bytes for batches; the answer is not waited for."""
-        types = codec.request_types(ApiKey.PRODUCE)
-        data = types.PartitionProduceData(index=partition, records=records)
-        request = types.ProduceRequest(
-            acks=acks, timeout_ms=10_000, topic_data=[types.TopicProduceData(name=topic, partition_data=[data])]
-        )
-        self.send(ApiKey.PRODUCE, version, request)
+        self.send(ApiKey.PRODUCE, version, produce_request(topic, partition, records, acks))
+
+
+def produce_request(topic: str, partition: int, records: bytes, acks: int) -> Any:
+    """A Produce request with any bytes for batches."""
+    types = codec.request_types(ApiKey.PRODUCE)
+    data = types.PartitionProduceData(index=partition, records=records)
+    return types.ProduceRequest(
+        acks=acks, timeout_ms=10_000, topic_data=[types.TopicProduceData(name=topic, partition_data=[data])]
+    )
 
 
 def batch(*values: bytes, timestamp_ms: int | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -95,6 +96,22 @@ def test_delete_and_create_at_once_leave_the_new_topic(broker: Broker, client: R
     assert folders(broker, topic) == [f"{topic}-{partition}" for partition in range(4)]
     for partition in range(4):
         assert client.ask(m.ProduceAnswer, m.Produce(topic, partition), batch(1)).base_offset == 0
+
+
+def test_the_space_of_a_deleted_topic_is_free_at_once(broker: Broker, client: RawClient, topic: str) -> None:
+    """An open file keeps its space: none may wait for a garbage collection, which in an idle worker never comes."""
+    client.create(topic, 8)
+    for partition in range(8):
+        client.produce(topic, batch(1), partition=partition)
+    client.send(m.Fetch([m.FetchPartition(topic, partition, 1) for partition in range(8)], max_wait_ms=60_000))
+    client.ask(m.TopicResults, m.DeleteTopics([topic]))
+
+    def deleted_files() -> list[str]:
+        folders = [Path(f"/proc/{broker.pid(f'worker-{index}')}/fd") for index in range(broker.workers)]
+        places = [os.readlink(fd) for folder in folders for fd in folder.iterdir() if fd.is_symlink()]
+        return [place for place in places if f"/{topic}-" in place]
+
+    broker.wait_until(lambda: not deleted_files())
 
 
 def test_a_topic_deleted_and_made_anew_while_its_workers_are_dead(
@@ -375,7 +392,28 @@ def test_a_lost_catalog_is_rebuilt() -> None:
         broker.start()
         with RawClient(broker.server) as client:
             check_filled(client)
-        assert "2 topics were rebuilt from their folders" in broker.log
+        assert "2 topics rebuilt from the partition folders" in broker.log
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_a_lost_catalogs_settings_come_from_its_copy(has_copy: bool) -> None:
+    with Broker(workers=2) as broker:
+        with RawClient(broker.server) as client:
+            fill(client)
+            client.ask(m.TopicResults, m.AlterSettings("a", {"retention.ms": "123456789"}))
+            client.create("gone")
+            client.ask(m.TopicResults, m.DeleteTopics(["gone"]))
+        broker.kill_all()  # the copy has each change before it is answered
+        for path in broker.data_dir.glob("*"):
+            if path.name.startswith("meta.db") or (path.name == "catalog.copy" and not has_copy):
+                path.unlink()
+        broker.start()
+        with RawClient(broker.server) as client:
+            check_filled(client)
+            settings = {s.name: s.value for s in client.ask(m.SettingsAnswer, m.DescribeSettings("a")).settings}
+            assert (settings["retention.ms"] == "123456789") == has_copy
+            assert [topic.name for topic in client.ask(m.MetadataAnswer, m.Metadata()).topics] == ["a", "b-1"]
+        assert ("are gone of 2 topics (a, b-1)" in broker.log) != has_copy
 
 
 def test_a_catalog_damaged_while_the_broker_runs_is_rebuilt_by_the_next_coordinator() -> None:

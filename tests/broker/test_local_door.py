@@ -133,7 +133,7 @@ class DoorOnALoop:
         self.listener.setblocking(False)
         self.loop = Loop()
         self.streams = Streams(self.loop)
-        self.loop.at_turn_end(self.streams.flush)
+        self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         answer = bytes(1 << 20)
         self.door = LocalDoor(self.streams, self.listener, lambda asked: asked.answer(b"", [answer]), NativeConfig())
         self.door.listen()
@@ -206,7 +206,7 @@ def test_an_answer_waits_for_the_end_of_the_turn_and_goes_with_the_others(alone:
     ours.setblocking(False)
     ended: list[str] = []
     connection = StreamConnection(
-        alone.streams, ours, request_limits(NativeConfig()), lambda _c, _f: None, lambda _c, why: ended.append(why)
+        alone.streams, ours, request_limits(NativeConfig()), lambda _f: None, lambda _c, why: ended.append(why)
     )
     with theirs:
         connection.send([b"one"])

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbroker.clients.consumer_core import ConsumerCore, Cursor
-from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord
 from kbroker.errors import LogTruncated
 from kbroker.records.batch import write_crc
@@ -33,10 +32,6 @@ def at(offset: int) -> Cursor:
     return cursor
 
 
-def make(batch: RecordBatch) -> list[ConsumerRecord]:
-    return batch.records()
-
-
 def offsets(records: list[ConsumerRecord]) -> list[int]:
     return [record.offset for record in records]
 
@@ -48,7 +43,7 @@ class TestCursor:
     def test_the_first_batch_may_begin_before_the_position(self) -> None:
         cursor = at(3)
         cursor.put(LOG, True)
-        assert cursor.decode(make)
+        assert cursor.decode(100)
         assert offsets(cursor.take(100)) == [3, 4]
         assert cursor.position == 5
         assert cursor.last_epoch == 3
@@ -67,16 +62,44 @@ class TestCursor:
     def test_take_in_parts(self) -> None:
         cursor = at(0)
         cursor.put(LOG, True)
-        cursor.decode(make)
+        cursor.decode(100)
         assert offsets(cursor.take(2)) == [0, 1]
         assert cursor.position == 2
         assert offsets(cursor.take(10)) == [2, 3, 4]
         assert cursor.position == 5
 
+    def test_a_batch_decoded_by_parts(self) -> None:
+        cursor = at(1)
+        cursor.put(LOG, True)
+        assert cursor.decode(2)
+        assert offsets(cursor.take(5)) == [1, 2]
+        assert cursor.position == 3
+        assert cursor.buffered_bytes == len(LOG)
+        assert cursor.decode(2)
+        assert offsets(cursor.take(5)) == [3, 4]
+        assert cursor.buffered_bytes == len(LOG) - len(make_batch(0, 5))
+
+    def test_a_batch_that_does_not_decode_stays_where_it_is(self) -> None:
+        cursor = at(0)
+        cursor.put(LOG, True)
+
+        def refuse(value: bytes | None) -> bytes | None:
+            if value == b"3":
+                raise ValueError("3")
+            return value
+
+        assert cursor.decode(3, None, refuse)
+        assert offsets(cursor.take(3)) == [0, 1, 2]
+        for _ in range(2):
+            with pytest.raises(ValueError, match="3"):
+                cursor.decode(3, None, refuse)
+        assert cursor.decode(3)
+        assert offsets(cursor.take(3)) == [3, 4]
+
     def test_leaving_an_iteration_loses_nothing(self) -> None:
         cursor = at(0)
         cursor.put(LOG, True)
-        cursor.decode(make)
+        cursor.decode(100)
         cursor.given = cursor.records[1]
         assert cursor.now_at() == 2
         cursor.settle()
@@ -85,7 +108,7 @@ class TestCursor:
     def test_batches_after_records_start_in_the_middle(self) -> None:
         cursor = at(0)
         cursor.put(LOG, True)
-        cursor.decode(make)
+        cursor.decode(100)
         cursor.take(2)
         batches = cursor.take_batches()
         assert offsets([record for batch in batches for record in batch]) == list(range(2, 50))
@@ -94,13 +117,13 @@ class TestCursor:
     def test_a_seek_drops_what_was_read(self) -> None:
         cursor = at(0)
         cursor.put(LOG, True)
-        cursor.decode(make)
+        cursor.decode(100)
         ticket = cursor.ticket
         cursor.move(40)
         assert cursor.ticket != ticket
         assert not cursor.ready
         cursor.put(LOG, True)
-        cursor.decode(make)
+        cursor.decode(100)
         assert offsets(cursor.take(10)) == [40, 41, 42, 43, 44]
 
     def test_transaction_markers_are_passed_over(self) -> None:
@@ -120,7 +143,7 @@ class TestCursor:
             if name == "p":  # bytes come, from a batch at or before the place
                 start = max(0, cursor.fetch_offset // 5 - number % 3)
                 cursor.put(b"".join(make_batch(base * 5, 5) for base in range(start, min(start + 4, 10))), True)
-            elif name == "r" and cursor.decode(make):
+            elif name == "r" and cursor.decode(number // 2 + 1):
                 seen += offsets(cursor.take(number + 1))
             elif name == "b":
                 seen += offsets([record for batch in cursor.take_batches() for record in batch])
@@ -128,13 +151,13 @@ class TestCursor:
                 cursor.drop()
             elif name == "s":
                 cursor.settle()
-            elif name == "i" and cursor.decode(make):
+            elif name == "i" and cursor.decode(number // 2 + 1):
                 records = cursor.records
                 for record in records[: number + 1]:
                     cursor.given = record
                     seen.append(record.offset)
                 if cursor.given is records[-1]:
-                    cursor.finish_batch()
+                    cursor.finish()
                 else:
                     cursor.settle()
             assert seen == list(range(len(seen)))

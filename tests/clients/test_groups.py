@@ -195,6 +195,28 @@ class TestSharing:
             admin.delete_topics([name])
             wait_until(lambda: not member.owned)
 
+    def test_a_deleted_topic_costs_the_others_neither_time_nor_their_commits(
+        self, broker: Broker, name: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        gone = f"{name}-gone"
+        with (
+            Admin(broker.server) as admin,
+            Consumer(name, gone, server=broker.server, group=name, auto_offset_reset="earliest") as consumer,
+        ):
+            admin.create_topics([NewTopic(gone, 6)])
+            fill(broker, name, 6)
+            fill(broker, gone, 6)
+            seen = 0
+            while seen < 12:
+                seen += sum(map(len, consumer.poll(PATIENCE_S * 1000).values()))
+            admin.delete_topics([gone])
+            with pytest.raises(UnknownTopicOrPartition):
+                consumer.commit()
+            assert sum(at.offset for at in map(consumer.committed, partitions(name)) if at is not None) == 6
+            while any(tp.topic == gone for tp in consumer.assignment()):
+                consumer.poll(100)
+        assert "given up uncommitted" not in caplog.text
+
     def test_another_subscription(self, broker: Broker, name: str) -> None:
         with Admin(broker.server) as admin:
             admin.create_topics([NewTopic(f"{name}-2", 1)])

@@ -230,6 +230,59 @@ class TestRetries:
         assert core.accumulator.free_bytes == 1 << 20
 
 
+def leaf(batch: Batch, index: int) -> tuple[Batch, int]:
+    """The batch that carried a record at last, and where in it."""
+    while batch.halves is not None:
+        first, second = batch.halves
+        batch, index = (first, index) if index < first.record_count else (second, index - first.record_count)
+    return batch, index
+
+
+class TestTooLarge:
+    """A batch that the broker finds too large is sent in halves, until it is a single record that is too large."""
+
+    def play(self, core: ProducerCore, values: int, limit: int) -> tuple[Batch, list[list[bytes]], list[int]]:
+        """`values` records in one batch, to a broker that takes `limit` in a batch and never value 3."""
+        first, *_ = [put(core, b"%d" % number) for number in range(values)]
+        log: list[list[bytes]] = []
+        sequences: list[int] = []
+        todo = drain(core, 100)
+        while todo:
+            send = todo.pop(0)
+            assert send.batch.payload is not None
+            found = [value for _, _, _, _, value, _ in decode_list(send.batch.payload)]
+            if len(found) > limit or b"3" in found:
+                core.failed(send.batch, send.attempt, MessageTooLarge("too large"), 100)
+            else:
+                log.append([value or b"" for value in found])
+                sequences.append(read_header(send.batch.payload).base_sequence)
+                core.acknowledged(send.batch, send.attempt, len(log), -1, 100)
+            if core.identity is not None and not todo:
+                core.identified(core.identity.producer_id + 1, 0)
+            todo += drain(core, 100_000)
+        return first, log, sequences
+
+    def test_halves_take_its_place_and_its_sequences(self) -> None:
+        batch, log, sequences = self.play(confirmed_core(), 3, 2)
+        assert log == [[b"0"], [b"1", b"2"]]
+        assert sequences == [1, 2]
+        assert batch.done
+
+    def test_only_the_record_that_is_too_large_fails(self) -> None:
+        batch, log, _ = self.play(confirmed_core(), 6, 6)
+        assert sorted(value for values in log for value in values) == [b"0", b"1", b"2", b"4", b"5"]
+        errors = [leaf(batch, index)[0].outcome for index in range(6)]
+        assert [isinstance(outcome.error, MessageTooLarge) for outcome in errors if outcome] == [
+            index == 3 for index in range(6)
+        ]
+
+    def test_the_buffer_is_given_back(self) -> None:
+        core = confirmed_core()
+        self.play(core, 10, 2)
+        assert core.accumulator.free_bytes == 1 << 20
+        assert not core.waiting_topics()
+
+
 class ModelBroker:
     """One partition: a log, and of each producer the last five batches, as a worker keeps them."""
 
@@ -265,14 +318,15 @@ class World:
         self.to_broker: deque[tuple[Batch, int, bytes]] = deque()
         self.to_client: deque[tuple[Batch, int, int | Exception]] = deque()
         self.now_ms = 0
-        self.sent: list[tuple[bytes, Batch]] = []
+        self.sent: list[tuple[bytes, Batch, int]] = []
         self.next_id = 0
         self.wants_id = False
         self.refuse = 0
 
     def send(self, own_batch: bool) -> None:
         value = b"%06d" % len(self.sent)
-        self.sent.append((value, put(self.core, value, self.now_ms, own_batch=own_batch)))
+        batch = put(self.core, value, self.now_ms, own_batch=own_batch)
+        self.sent.append((value, batch, batch.record_count - 1))
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -356,16 +410,17 @@ class World:
         raise AssertionError("does not come to rest")
 
     def check(self) -> None:
-        assert all(batch.done for _, batch in self.sent)
-        written = [value for value, batch in self.sent if batch.outcome is not None and batch.outcome.error is None]
-        failed = {value for value, batch in self.sent if batch.outcome is not None and batch.outcome.error is not None}
+        assert all(batch.done for _, batch, _ in self.sent)
+        sent = [(value, *leaf(batch, index)) for value, batch, index in self.sent]
+        written = [value for value, batch, _ in sent if batch.outcome is not None and batch.outcome.error is None]
+        failed = {value for value, batch, _ in sent if batch.outcome is not None and batch.outcome.error is not None}
         assert len(self.broker.log) == len(set(self.broker.log)), "a record is there twice"
         # What failed may have been written all the same (nobody knows), but what was acknowledged is there in order.
         assert [value for value in self.broker.log if value not in failed] == written
-        for value, batch in self.sent:
+        for value, batch, index in sent:
             outcome = batch.outcome
             if outcome is not None and outcome.error is None and outcome.base_offset >= 0:
-                assert value in self.broker.log[outcome.base_offset : outcome.base_offset + batch.record_count]
+                assert self.broker.log[outcome.base_offset + index] == value
         assert self.core.accumulator.free_bytes == 1 << 20
 
 
@@ -401,7 +456,7 @@ class TestAgainstTheModel:
     def test_nothing_is_lost_doubled_or_reordered(self, steps: list[tuple[str, Any]]) -> None:
         world = World(delivery_timeout_ms=10**9)
         play(world, steps)
-        assert all(batch.outcome is not None and batch.outcome.error is None for _, batch in world.sent)
+        assert all(batch.outcome is not None and batch.outcome.error is None for _, batch, _ in world.sent)
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(STEP, max_size=80))

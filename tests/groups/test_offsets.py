@@ -225,10 +225,28 @@ def test_offsets_in_deleted_topics_are_forgotten() -> None:
     for group_id, effects in changes:
         one.perform(group_id, effects)
     one.topics.counts["a"] = 4
-    for _ in range(2):
+    for groups in ([GROUP, "only a"], [GROUP]):
         assert one.fetch().offsets == (FetchedOffset("b", 0, 1),)
-        assert [each.group_id for each in one.groups.listed()] == [GROUP]
+        assert [each.group_id for each in one.groups.listed()] == groups
         one.restart()
+
+
+@pytest.mark.parametrize("how", ["offset", "topic"])
+def test_a_group_without_its_last_offset_can_be_deleted_until_it_is_looked_at(how: str) -> None:
+    for deletes in (True, False):
+        one = Coordinator()
+        one.commit(A0)
+        if how == "offset":
+            assert delete(one, ("a", 0)).error_codes == (0,)
+        else:
+            for group_id, effects in one.groups.topics_changed(TopicsChanged(frozenset({"a"})), one.now_ms):
+                one.perform(group_id, effects)
+        assert [each.state for each in one.groups.listed()] == ["Empty"]
+        if deletes:
+            assert one.give(DeleteGroup(GROUP, one.token())).error_code == 0
+        else:
+            one.advance(one.groups.settings.offsets_retention_check_interval_ms)
+        assert one.groups.listed() == []
 
 
 # --- retention ---

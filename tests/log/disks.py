@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from kbroker.log.storage import File, Storage
@@ -29,6 +30,9 @@ class FailingDisk(Storage):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.space -= len(data)
         return super().pwrite(file, data, position)
+
+    def pwritev(self, file: File, pieces: Sequence[memoryview], position: int) -> int:
+        return self.pwrite(file, b"".join(pieces), position)
 
     def truncate(self, file: File, size_bytes: int) -> None:
         self._maybe("truncate")

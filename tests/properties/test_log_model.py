@@ -74,6 +74,27 @@ class LogModel(RuleBasedStateMachine):
         self.model += [(result.base_offset + n, value, self.now_ms + n) for n, value in enumerate(values)]
         self.sequence += count
 
+    @rule(counts=st.lists(st.integers(1, 9), min_size=2, max_size=6), sync=st.booleans())
+    def append_together(self, counts: list[int], sync: bool) -> None:
+        """As a worker does it: one by one when it may not be done together, because of a full segment."""
+        before = self.log.next_offset
+        sent, model, base, sequence = [], [], before, self.sequence
+        requests = []
+        for count in counts:
+            values = [b"p%d-%d" % (sequence, n) for n in range(count)]
+            requests.append(memoryview(batch(values, timestamp_ms=self.now_ms, producer_id=5, sequence=sequence)))
+            sent.append((sequence, count, base, base + count))
+            model += [(base + n, value, self.now_ms + n) for n, value in enumerate(values)]
+            base += count
+            sequence += count
+        if self.log.append_together(requests, self.now_ms, sync=sync) is None:
+            assert self.log.next_offset == before
+            for request in requests:
+                assert not self.log.append(request, self.now_ms, sync=sync).duplicate
+        self.sent += sent
+        self.model += model
+        self.sequence = sequence
+
     @rule(back=st.integers(1, 5))
     def append_again(self, back: int) -> None:
         if len(self.sent) < back:

@@ -99,8 +99,7 @@ class SmallWorker:
         return shared.log.next_offset
 
     def tell(self, shared: Shared) -> None:
-        stable = shared.stable.offset if shared.stable else None
-        self.server.published(shared.topic, shared.partition, shared.log.high_watermark, stable)
+        self.server.published((shared.topic, shared.partition), shared.control_page)
 
     def hold_stable(self, topic: str, hold: bool, partition: int = 0) -> None:
         """A transaction begins, or ends: the last stable offset stays, or catches up."""
@@ -152,14 +151,14 @@ class SmallWorker:
     def delete(self, topic: str, partition: int = 0) -> None:
         shared = self.partitions.pop((topic, partition))
         shared.control_page.close_page(DELETED)
-        self.server.forget(topic, partition)
+        self.server.forget((topic, partition))
         shared.log.abandon()
         PartitionLog.purge(PartitionLog.delete(shared.log.folder))
 
     def let_go(self, topic: str, partition: int = 0) -> None:
         shared = self.partitions.pop((topic, partition))
         shared.control_page.close_page(CLOSED)
-        self.server.forget(topic, partition)
+        self.server.forget((topic, partition))
         shared.log.close(0)
 
     def die_while_publishing(self, topic: str, partition: int = 0) -> None:

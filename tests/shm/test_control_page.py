@@ -38,10 +38,10 @@ def test_every_fact_has_its_cell(page: ControlPage) -> None:
     assert first is not None
     assert (first.state, first.leader_epoch, first.incarnation, first.high_watermark) == (LIVE, 7, 42, 0)
     page.publish(1, 2, 3, 4, 5, 6, 8)
-    assert view.snapshot() == (LIVE, 7, 42, 0, 1, 2, 3, 4, 5, 6, 8)
+    assert view.snapshot() == (42, 7, LIVE, 0, 1, 2, 3, 4, 5, 6, 8)
     page.files_replaced()
     page.close_page(CLOSED)
-    assert view.snapshot() == (CLOSED, 7, 42, 1, 1, 2, 3, 4, 5, 6, 8)
+    assert view.snapshot() == (42, 7, CLOSED, 1, 1, 2, 3, 4, 5, 6, 8)
     page.close_page(DELETED)
     assert (page.state, page.high_watermark, page.last_stable_offset) == (DELETED, 2, 5)
     assert page.high_watermark_place == (4, 3)

@@ -46,6 +46,10 @@ def test_an_answer_comes_back_as_it_was() -> None:
     assert codec.decode_answer(m.FetchAnswer, codec.encode_answer(answer)) == answer
 
 
+def test_the_short_way_to_a_produce_answer_gives_the_same_bytes() -> None:
+    assert codec.encode_produced(5, 7, 1, -1) == codec.encode_answer(m.ProduceAnswer(5, 7, 1, -1))
+
+
 def test_an_error_is_raised_with_its_class_and_words() -> None:
     header = codec.encode_error(OffsetOutOfRange("offset 9 is not in 0 … 4"))
     with pytest.raises(OffsetOutOfRange, match="offset 9"):

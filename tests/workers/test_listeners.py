@@ -81,6 +81,24 @@ def test_one_warning_for_all_open_addresses(
     assert not (tmp_path / "worker-0.shm").exists()
 
 
+@pytest.mark.parametrize(("address", "is_unpaced"), [("127.0.0.1:0", True), ("[::1]:0", True), ("0.0.0.0:0", False)])
+def test_only_loopback_is_told_not_to_pace(address: str, is_unpaced: bool) -> None:
+    """The host's own choice holds for everybody else."""
+
+    def congestion_control(sock: socket.socket) -> bytes:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+    with socket.socket() as plain:
+        usual = congestion_control(plain)
+    opened = open_listeners([Listener("front", "native", parse_address(address, "native.listen"))], {})
+    sock = opened.by_process["front"]["native"]
+    with socket.create_connection(sock.getsockname()[:2], 10):
+        accepted, _ = sock.accept()
+        with accepted:
+            assert congestion_control(accepted) == (b"reno" if is_unpaced else usual)
+    opened.close()
+
+
 def test_a_failure_closes_what_was_opened(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = TcpAddress("127.0.0.1", other.getsockname()[1], "native.listen")
