@@ -2,6 +2,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -10,8 +11,6 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.ConcurrentHashMap;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicReference;
@@ -31,7 +30,6 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.TopicPartition;
-import org.apache.kafka.common.errors.WakeupException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
@@ -67,30 +65,43 @@ final class ClientsTour extends Tour {
                 return called.get();
             });
             step("null key, null value, headers", () -> {
-                ProducerRecord<String, String> odd = new ProducerRecord<>(topic, 1, 1_700_000_000_000L, null, null, List.of());
-                odd.headers().add("a", "1".getBytes(StandardCharsets.UTF_8)).add("a", null).add("", new byte[0]);
+                ProducerRecord<String, String> odd =
+                        new ProducerRecord<>(topic, 1, 1_700_000_000_000L, null, null, List.of());
+                odd.headers()
+                        .add("a", "1".getBytes(StandardCharsets.UTF_8))
+                        .add("a", null)
+                        .add("", new byte[0]);
                 RecordMetadata metadata = producer.send(odd).get();
                 return metadata.offset() + " " + metadata.timestamp() + " " + metadata.serializedKeySize();
             });
-            step("larger than max.request.size", () -> producer.send(record(topic, "x".repeat(2_000_000))).get());
-            step("a topic's name that cannot be", () -> producer.send(record("a/b", "")).get());
+            step("larger than max.request.size", () -> producer.send(record(topic, "x".repeat(2_000_000)))
+                    .get());
+            step("a topic's name that cannot be", () -> producer.send(record("a/b", ""))
+                    .get());
             step("producer close", () -> timed(producer::close));
         }
         try (KafkaProducer<String, String> producer = producer(Map.of("max.block.ms", 1_000))) {
-            step("a partition that is not there", () -> producer.send(new ProducerRecord<>(topic, 9, "", "")).get());
+            step("a partition that is not there", () -> producer.send(new ProducerRecord<>(topic, 9, "", ""))
+                    .get());
         }
         try (KafkaProducer<String, String> producer = producer(Map.of("max.request.size", 9_000_000))) {
-            step("larger than message.max.bytes", () -> producer.send(record(topic, "x".repeat(2_000_000))).get());
-            step("and the next one", () -> producer.send(new ProducerRecord<>(topic, 1, "", "fits")).get().offset());
+            step("larger than message.max.bytes", () -> producer.send(record(topic, "x".repeat(2_000_000)))
+                    .get());
+            step("and the next one", () -> producer.send(new ProducerRecord<>(topic, 1, "", "fits"))
+                    .get()
+                    .offset());
         }
         for (String acks : List.of("0", "1")) {
             try (KafkaProducer<String, String> producer = producer(Map.of("acks", acks, "enable.idempotence", false))) {
-                step("acks=" + acks, () -> producer.send(new ProducerRecord<>(topic, 2, "", acks)).get().hasOffset());
+                step("acks=" + acks, () -> producer.send(new ProducerRecord<>(topic, 2, "", acks))
+                        .get()
+                        .hasOffset());
             }
         }
         for (String codec : List.of("none", "gzip", "snappy", "lz4", "zstd")) {
             String packed = create("packed." + codec, 1);
-            try (KafkaProducer<String, String> producer = producer(Map.of("compression.type", codec, "linger.ms", 20))) {
+            try (KafkaProducer<String, String> producer =
+                    producer(Map.of("compression.type", codec, "linger.ms", 20))) {
                 for (int i = 0; i < 500; i++) producer.send(record(packed, "value-" + i + "-" + "x".repeat(i)));
             }
             try (KafkaConsumer<String, String> consumer = consumer(Map.of())) {
@@ -108,8 +119,11 @@ final class ClientsTour extends Tour {
         }
         String compact = create("compact", 1, "cleanup.policy", "compact");
         try (KafkaProducer<String, String> producer = producer(Map.of())) {
-            step("no key on a compacted topic", () -> producer.send(record(compact, "v")).get());
-            step("a topic made by sending", () -> producer.send(record(prefix + "auto", "v")).get().offset());
+            step("no key on a compacted topic", () -> producer.send(record(compact, "v"))
+                    .get());
+            step(
+                    "a topic made by sending",
+                    () -> producer.send(record(prefix + "auto", "v")).get().offset());
         }
     }
 
@@ -130,8 +144,12 @@ final class ClientsTour extends Tour {
                 consumer.assign(List.of(first, empty));
                 step("beginningOffsets", () -> sorted(consumer.beginningOffsets(List.of(first, empty))));
                 step("endOffsets", () -> sorted(consumer.endOffsets(List.of(first, empty))));
-                step("offsetsForTimes", () -> sorted(consumer.offsetsForTimes(Map.of(first, start + 41_500, empty, start))));
-                step("offsetsForTimes past the end", () -> sorted(consumer.offsetsForTimes(Map.of(first, start + 1_000_000))));
+                step(
+                        "offsetsForTimes",
+                        () -> sorted(consumer.offsetsForTimes(Map.of(first, start + 41_500, empty, start))));
+                step(
+                        "offsetsForTimes past the end",
+                        () -> sorted(consumer.offsetsForTimes(Map.of(first, start + 1_000_000))));
                 consumer.seek(first, 90);
                 step("seek", () -> poll(consumer, 10).get(0).value() + " " + consumer.position(first));
                 step("currentLag", () -> consumer.currentLag(first).getAsLong());
@@ -141,10 +159,14 @@ final class ClientsTour extends Tour {
                 consumer.resume(List.of(first));
                 step("resumed", () -> poll(consumer, 50).size());
                 consumer.seek(first, 1_000);
-                step("out of range, reset to earliest", () -> poll(consumer, 1).get(0).offset());
+                step(
+                        "out of range, reset to earliest",
+                        () -> poll(consumer, 1).get(0).offset());
                 step("committed without a group", () -> consumer.committed(Set.of(first)));
                 step("listTopics", () -> consumer.listTopics().containsKey(topic));
-                step("a partition that is not there", () -> consumer.endOffsets(List.of(new TopicPartition(topic, 7)), Duration.ofSeconds(1)));
+                step(
+                        "a partition that is not there",
+                        () -> consumer.endOffsets(List.of(new TopicPartition(topic, 7)), Duration.ofSeconds(1)));
                 step("wakeup", () -> {
                     consumer.seekToEnd(consumer.assignment());
                     Thread waker = new Thread(() -> {
@@ -172,16 +194,20 @@ final class ClientsTour extends Tour {
             step("reset by duration", () -> consumer.position(first));
         }
         try (KafkaConsumer<String, String> consumer = consumer(Map.of("allow.auto.create.topics", false))) {
-            step("no topic without creation", () -> consumer.partitionsFor(prefix + "none", Duration.ofSeconds(5)).size());
+            step("no topic without creation", () -> consumer.partitionsFor(prefix + "none", Duration.ofSeconds(5))
+                    .size());
         }
-        try (KafkaConsumer<String, String> consumer = consumer(Map.of("group.id", prefix + "simple", "enable.auto.commit", false))) {
+        try (KafkaConsumer<String, String> consumer =
+                consumer(Map.of("group.id", prefix + "simple", "enable.auto.commit", false))) {
             consumer.assign(List.of(first));
             step("commit by one who assigns", () -> {
                 consumer.commitSync(Map.of(first, new OffsetAndMetadata(7, "note")));
                 return sorted(consumer.committed(Set.of(first)));
             });
             step("commit nowhere", () -> {
-                consumer.commitSync(Map.of(new TopicPartition(prefix + "nowhere", 0), new OffsetAndMetadata(7)), Duration.ofSeconds(1));
+                consumer.commitSync(
+                        Map.of(new TopicPartition(prefix + "nowhere", 0), new OffsetAndMetadata(7)),
+                        Duration.ofSeconds(1));
                 return "taken";
             });
             step("commit with too much metadata", () -> {
@@ -222,7 +248,7 @@ final class ClientsTour extends Tour {
         Member second = new Member(topic, settings);
         step(protocol + ": two share", () -> {
             await(() -> first.owned.size() == 2 && second.owned.size() == 2, "two partitions for each");
-            Set<TopicPartition> all = new TreeSet<>(java.util.Comparator.comparing(TopicPartition::partition));
+            Set<TopicPartition> all = new TreeSet<>(Comparator.comparing(TopicPartition::partition));
             all.addAll(first.owned);
             all.addAll(second.owned);
             return all.size();
@@ -238,21 +264,41 @@ final class ClientsTour extends Tour {
         });
         try (KafkaConsumer<String, String> consumer = consumer(settings)) {
             step(protocol + ": committed", () -> {
-                Map<TopicPartition, OffsetAndMetadata> found = consumer.committed(Set.of(new TopicPartition(topic, 0), new TopicPartition(topic, 3)));
+                Map<TopicPartition, OffsetAndMetadata> found =
+                        consumer.committed(Set.of(new TopicPartition(topic, 0), new TopicPartition(topic, 3)));
                 return sorted(found);
             });
             consumer.subscribe(List.of(topic));
             step(protocol + ": commitAsync", () -> {
-                await(() -> { consumer.poll(Duration.ofMillis(100)); return consumer.assignment().size() == 4; }, "an assignment");
+                await(
+                        () -> {
+                            consumer.poll(Duration.ofMillis(100));
+                            return consumer.assignment().size() == 4;
+                        },
+                        "an assignment");
                 AtomicReference<Object> said = new AtomicReference<>();
                 TopicPartition mine = new TopicPartition(topic, 1);
-                consumer.commitAsync(Map.of(mine, new OffsetAndMetadata(3, "later")), (offsets, error) -> said.set(error == null ? offsets.get(mine).metadata() : error));
-                await(() -> { consumer.poll(Duration.ofMillis(50)); return said.get() != null; }, "the callback");
-                return said.get() + " " + consumer.committed(Set.of(mine)).get(mine).offset();
+                consumer.commitAsync(
+                        Map.of(mine, new OffsetAndMetadata(3, "later")),
+                        (offsets, error) ->
+                                said.set(error == null ? offsets.get(mine).metadata() : error));
+                await(
+                        () -> {
+                            consumer.poll(Duration.ofMillis(50));
+                            return said.get() != null;
+                        },
+                        "the callback");
+                return said.get() + " "
+                        + consumer.committed(Set.of(mine)).get(mine).offset();
             });
             step(protocol + ": enforceRebalance", () -> {
                 consumer.enforceRebalance("for a test");
-                await(() -> { consumer.poll(Duration.ofMillis(50)); return consumer.assignment().size() == 4; }, "an assignment");
+                await(
+                        () -> {
+                            consumer.poll(Duration.ofMillis(50));
+                            return consumer.assignment().size() == 4;
+                        },
+                        "an assignment");
                 return consumer.assignment().size();
             });
             step(protocol + ": unsubscribe", () -> {
@@ -280,7 +326,8 @@ final class ClientsTour extends Tour {
         step(protocol + ": two of one instance id", () -> {
             await(() -> twin.died.get() != null || again.died.get() != null, "one to be fenced");
             Throwable died = twin.died.get() != null ? twin.died.get() : again.died.get();
-            return (twin.died.get() != null ? "the new one " : "the old one ") + died.getClass().getSimpleName();
+            return (twin.died.get() != null ? "the new one " : "the old one ")
+                    + died.getClass().getSimpleName();
         });
         again.close();
         twin.close();
@@ -294,14 +341,16 @@ final class ClientsTour extends Tour {
         try (KafkaConsumer<String, String> consumer = consumer(settings)) {
             consumer.subscribe(List.of(topic));
             poll(consumer, 15);
-            for (TopicPartition partition : consumer.assignment()) positions.put(partition.partition(), consumer.position(partition));
+            for (TopicPartition partition : consumer.assignment())
+                positions.put(partition.partition(), consumer.position(partition));
         }
         try (KafkaConsumer<String, String> consumer = consumer(settings)) {
             step(protocol + ": committed at close", () -> {
                 Map<Integer, Long> committed = new TreeMap<>();
                 for (int i = 0; i < 4; i++) {
                     TopicPartition partition = new TopicPartition(topic, i);
-                    OffsetAndMetadata found = consumer.committed(Set.of(partition)).get(partition);
+                    OffsetAndMetadata found =
+                            consumer.committed(Set.of(partition)).get(partition);
                     committed.put(i, found == null ? 0 : found.offset());
                 }
                 return committed.equals(positions);
@@ -315,17 +364,30 @@ final class ClientsTour extends Tour {
         for (String protocol : List.of("classic", "consumer", "RE2")) {
             String name = "pattern." + protocol + ".";
             create(name + "a", 1);
-            Map<String, Object> settings = membership(protocol.equals("RE2") ? "consumer" : protocol, "pattern." + protocol);
+            Map<String, Object> settings =
+                    membership(protocol.equals("RE2") ? "consumer" : protocol, "pattern." + protocol);
             settings.put("metadata.max.age.ms", 300);
             try (KafkaConsumer<String, String> consumer = consumer(settings)) {
                 String pattern = (prefix + name).replace(".", "\\.") + ".*";
                 if (protocol.equals("RE2")) consumer.subscribe(new SubscriptionPattern(pattern));
                 else consumer.subscribe(Pattern.compile(pattern));
                 step("pattern, " + protocol, () -> {
-                    await(() -> { consumer.poll(Duration.ofMillis(50)); return consumer.assignment().size() == 1; }, "the first topic");
+                    await(
+                            () -> {
+                                consumer.poll(Duration.ofMillis(50));
+                                return consumer.assignment().size() == 1;
+                            },
+                            "the first topic");
                     create(name + "b", 2);
-                    await(() -> { consumer.poll(Duration.ofMillis(50)); return consumer.assignment().size() == 3; }, "the second topic");
-                    return new TreeSet<>(consumer.assignment().stream().map(TopicPartition::topic).toList());
+                    await(
+                            () -> {
+                                consumer.poll(Duration.ofMillis(50));
+                                return consumer.assignment().size() == 3;
+                            },
+                            "the second topic");
+                    return new TreeSet<>(consumer.assignment().stream()
+                            .map(TopicPartition::topic)
+                            .toList());
                 });
             }
         }
@@ -470,7 +532,9 @@ final class ClientsTour extends Tour {
         Map<String, String> wanted = new HashMap<>();
         for (int i = 0; i < configs.length; i += 2) wanted.put(configs[i], configs[i + 1]);
         try (Admin admin = Admin.create(settings(Map.of()))) {
-            admin.createTopics(List.of(new NewTopic(prefix + name, partitions, (short) 1).configs(wanted))).all().get();
+            admin.createTopics(List.of(new NewTopic(prefix + name, partitions, (short) 1).configs(wanted)))
+                    .all()
+                    .get();
         }
         return prefix + name;
     }

@@ -37,7 +37,8 @@ abstract class Tour {
             return String.valueOf(step.run());
         } catch (Throwable thrown) {
             Throwable cause = thrown;
-            while ((cause instanceof ExecutionException || cause instanceof CompletionException) && cause.getCause() != null) {
+            while ((cause instanceof ExecutionException || cause instanceof CompletionException)
+                    && cause.getCause() != null) {
                 cause = cause.getCause();
             }
             System.err.println(name + ": " + cause);

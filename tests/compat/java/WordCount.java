@@ -14,9 +14,9 @@ import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
 
 /**
- * Kafka Streams' first example: {@code WordCount SERVERS APPLICATION-ID STATE-FOLDER [NAME=VALUE…]} counts the words of
- * the topic {@code APPLICATION-ID.lines} into {@code APPLICATION-ID.counts}. It says each state it comes to, and ends
- * with its standard input.
+ * Kafka Streams' first example: {@code WordCount SERVERS APPLICATION-ID STATE-FOLDER [NAME=VALUE ...]} counts the words
+ * of the topic {@code APPLICATION-ID.lines} into {@code APPLICATION-ID.counts}. It says each state it comes to, and
+ * ends with its standard input.
  */
 final class WordCount {
     public static void main(String[] arguments) throws Exception {
@@ -36,11 +36,12 @@ final class WordCount {
 
         StreamsBuilder builder = new StreamsBuilder();
         builder.<String, String>stream(application + ".lines")
-            .flatMapValues(line -> Arrays.asList(line.toLowerCase(Locale.ROOT).split("\\s+")))
-            .groupBy((key, word) -> word, Grouped.as("words"))
-            .count(Materialized.as("counted"))
-            .toStream()
-            .to(application + ".counts", Produced.with(Serdes.String(), Serdes.Long()));
+                .flatMapValues(
+                        line -> Arrays.asList(line.toLowerCase(Locale.ROOT).split("\\s+")))
+                .groupBy((key, word) -> word, Grouped.as("words"))
+                .count(Materialized.as("counted"))
+                .toStream()
+                .to(application + ".counts", Produced.with(Serdes.String(), Serdes.Long()));
 
         try (KafkaStreams streams = new KafkaStreams(builder.build(), settings)) {
             streams.setStateListener((next, before) -> System.out.println(next));
