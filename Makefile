@@ -37,7 +37,7 @@ format: $(INSTALLED_FOR_TESTS)  ## Put the code in its form
 bench: $(INSTALLED_FOR_TESTS)  ## Every figure beside a calibration of this machine (3 minutes); see perf/
 	@$(BIN)/python -m perf --save bench
 
-reference: $(INSTALLED)  ## Write docs/SETTINGS.md from kbroker/config.py
+reference: $(INSTALLED)  ## Write docs/SETTINGS.md from kbroker/config/
 	@mkdir -p docs
 	$(BIN)/kbroker config reference --markdown > docs/SETTINGS.md
 

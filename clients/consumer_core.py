@@ -15,9 +15,8 @@ from typing import Any
 
 from kbroker.clients.record_batch import Deserializer, RecordBatch
 from kbroker.clients.records import ConsumerRecord
-from kbroker.errors import KbrokerError
-from kbroker.records.batch import CONTROL
-from kbroker.records.codec import iter_batches
+from kbroker.errors import CorruptMessage, KbrokerError
+from kbroker.records.batch import CONTROL, HEADER_BYTES, LENGTH_END, LENGTH_MIN, read_header
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
 _offset_of = attrgetter("offset")
@@ -83,11 +82,6 @@ class Cursor:
         """Whether the position is known."""
         return self.position >= 0
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is something to give out."""
-        return not self.paused and bool(self.records or self.batches)
-
     def now_at(self) -> int:
         """The position, with what iteration has yielded taken into account."""
         return self.given.offset + 1 if self.given is not None else self.position
@@ -135,14 +129,25 @@ class Cursor:
         """Take in bytes that were read at `fetch_offset`; how many batches there were to give out. Markers of
         transactions are left out. Raises CorruptMessage; then nothing is taken."""
         first_offset = self.fetch_offset
+        view = memoryview(data)
+        end = len(view)
         found = []
-        size_bytes = 0
+        start = size_bytes = 0
         batch = None
-        for view in iter_batches(data):
-            batch = RecordBatch(self.topic_partition, view, first_offset, check_crc)
-            if batch.next_offset > first_offset and not batch.header.attributes & CONTROL:
+        while end - start >= HEADER_BYTES:
+            header = read_header(view, start)
+            if header.length < LENGTH_MIN:
+                raise CorruptMessage(
+                    f"{self.topic_partition}: the batch behind offset {first_offset} says length {header.length}"
+                )
+            stop = start + LENGTH_END + header.length
+            if stop > end:
+                break  # as in Kafka, the last one need not be whole
+            batch = RecordBatch(self.topic_partition, view[start:stop], header, first_offset, check_crc)
+            if batch.next_offset > first_offset and not header.attributes & CONTROL:
                 found.append(batch)
-                size_bytes += len(view)
+                size_bytes += stop - start
+            start = stop
         if batch is None:
             return 0
         self.fetch_offset = max(first_offset, batch.next_offset)
@@ -263,6 +268,13 @@ class ConsumerCore:
                 turn.rotate(-index)  # so that it is first the next time, too
                 raise cursor.fault
         return None
+
+    def has_ready(self) -> bool:
+        """Whether `next_ready` would give a partition, or raise."""
+        for cursor in self._turn:
+            if not cursor.paused and (cursor.records or cursor.batches or cursor.fault is not None):
+                return True
+        return False
 
     def give_back(self) -> None:
         """The partition that `next_ready` gave last could not be read: it is next again."""

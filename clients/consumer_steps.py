@@ -176,16 +176,17 @@ class ConsumerSteps:
         if cursor is not None:
             self._reader.keep_going(now)
         while cursor is None:
-            if not self._reader.gather(now):
-                left = deadline - now
-                if left <= 0:
-                    return None
-                yield from self._sleep(left)
+            if self._reader.gather(now):
+                cursor = self._ready(count)
+                if cursor is not None:
+                    break
+            elif now >= deadline:
+                return None
+            else:
+                yield from self._sleep(deadline - now)
                 if self._group is not None and self._group.attention:
                     yield from self._group.follow()
-            cursor = self._ready(count)
-            if cursor is None:
-                now = now_ms()
+            now = now_ms()
         return cursor
 
     def _ready(self, count: int) -> Cursor | None:

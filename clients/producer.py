@@ -197,7 +197,14 @@ class Producer(ProducerLoop):
                             target = partitions.for_key(key)
                         self._is_changing = True
                         batch = accumulator.open.get(target)
-                        if batch is None or not accumulator.append(batch, timestamp_ms, key, value, checked):
+                        if (
+                            batch is not None
+                            and (builder := batch.builder) is not None
+                            and (size := builder.append(timestamp_ms, key, value, checked))
+                        ):  # as Accumulator.append, without a call: this is all that most records need
+                            accumulator.free_bytes -= size
+                            index = builder.record_count - 1
+                        else:
                             filled = batch is not None
                             if batch is not None:
                                 self._filled(batch)
@@ -205,7 +212,8 @@ class Producer(ProducerLoop):
                             batch = self._add_elsewhere(
                                 partitions.next_sticky() if moves else target, timestamp_ms, key, value, checked, filled
                             )
-                        future = RecordFuture(self, batch, batch.record_count - 1, timestamp_ms)
+                            index = batch.record_count - 1
+                        future = RecordFuture(self, batch, index, timestamp_ms)
                         self._is_changing = False
                         return future
                 self._await_ready(topic)

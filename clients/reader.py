@@ -81,7 +81,7 @@ class Reader:
         return self._why_not or (self._shm.reason if self._shm is not None else "")
 
     def gather(self, now: int) -> bool:
-        """Read what can be had without waiting. False: nothing has come, `sleep`."""
+        """Read what can be had without waiting. False: there is nothing to give out, `sleep`."""
         shm = self._shm
         cursors = self._core.wanting(now, self._ahead_bytes)
         by_zmq: list[Cursor] = []
@@ -96,7 +96,7 @@ class Reader:
             if shm.read(by_shm, now) and not by_zmq and now - self._served_ms < SERVE_MS:
                 self._by_zmq = False
                 return True  # the sockets can wait
-        return self._serve(by_zmq, now) or any(cursor.ready or cursor.fault is not None for cursor in cursors)
+        return self._serve(by_zmq, now) or self._core.has_ready()
 
     def keep_going(self, now: int) -> None:
         """While there is enough to give out: keep fetches on their way and metadata fresh, cheaply."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from kbroker.clients.records import ConsumerRecord
 from kbroker.errors import CorruptMessage
-from kbroker.records.batch import Header, read_header
+from kbroker.records.batch import Header
 from kbroker.records.codec import decode
 from kbroker.types import TopicPartition
 
@@ -27,13 +27,18 @@ class RecordBatch:
     __slots__ = ("_check_crc", "data", "first_offset", "header", "next_offset", "topic_partition")
 
     def __init__(
-        self, topic_partition: TopicPartition, data: bytes | memoryview, first_offset: int, check_crc: bool
+        self,
+        topic_partition: TopicPartition,
+        data: bytes | memoryview,
+        header: Header,
+        first_offset: int,
+        check_crc: bool,
     ) -> None:
         self.topic_partition = topic_partition
         self.data = data
-        self.header: Header = read_header(data)
-        self.next_offset = self.header.next_offset
-        base_offset = self.header.base_offset
+        self.header = header
+        base_offset = header.base_offset
+        self.next_offset = base_offset + header.last_offset_delta + 1
         self.first_offset = first_offset if first_offset > base_offset else base_offset
         self._check_crc = check_crc
 

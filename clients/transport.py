@@ -219,7 +219,7 @@ class ZmqTransport:
             self.ended = str(error)
 
     def has_input(self) -> bool:
-        return not self._is_drained and (receivable(self._socket) or receivable(self._monitor))
+        return not self._is_drained and receivable(self._socket)  # `advance` leaves nothing in the monitor
 
     def advance(self) -> bool:
         happened = False

@@ -78,7 +78,6 @@ def _per_megabyte(what: str, runs: list[Measured], size_bytes: int, goal: float 
     beside = {
         "MB/s": size_bytes / 1e6 / min(run.wall_s for run in runs),
         "broker cores": best.broker_cpu_s / best.wall_s,
-        "kernel's workers": best.kernel_cpu_s * 1e9 / size_bytes,
         "worst run": max(run.broker_cpu_s for run in runs) * 1e9 / size_bytes,
     }
     return Figure(what, best.broker_cpu_s * 1e9 / size_bytes, "ms/MB", goal, beside=beside)

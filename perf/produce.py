@@ -92,7 +92,6 @@ def _median(broker: Broker, run: Callable[[], None]) -> Measured:
     middle.wall_s = statistics.median(one.wall_s for one in runs)
     middle.broker_cpu_s = statistics.mean(one.broker_cpu_s for one in runs)
     middle.client_cpu_s = statistics.mean(one.client_cpu_s for one in runs)
-    middle.kernel_cpu_s = statistics.mean(one.kernel_cpu_s for one in runs)
     return middle
 
 
@@ -116,6 +115,5 @@ def _figures(
             measured.broker_cpu_s * 1e3 / megabytes,
             "ms/MB",
             GOALS_CPU[direct] if has_cpu_goal else None,
-            beside={"kernel's workers": measured.kernel_cpu_s * 1e3 / megabytes},
         ),
     ]

@@ -72,7 +72,7 @@ def test_a_file_may_hold_lists_and_fractions() -> None:
         '[log.cleanup]\npolicy = ["compact", "delete"]\n[log.cleaner.min.cleanable]\nratio = 0.25\n', "f"
     )
     config = make_config(values)
-    assert (config.log.cleanup_policy, config.inert.min_cleanable_ratio) == (("compact", "delete"), 0.25)
+    assert (config.log.cleanup_policy, config.cleaner.min_cleanable_ratio) == (("compact", "delete"), 0.25)
 
 
 def test_a_topic_goes_on_top_of_the_broker() -> None:

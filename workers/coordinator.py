@@ -11,13 +11,13 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import zmq
 
-from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries
+from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries, settings_in
 from kbroker.catalog.copy import CatalogCopy
 from kbroker.catalog.rebuild import completed, topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
@@ -83,7 +83,7 @@ class Coordinator:
         nodes = [int(worker_node(index)) for index in range(child.worker_count)]
         self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
         self.store = self._open_store()
-        self._reload(self.given)
+        self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), self.given)
         self.io = IoThreads(self.loop, 1, "store")
         self.producer_ids = iter(range(0))
         self.wanting_ids: list[TakeId] = []
@@ -178,6 +178,7 @@ class Coordinator:
     def _reload(self, config: Config) -> None:
         self.given = config
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), config)
+        self.groups.configure(self.config)
 
     def _tell_outage(self) -> None:
         why = self.groups.outage
@@ -379,6 +380,7 @@ class Coordinator:
         def committed(_result: None, error: BaseException | None) -> None:
             self.is_committing = False
             if error is None:
+                self._tell_of_compaction(changes)
                 self.catalog.apply(changes)
                 self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
                 if any(change.key.startswith(ALTERED) for change in changes):
@@ -391,6 +393,19 @@ class Coordinator:
             self._next_change()
 
         self.io.submit(lambda: self.store.commit(changes), committed)
+
+    def _tell_of_compaction(self, changes: list[Change]) -> None:
+        """Whoever asks for compaction hears that it is not there yet: the topic grows for ever."""
+        for name, settings in settings_in(changes):
+            before = self.catalog.topics.get(name)
+            if self._is_compacted(settings) and (before is None or not self._is_compacted(before.settings)):
+                log.warning(
+                    "topic %s: cleanup.policy=compact asks for keys, but compaction of topics comes later: until then "
+                    "all records stay, unless `delete` is in the policy too", name,
+                )  # fmt: skip
+
+    def _is_compacted(self, settings: Mapping[str, str]) -> bool:
+        return "compact" in topic_log_config(self.config.log, settings).cleanup_policy
 
     def _owners_report(self, epochs: dict[tuple[str, int], int], removed: list[RemovedInfo]) -> None:
         """Owners have opened partitions under new leader epochs, or deleted the folders of removed topics."""

@@ -42,7 +42,7 @@ REPEATED_MAX = 1024
 REPEATED_BYTES_MAX = 512
 """Headers of produce requests that a process remembers having decoded, and how large one may be."""
 
-Frames = Sequence[bytes | memoryview]
+Frames = Sequence[bytes | bytearray | memoryview]
 
 
 class Asked(NamedTuple):
@@ -64,6 +64,7 @@ class Asked(NamedTuple):
 
 
 Serve = Callable[[Asked], None]
+_new = tuple.__new__  # Asked(…) without a call of Python's: one is made for each request
 
 
 class Door(ABC):
@@ -94,7 +95,7 @@ class Door(ABC):
         ):
             fault = self._admit(client)
             if fault is None:
-                self._serve(Asked(self, client, bytes(frames[0]), bytes(frames[1]), frames[2:]))
+                self._serve(_new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:])))
                 return
         else:
             fault = self._fault_of(frames)

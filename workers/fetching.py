@@ -36,7 +36,7 @@ WAIT_MS_MAX = 60_000
 _WOULD_BLOCK = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
-def read_if_cached(piece: LogSlice) -> bytes | None:
+def read_if_cached(piece: LogSlice) -> bytes | bytearray | None:
     """The slice's bytes when the page cache has all of them; None: read it where waiting does no harm."""
     buffer = bytearray(piece.size_bytes)
     try:
@@ -45,7 +45,7 @@ def read_if_cached(piece: LogSlice) -> bytes | None:
         if error.errno in _WOULD_BLOCK:
             return None if piece.cold else piece.read()
         raise StorageError(f"{piece.path}: cannot read at {piece.position}: {error}") from error
-    return bytes(buffer) if count == piece.size_bytes else None
+    return buffer if count == piece.size_bytes else None
 
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class FetchInProgress(ParkedFetch):
     def _respond(self) -> None:
         """Read the bytes: here what is in the page cache, the rest on an I/O thread."""
         self._is_over = True
-        found: dict[int, bytes | StorageError] = {}
+        found: dict[int, bytes | bytearray | StorageError] = {}
         cold: list[LogSlice] = []
         for _, piece in self._served:
             if piece is not None:
@@ -162,8 +162,8 @@ class FetchInProgress(ParkedFetch):
         log.exception("a fetch that waited")
         self._asked.refuse(UnknownServerError(f"the fetch failed: {error!r:.300}"))
 
-    def _answer(self, found: dict[int, bytes | StorageError]) -> None:
-        payload: list[bytes | memoryview] = []
+    def _answer(self, found: dict[int, bytes | bytearray | StorageError]) -> None:
+        payload: list[bytes | bytearray] = []
         for answer, piece in self._served:
             if piece is None:
                 continue

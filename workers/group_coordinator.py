@@ -22,6 +22,7 @@ from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
+from kbroker.log.compaction import Rules
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
 from kbroker.workers.complaints import Complaints
@@ -151,6 +152,19 @@ class GroupCoordinator:
         except (KbrokerError, OSError) as error:
             self._refuse(f"groups cannot be served: {error}", False)
 
+    def configure(self, config: Config) -> None:
+        """Other settings, from now on: those of compaction."""
+        self._config = config
+
+    def _rules(self) -> Rules:
+        cleaner = self._config.cleaner
+        return Rules(
+            cleaner.min_cleanable_ratio,
+            cleaner.tombstone_retention_ms,
+            cleaner.min_compaction_lag_ms,
+            cleaner.max_compaction_lag_ms,
+        )
+
     def now_ms(self) -> int:
         """Milliseconds since 1970 that never jump."""
         return self._clock_ms + self._loop.now_ms()
@@ -257,7 +271,7 @@ class GroupCoordinator:
     def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
         self._set_outage("")
         self._groups = groups
-        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened))
+        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened), self._rules)
         for follower in self._log_followers:
             follower(self._offsets)
         now_ms = self.now_ms()

@@ -26,8 +26,9 @@ from kbroker.workers.loop import READ, Loop
 
 log = logging.getLogger(__name__)
 
-BUFFER_BYTES = 256 << 10
-"""One for all connections: whole requests are served straight out of it."""
+BUFFER_BYTES = 1 << 20
+"""One for all connections: whole requests are served straight out of it. What it takes at once is appended together: of
+64 KiB batches sixteen cost the broker two thirds, each, of what four do. A processor's second cache holds no more."""
 KEPT_FRAME_BYTES = 17 << 16
 """Room for a frame of the usual greatest size, 1 MiB and its head."""
 KEPT_FRAMES = 4

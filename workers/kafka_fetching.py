@@ -185,10 +185,12 @@ class KafkaFetch(ParkedFetch):
 
     def _respond(self) -> None:
         self._is_over = True
+        if self._is_fresh:
+            self._answer()
+            return
         cold: list[Fetched] = []
         left = COLD_BYTES_MAX
-        looked_at = () if self._is_fresh else zip(self._fetching.partitions, self._served, strict=True)
-        for wanted, item in looked_at:
+        for wanted, item in zip(self._fetching.partitions, self._served, strict=True):
             if not isinstance(item.records, LogSlice) or self._is_cached(item, item.records):
                 continue
             if item.records.size_bytes > left:

@@ -41,7 +41,14 @@ def make_folder(folder: Path, what: str) -> None:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
-        raise StartError(f"cannot create the {what} folder {folder}: {error.strerror}") from None
+        raise StartError(f"cannot create the {what} folder {folder}: {why(error)}") from None
+
+
+def why(error: OSError) -> str:
+    """What the system says, and what to do where that is known."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{error.strerror} for user {os.geteuid()}: run as the folder's owner, or give it to this user (chown)"
+    return error.strerror or str(error)
 
 
 def sync_folder(folder: Path) -> None:
@@ -65,7 +72,7 @@ class FolderLock:
         try:
             self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise StartError(f"cannot write to the {what} folder {folder}: {error.strerror}") from None
+            raise StartError(f"cannot write to the {what} folder {folder}: {why(error)}") from None
         begun = time.monotonic()
         while not _try_lock(self._fd):
             pid, _ = self._read()

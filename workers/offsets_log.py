@@ -27,7 +27,8 @@ from kbroker.workers.io_threads import IoThreads
 log = logging.getLogger(__name__)
 
 PARTITION = TopicPartition(OFFSETS_TOPIC, 0)
-COMPACTION = Rules()
+LOOK_INTERVAL_MS = 15_000
+"""How often it is looked for segments that were too young to be compacted, or have waited for too long."""
 COMPACTION_PAUSE_S = 0.001
 """Between two pieces: it computes, and the loop wants its turn."""
 READ_BYTES = 1 << 20
@@ -99,17 +100,20 @@ class OffsetsLog:
         io: IoThreads,
         now_ms: Callable[[], int],
         failed: Callable[[KbrokerError], None],
+        rules: Callable[[], Rules] = Rules,
     ) -> None:
         self.log = partition_log
         self.on_published: Callable[[], None] = lambda: None
         self._io = io
         self._now_ms = now_ms
         self._failed = failed
+        self._rules = rules
         self._is_over = False
         self._turn: list[tuple[Sequence[Record], Callable[[], None]]] = []
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._compaction: Compaction | None = None
         self._segments = 0  # when it was last looked at whether a compaction is worth the while
+        self._look_at_ms = 0
 
     def store(self, records: Sequence[Record], stored: Callable[[], None]) -> None:
         """Keep the records, all or none of them; `stored()` follows when they are on the disk, in order."""
@@ -160,10 +164,11 @@ class OffsetsLog:
         now_ms = self._now_ms()
         try:
             self.log.delete_due(now_ms)
-            if len(self.log.segments) == self._segments or self._compaction is not None:
+            is_same = len(self.log.segments) == self._segments and now_ms < self._look_at_ms
+            if is_same or self._compaction is not None:
                 return
-            self._segments = len(self.log.segments)
-            self._compaction = compaction.begin(self.log, COMPACTION, now_ms)
+            self._segments, self._look_at_ms = len(self.log.segments), now_ms + LOOK_INTERVAL_MS
+            self._compaction = compaction.begin(self.log, self._rules(), now_ms)
         except StorageError as error:
             log.error("%s", error)
         if self._compaction is not None:

@@ -11,10 +11,10 @@ from kbroker.config import LogConfig
 from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
-from kbroker.log.positions import AppendResult, LogPosition
+from kbroker.log.positions import LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
-from kbroker.workers.disk_syncs import DiskSyncs
+from kbroker.workers.io_threads import IoThreads
 
 if TYPE_CHECKING:
     from kbroker.workers.rewriting import Rewrite
@@ -39,7 +39,7 @@ class HighWatermarkWaiter(Protocol):
 
 
 class Partition:
-    """Appends, flushes in groups, publishes. All of it on the loop's thread, but for the flush itself."""
+    """Flushes in groups, publishes. All of it on the loop's thread, but for the flush itself."""
 
     def __init__(self, topic_partition: TopicPartition, partition_log: PartitionLog, page: ControlPage) -> None:
         self.name = topic_partition
@@ -86,14 +86,6 @@ class Partition:
         self.log.configure(config)
         self.is_rewritten = self.log.policy is not None or bool(self.rewrites)
 
-    def append(self, batches: bytes | bytearray | memoryview, now_ms: int, sync: bool) -> AppendResult:
-        """Append whole batches. Raises RequestError for bad ones, StorageError when the disk does not take them."""
-        return self.log.append(batches, now_ms, sync=sync)
-
-    def append_together(self, requests: list[memoryview], now_ms: int, sync: bool) -> AppendResult | None:
-        """Append one new batch of each request. None: nothing was done, append them one by one."""
-        return self.log.append_together(requests, now_ms, sync=sync)
-
     def tell_once(self, complaint: str) -> None:
         """Log what is wrong with the disk, unless that was the last thing said."""
         if self.told != complaint:
@@ -128,7 +120,7 @@ class Partition:
 
     # --- flushing ---
 
-    def flush(self, syncs: DiskSyncs, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
+    def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
         """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
         if self._is_flushing or self._has_left or self.log.failed:
             return
@@ -145,7 +137,7 @@ class Partition:
             else:
                 flushed(self)
 
-        syncs.submit(flush, done)
+        io.submit(flush.run, done)
 
     def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
         if error is None:

@@ -36,7 +36,6 @@ from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.disk_syncs import DiskSyncs
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
@@ -69,7 +68,6 @@ class Worker:
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
-        self.syncs = DiskSyncs(self.loop, self.io)
         self.commits = GroupCommits(self.loop, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
@@ -178,7 +176,6 @@ class Worker:
 
         def closed() -> None:
             self.io.close(1)
-            self.syncs.close()
             self.loop.call_soon(self.loop.stop)
 
         self._when_answered(partial(self.table.close_all, closed))
@@ -224,19 +221,25 @@ class Worker:
         payload = asked.payload
         batches = payload[0] if len(payload) == 1 else self._joined(payload)
         payload.clear()  # what waits for its answer keeps no frame
-        if not partition.is_rewritten:
+        if partition.is_rewritten:
+            self.rewriting.rewrite(partition, batches, partial(self._rewritten, partition, request, asked))
+        else:
             self._append(partition, batches, request, asked)
-            return
 
-        def rewritten(batches: bytes | bytearray | memoryview, error: KbrokerError | None) -> None:
-            try:
-                if error is not None:
-                    raise error
-                self._append(partition, batches, request, asked)
-            except KbrokerError as refusal:
-                asked.refuse(refusal)
-
-        self.rewriting.rewrite(partition, batches, rewritten)
+    def _rewritten(
+        self,
+        partition: Partition,
+        request: m.Produce,
+        asked: Asked,
+        batches: bytes | bytearray | memoryview,
+        error: KbrokerError | None,
+    ) -> None:
+        try:
+            if error is not None:
+                raise error
+            self._append(partition, batches, request, asked)
+        except KbrokerError as refusal:
+            asked.refuse(refusal)
 
     def _joined(self, payload: list[memoryview]) -> bytearray:
         """The payload frames of a produce request that has not one of them."""
@@ -252,18 +255,12 @@ class Worker:
     ) -> None:
         """Append what a native client sent, and answer it when it may be answered."""
         result = self.append(partition, batches, request.acks)
-        if not result.sync_needed:
+        if result.sync_needed:
+            deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
+            done = partial(_answer_synced, asked, result)
+            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+        else:
             self._answers.append((asked, result))
-            return
-
-        def done(error: KbrokerError | None) -> None:
-            if error is None:
-                _answer(asked, result)
-            else:
-                asked.refuse(error)
-
-        deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
-        partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
 
     def _is_served(self, partition: Partition) -> bool:
         return self.table.serving.get(partition.name) is partition
@@ -274,7 +271,7 @@ class Worker:
         Raises RequestError for bad batches, StorageError when the disk does not take them.
         """
         try:
-            result = partition.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
+            result = partition.log.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
             partition.refuse(str(error))
             if partition.log.failed:
@@ -287,7 +284,7 @@ class Worker:
 
     def append_together(self, partition: Partition, requests: list[memoryview], acks: int) -> AppendResult | None:
         """As `append`, for one new batch of each request. None: nothing was done, append them one by one."""
-        result = partition.append_together(requests, self.now_ms(), sync=acks == -1)
+        result = partition.log.append_together(requests, time.time_ns() // 1_000_000, sync=acks == -1)
         if result is not None:
             if partition.told:
                 partition.take_again()
@@ -356,25 +353,24 @@ class Worker:
         self._dirty.clear()
         # Readers first: who waits for a record waits longer than who has sent it.
         for partition in dirty:
-            self._publish(partition)
+            if not partition.publish():
+                continue
+            if self.descriptors is not None:
+                self.descriptors.published(partition.name, partition.control_page)
+            for waiter in (*partition.parked,):
+                waiter.look_again()
         for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
                 self.commits.want(partition)
-            self._flush_later(partition)
+            unflushed = self._unflushed.get(partition.log.config.flush_interval_ms)
+            if unflushed is None or partition not in unflushed:
+                self._flush_later(partition)
         for asked, result in self._answers:
-            _answer(asked, result)
+            asked.answer(_header_for(result))
         self._answers.clear()
 
-    def _publish(self, partition: Partition) -> None:
-        if partition.publish():
-            if self.descriptors is not None:
-                self.descriptors.published(partition.name, partition.control_page)
-            if partition.parked:
-                for waiter in list(partition.parked):
-                    waiter.look_again()
-
     def _flush(self, partition: Partition) -> None:
-        partition.flush(self.syncs, self.now_ms, self._flushed)
+        partition.flush(self.io, self.now_ms, self._flushed)
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
@@ -404,7 +400,7 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        stalled_ms = max(self.io.stalled_ms(), self.syncs.stalled_ms())
+        stalled_ms = self.io.stalled_ms()
         self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
@@ -438,10 +434,15 @@ class Worker:
             self.descriptors.forget(name)
 
 
-def _answer(asked: Asked, result: AppendResult) -> None:
-    asked.answer(
-        codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
-    )
+def _answer_synced(asked: Asked, result: AppendResult, error: KbrokerError | None) -> None:
+    if error is None:
+        asked.answer(_header_for(result))
+    else:
+        asked.refuse(error)
+
+
+def _header_for(result: AppendResult) -> bytes:
+    return codec.encode_produced(result.base_offset, result.next_offset, result.log_start_offset, result.append_time_ms)
 
 
 def main(child: ChildContext) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgpack
@@ -48,6 +48,14 @@ def _topic_from(value: bytes) -> TopicRecord:
     fields = msgpack.unpackb(value)
     partitions = [PartitionRecord(**partition) for partition in fields.pop("partitions")]
     return TopicRecord(partitions=partitions, **fields)
+
+
+def settings_in(changes: Iterable[Change]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each topic that these changes put, with its own settings."""
+    for change in changes:
+        if change.key.startswith(TOPICS) and change.value is not None:
+            topic = _topic_from(change.value)
+            yield topic.name, topic.settings
 
 
 def check_entries(entries: dict[str, Versioned]) -> None:

@@ -59,9 +59,13 @@ class CatalogCopy:
         return found
 
     def renew(self) -> None:
-        """Write the whole catalog, in one step."""
+        """At the start: write the whole catalog, in one step, unless the file says the same already."""
         try:
-            self._write()
+            if self.read() == {key: entry.value for key, entry in self._entries().items()}:
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._added_bytes = os.fstat(self._fd).st_size
+            else:
+                self._write()
         except OSError as error:
             self._give_up(error)
 

@@ -19,7 +19,9 @@ TITLES = {
     "native": "Native clients",
     "shm": "Shared-memory reads",
     "kafka": "Kafka clients",
+    "cleaner": "Compaction",
     "inert": "Kafka's settings without effect here",
+    "groups": "Consumer groups",
 }
 
 
@@ -53,7 +55,7 @@ def markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Written by `make reference` from `kbroker/config.py`; do not edit.",
+        "Written by `make reference` from `kbroker/config/`; do not edit.",
         "",
         "A setting comes, the later the stronger, from its default, the file that `--config` or `KBROKER_CONFIG`",
         "names, the environment (`KBROKER_LOG_SEGMENT_BYTES` is `log.segment.bytes`), and `--set NAME=VALUE`.",

@@ -37,10 +37,14 @@ def _flags(
     return flags
 
 
+PATH = click.Path(path_type=Path, readable=False)
+"""Who may not read it is told by those who open it: they know what it is for, and what to do."""
+
+
 @click.command()
-@click.option("--config", "file", envvar=CONFIG_VARIABLE, type=click.Path(path_type=Path), help="A configuration file.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of partitions and catalog; made if missing.")
-@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the sockets; made if missing.")
+@click.option("--config", "file", envvar=CONFIG_VARIABLE, type=PATH, help="A configuration file.")
+@click.option("--data-dir", type=PATH, help="Folder of partitions and catalog; made if missing.")
+@click.option("--runtime-dir", type=PATH, help="Folder of the sockets; made if missing.")
 @click.option("--workers", type=int, help="Worker processes; 0: one for each core.")
 @click.option(
     "--native-listen",

@@ -85,7 +85,7 @@ def _print(status: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("--runtime-dir", type=click.Path(path_type=Path), help="Folder of the broker's sockets.")
+@click.option("--runtime-dir", type=click.Path(path_type=Path, readable=False), help="Folder of the broker's sockets.")
 @json_option
 def command(runtime_dir: Path | None, as_json: bool) -> None:
     """Tell what every process of the broker here is doing, and what is out of service.

@@ -9,6 +9,7 @@ from uuid import UUID
 import click
 
 from kbroker.cli.options import assignments, json_option, print_json, server_option
+from kbroker.cli.outcome import complain
 from kbroker.cli.table import print_table
 from kbroker.errors import TopicAlreadyExists
 from kbroker.wording import counted
@@ -58,6 +59,8 @@ def create(
             click.echo(f"{name} is there already")
         else:
             click.echo(f"created {name}")
+            if "compact" in topic.topic_configs.get("cleanup.policy", ""):
+                complain("compaction of topics comes later: until then all records stay (see README, Not for you yet)")
 
 
 @command.command("list")

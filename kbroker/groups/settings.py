@@ -1,4 +1,4 @@
-"""What the state machines of groups may be told. The broker fills it from its configuration (`kbroker/config.py`)."""
+"""What the state machines of groups may be told. The broker fills it from its configuration (`kbroker/config/`)."""
 
 from __future__ import annotations
 

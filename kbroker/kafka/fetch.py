@@ -84,6 +84,8 @@ def unsigned_varint(value: int) -> bytes:
     """A number as compact lengths and tags are written."""
     if value < 0x80:
         return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

@@ -46,6 +46,7 @@ _FLEXIBLE_HEAD_BYTES: Final = 22
 # Index, leader epoch, fetch offset, last fetched epoch, log start offset, max bytes, tags.
 _FLEXIBLE_PARTITION = Struct(">iiqiqiB").unpack_from
 _FLEXIBLE_PARTITION_BYTES: Final = 33
+_NOTHING_MORE: Final = b"\1\1\0"  # no forgotten topics, no rack, no tags
 
 _new = tuple.__new__  # makes a NamedTuple in half the time
 
@@ -171,10 +172,11 @@ def _read_flexible(version: int, body: memoryview) -> FetchRequest:
         if body[position]:  # tagged fields of the topic
             raise _Unusual
         position += 1
-    rack = body[position + 1]
-    if body[position] != 1 or not 0 < rack <= _SHORT_VARINT or body[position + 1 + rack]:  # forgotten topics; tags
-        raise _Unusual
-    str(body[position + 2 : position + 1 + rack], "utf-8")
+    if bytes(body[position : position + 3]) != _NOTHING_MORE:
+        rack = body[position + 1]
+        if body[position] != 1 or not 0 < rack <= _SHORT_VARINT or body[position + 1 + rack]:  # forgotten topics; tags
+            raise _Unusual
+        str(body[position + 2 : position + 1 + rack], "utf-8")
     return _new(FetchRequest, (replica_id >= 0, wait_ms, min_bytes, max_bytes, isolation, session_id, epoch, asked, []))
 
 

@@ -154,9 +154,12 @@ class RequestFramer:
         self._position = 0
 
     def hold(self) -> None:
-        """Copies what next_request() has not yet used, for a caller that stops asking and reuses its buffer."""
+        """Copies what next_request() has not yet used, for a caller that stops asking and reuses its buffer.
+
+        The copy is writable as that is: batches are numbered in place.
+        """
         if self._position < len(self._data):
-            self._data = memoryview(bytes(self._data[self._position :]))
+            self._data = memoryview(bytearray(self._data[self._position :]))
             self._position = 0
 
     def next_request(self) -> Request | None:

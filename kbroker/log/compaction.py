@@ -20,6 +20,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,12 @@ class Rules:
     """When and how a log is compacted. Names are those of Kafka's settings."""
 
     min_cleanable_dirty_ratio: float = 0.5
-    """Compacted when of all closed segments this much, by size, was never compacted."""
+    """Compacted when of all closed segments more than this, by size, was never compacted; below 0: always."""
     delete_retention_ms: int = 86_400_000
+    min_compaction_lag_ms: int = 0
+    """A segment with a younger record stays as it is, and those after it."""
+    max_compaction_lag_ms: int = 2**63 - 1
+    """Compacted when a segment that never was is this old, whatever the ratio."""
     keys_max: int = 500_000
     """Keys that are held in memory at once, some 200 bytes each; where there are more, fewer segments are cleaned."""
 
@@ -100,7 +105,8 @@ class Cleanings:
 
 def begin(log: PartitionLog, rules: Rules, now_ms: int) -> Compaction | None:
     """A compaction of what there is now; None when it is not worth the while."""
-    segments = log.compactable
+    young_ms = now_ms - rules.min_compaction_lag_ms
+    segments = list(takewhile(lambda segment: segment.max_timestamp <= young_ms, log.compactable))
     if not segments or log.failed is not None:
         return None
     path = log.folder / names.COMPACTION_CHECKPOINT
@@ -109,9 +115,12 @@ def begin(log: PartitionLog, rules: Rules, now_ms: int) -> Compaction | None:
     except OSError as error:
         raise StorageError(f"{log.partition}: cannot read {path}: {error}") from error
     ends = log.bases[1:]
-    clean = sum(s.size_bytes for s, end in zip(segments, ends, strict=False) if end <= cleanings.first_dirty_offset)
-    total = sum(segment.size_bytes for segment in segments)
-    if not total or (total - clean) / total < rules.min_cleanable_dirty_ratio:
+    dirty = [s for s, end in zip(segments, ends, strict=False) if end > cleanings.first_dirty_offset]
+    total_bytes = sum(segment.size_bytes for segment in segments)
+    dirty_bytes = sum(segment.size_bytes for segment in dirty)
+    is_late = bool(dirty) and dirty[0].created_ms <= now_ms - rules.max_compaction_lag_ms
+    # As in Kafka what equals the ratio is not enough: with 0 whatever is dirty is compacted, but not what is clean.
+    if not total_bytes or not (is_late or dirty_bytes / total_bytes > rules.min_cleanable_dirty_ratio):
         return None
     return Compaction(log, segments, cleanings, rules, now_ms)
 

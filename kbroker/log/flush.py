@@ -1,4 +1,4 @@
-"""One group commit of a partition: what must reach the disk, taken on the loop and done beside it."""
+"""One group commit of a partition: what must reach the disk, taken on the loop and done in an I/O thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from kbroker.log import names
 from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.segment import IndexWrite
-from kbroker.log.storage import DISK, File, Storage
+from kbroker.log.storage import File, Storage
 
 
 class Flush:
@@ -42,16 +42,6 @@ class Flush:
         self.recovery_point: RecoveryPoint | None = None
         self.snapshot = b""
         self.stale: list[Path] = []  # snapshots that nothing needs any more once this flush is done
-
-    @property
-    def only_file(self) -> File | None:
-        """The file, where syncing its data is all there is to do: the kernel can do that without a thread.
-
-        A storage of a test's own wants to see it in `run`.
-        """
-        if self.folder_changed or self.recovery_point is not None or len(self.files) != 1 or self.storage is not DISK:
-            return None
-        return self.files[0]
 
     def run(self) -> None:
         """In an I/O thread. Raises OSError: then nothing may be taken to be on the disk (`fail_flush`)."""

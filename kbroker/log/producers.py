@@ -42,6 +42,7 @@ SNAPSHOT_ENTRY: Final = Struct(
 assert SNAPSHOT_ENTRY.size == 46
 
 _COUNT: Final = Struct(">i")
+_new = tuple.__new__
 
 
 class Kept(NamedTuple):
@@ -94,8 +95,8 @@ class ProducerStates:
         `pending` holds epoch and last sequence by producer id for batches checked before this one in the same append,
         and is updated. Raises InvalidProducerEpoch, OutOfOrderSequence, DuplicateSequence.
         """
-        producer_id, epoch, first = batch.producer_id, batch.producer_epoch, batch.base_sequence
-        last = _last_sequence(first, batch.last_offset_delta)
+        _, _, _, last_offset_delta, _, _, _, producer_id, epoch, first, _, _ = batch
+        last = _last_sequence(first, last_offset_delta)
         known = self._producers.get(producer_id)
         earlier = pending.get(producer_id)
         if earlier is not None:
@@ -135,19 +136,19 @@ class ProducerStates:
 
     def add(self, batch: BatchFacts, base_offset: int, now_ms: int) -> None:
         """Remember a batch that was appended at `base_offset`. Takes gaps, as a replay of a damaged log has them."""
-        last = _last_sequence(batch.base_sequence, batch.last_offset_delta)
-        producer = self._producers.get(batch.producer_id)
-        if producer is None or producer.epoch != batch.producer_epoch:
-            producer = self._producers[batch.producer_id] = Producer(batch.producer_epoch)
-            producer.complete = batch.base_sequence == 0
-        elif producer.batches and _next_sequence(producer.batches[-1].last_sequence) != batch.base_sequence:
+        _, _, _, last_offset_delta, _, _, max_timestamp, producer_id, epoch, first, _, _ = batch
+        producer = self._producers.get(producer_id)
+        if producer is None or producer.epoch != epoch:
+            producer = self._producers[producer_id] = Producer(epoch)
+            producer.complete = first == 0
+        elif producer.batches and _next_sequence(producer.batches[-1].last_sequence) != first:
             producer.batches.clear()
             producer.complete = False
         producer.seen_ms = now_ms
         kept = producer.batches
-        kept.append(
-            Kept(batch.base_sequence, last, base_offset, base_offset + batch.last_offset_delta, batch.max_timestamp)
-        )
+        last = _last_sequence(first, last_offset_delta)
+        # As Kept(…), in half the time.
+        kept.append(_new(Kept, (first, last, base_offset, base_offset + last_offset_delta, max_timestamp)))
         if len(kept) > BATCHES_KEPT:
             del kept[0]
 

@@ -46,6 +46,7 @@ MAGIC_POSITION: Final = 16
 CRC_POSITION: Final = 17
 ATTRIBUTES_POSITION: Final = 21
 """The CRC covers the batch from here."""
+LAST_OFFSET_DELTA_POSITION: Final = 23
 MAX_TIMESTAMP_POSITION: Final = 35
 
 MAGIC: Final = 2
@@ -142,7 +143,7 @@ def read_header(data: bytes | bytearray | memoryview, position: int = 0) -> Head
         raise CorruptMessage(
             f"{max(0, len(data) - position)} bytes are left at {position}; a batch header takes {HEADER_BYTES}"
         )
-    return Header._make(_unpack(data, position))
+    return _new(Header, _unpack(data, position))
 
 
 def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[BatchFacts]:

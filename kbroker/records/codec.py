@@ -21,9 +21,11 @@ from kbroker.records.batch import (
     CRC_POSITION,
     HEADER,
     HEADER_BYTES,
+    LAST_OFFSET_DELTA_POSITION,
     LENGTH_END,
     LENGTH_POSITION,
     MAGIC,
+    MAX_TIMESTAMP_POSITION,
     Header,
     read_header,
     write_crc,
@@ -36,6 +38,8 @@ RecordTuple = tuple[int, int, int, bytes | None, bytes | None, list[tuple[str, b
 
 _INT = Struct(">i")
 _SHORT = Struct(">h")
+_FROM_MAX_TIMESTAMP = Struct(">qqhii")  # max_timestamp, producer_id, producer_epoch, base_sequence, record_count
+assert MAX_TIMESTAMP_POSITION + _FROM_MAX_TIMESTAMP.size == HEADER_BYTES
 _NO_BOUND = 1 << 30
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _to_tuple = attrgetter("offset", "timestamp", "timestamp_type", "key", "value", "headers")
@@ -81,13 +85,7 @@ class BatchBuilder:
         self._max_timestamp = -1
         self._buffer: object = None
         self._builder = _aiokafka().DefaultRecordBatchBuilder(
-            magic=MAGIC,
-            compression_type=0,
-            is_transactional=int(transactional),
-            producer_id=producer_id,
-            producer_epoch=producer_epoch,
-            base_sequence=base_sequence,
-            batch_size=batch_bytes,
+            MAGIC, 0, int(transactional), producer_id, producer_epoch, base_sequence, batch_bytes
         )
         self._append = self._builder.append
 
@@ -127,16 +125,12 @@ class BatchBuilder:
         batch = self._buffer
         if not isinstance(batch, bytearray) or len(batch) != self._builder.size():
             batch = bytearray(self._builder.build())  # a codec that works in another way, or an empty batch
-        header = read_header(batch)._replace(
-            length=len(batch) - LENGTH_END,
-            last_offset_delta=self.record_count - 1,
-            max_timestamp=self._max_timestamp,
-            producer_id=self._producer[0],
-            producer_epoch=self._producer[1],
-            base_sequence=self._producer[2],
-            record_count=self.record_count,
+        # Only what the codec has not written as it must be: making the header anew takes twice the time.
+        _INT.pack_into(batch, LENGTH_POSITION, len(batch) - LENGTH_END)
+        _INT.pack_into(batch, LAST_OFFSET_DELTA_POSITION, self.record_count - 1)
+        _FROM_MAX_TIMESTAMP.pack_into(
+            batch, MAX_TIMESTAMP_POSITION, self._max_timestamp, *self._producer, self.record_count
         )
-        HEADER.pack_into(batch, 0, *header)
         write_crc(batch, 0, len(batch))
         return compress_batch(batch, self.codec) if self.codec else batch
 

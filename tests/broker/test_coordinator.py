@@ -471,3 +471,18 @@ def test_another_number_of_workers_moves_no_folder_and_loses_nothing(topic: str)
                     assert len(client.records(topic, partition)) == 2 * round_
                     assert client.produce(topic, batch(2), partition=partition).base_offset == 2 * round_
         assert folders(broker, topic) == [f"{topic}-{partition}" for partition in range(7)]
+
+
+def test_who_asks_for_compaction_hears_that_it_is_not_there_yet(broker: Broker, client: RawClient, topic: str) -> None:
+    def told() -> int:
+        return broker.log.count(
+            f"topic {topic}: cleanup.policy=compact asks for keys, but compaction of topics comes later"
+        )
+
+    client.create(topic)
+    assert told() == 0
+    for policy, count in (("compact", 1), ("compact,delete", 1), ("delete", 1), ("compact", 2)):
+        client.ask(m.TopicResults, m.AlterSettings(topic, {"cleanup.policy": policy}))
+        assert told() == count
+    client.create(f"{topic}-2", cleanup_policy="compact")
+    assert broker.log.count(f"topic {topic}-2: cleanup.policy=compact") == 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +87,22 @@ def test_commits_while_the_log_is_compacted_and_the_coordinator_dies() -> None:
         sizes = [path.stat().st_size for path in (broker.data_dir / "__consumer_offsets-0").glob("*.log")]
         assert sum(sizes) < 1 << 19
         assert "damaged" not in broker.log
+
+
+def test_the_cleaners_settings_act_on_it_also_when_they_change(tmp_path: Path) -> None:
+    file = tmp_path / "kbroker.toml"
+    file.write_text("log.cleaner.min.compaction.lag.ms = 86400000\n")
+    settings: dict[str, Any] = {"offsets.topic.segment.bytes": 1 << 16, "log.segment.delete.delay.ms": 0}
+    with Broker(settings, workers=1, config=file, listeners="PLAINTEXT://127.0.0.1:0") as broker:
+        with GroupClient(broker) as client:
+            client.create("t")
+        folder = broker.data_dir / "__consumer_offsets-0"
+        committing = Committing(broker)
+        try:
+            broker.wait_until(lambda: len(list(folder.glob("*.log"))) > 3, 60)
+            assert "compaction has freed" not in broker.log
+            file.write_text("log.cleaner.min.compaction.lag.ms = 0\n")
+            broker.kill("supervisor", signal.SIGHUP)
+            broker.wait_until(lambda: "compaction has freed" in broker.log, 60)
+        finally:
+            committing.stop()

@@ -108,8 +108,11 @@ def test_what_follows_on_the_connection_sees_them(worker: KafkaClient, topic: st
     assert worker.receive().responses[0].partition_responses[0].error_code
 
 
-def test_more_than_may_be_in_flight(worker: KafkaClient, topic: str) -> None:
-    worker.send_at_once(*(produce(topic, batch(b"x" * 100), acks=number % 2 * 2 - 1) for number in range(300)))
+@pytest.mark.parametrize("acks", [[-1], [-1, 1]], ids=["all", "all and 1"])
+def test_more_than_may_be_in_flight(worker: KafkaClient, topic: str, acks: list[int]) -> None:
+    worker.send_at_once(
+        *(produce(topic, batch(b"x" * 100), acks=acks[number % len(acks)]) for number in range(300)),
+    )
     assert produced(worker, 300) == [(0, number) for number in range(300)]
 
 

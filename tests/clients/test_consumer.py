@@ -254,6 +254,33 @@ class TestPlaces:
             consumer.seek(tp, 8)
             assert read(consumer, 2) == [8, 9]
 
+    @WAYS
+    def test_an_error_in_one_partition_loses_nothing_of_another(self, broker: Broker, way: str) -> None:
+        topic = make_topic(broker, 2)
+        good, bad = TopicPartition(topic, 0), TopicPartition(topic, 1)
+        with Producer(broker.server) as producer:
+            for tp, value in ((good, b"0"), (bad, b"bad"), (good, b"1")):
+                producer.send(topic, value, partition=tp.partition)
+        with Consumer(
+            topic,
+            server=broker.server,
+            transport=way,
+            auto_offset_reset="earliest",
+            value_deserializer=lambda value: int(value or b""),
+        ) as consumer:
+            found: list[int] = []
+
+            def read_on() -> None:
+                while len(found) < 3:
+                    found.extend(record.value for record in consumer.poll(PATIENCE_MS).get(good, ()))
+
+            with pytest.raises(ValueError, match="bad"):
+                read_on()
+            assert consumer.position(good) == len(found)
+            assert consumer.position(bad) == 0
+            consumer.pause(bad)
+            assert found + read(consumer, 2 - len(found)) == [0, 1]
+
 
 class TestTopics:
     def test_what_there_is(self, broker: Broker) -> None:

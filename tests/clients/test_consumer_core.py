@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kbroker.clients.consumer_core import ConsumerCore, Cursor
 from kbroker.clients.records import ConsumerRecord
-from kbroker.errors import LogTruncated
+from kbroker.errors import CorruptMessage, LogTruncated
 from kbroker.records.batch import write_crc
 from kbroker.records.codec import BatchBuilder
 from kbroker.types import TopicPartition
@@ -58,6 +58,14 @@ class TestCursor:
         cursor = at(0)
         assert cursor.put(LOG[:-1], True) == 9
         assert cursor.fetch_offset == 45
+
+    def test_an_impossible_length_is_told_and_nothing_is_taken(self) -> None:
+        bad = bytearray(make_batch(5, 5))
+        bad[8:12] = (48).to_bytes(4, "big")
+        cursor = at(0)
+        with pytest.raises(CorruptMessage, match="says length 48"):
+            cursor.put(make_batch(0, 5) + bytes(bad), True)
+        assert (cursor.fetch_offset, cursor.buffered_bytes) == (0, 0)
 
     def test_take_in_parts(self) -> None:
         cursor = at(0)
@@ -121,7 +129,7 @@ class TestCursor:
         ticket = cursor.ticket
         cursor.move(40)
         assert cursor.ticket != ticket
-        assert not cursor.ready
+        assert not cursor.decode(100)
         cursor.put(LOG, True)
         cursor.decode(100)
         assert offsets(cursor.take(10)) == [40, 41, 42, 43, 44]

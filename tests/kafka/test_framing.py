@@ -95,7 +95,10 @@ def test_a_caller_may_stop_asking_and_reuse_its_buffer() -> None:
     found = [taken(first)]
     framer.hold()
     buffer[:] = bytes(len(buffer))
-    assert found + drain(framer) == EXPECTED
+    second = framer.next_request()
+    assert second is not None
+    assert not second.body.readonly, "batches are numbered in place"
+    assert [*found, taken(second), *drain(framer)] == EXPECTED
 
 
 def test_an_idle_connection_keeps_no_buffer() -> None:

@@ -23,7 +23,7 @@ from .disks import FailingDisk
 
 DAY_MS = 86_400_000
 NOW_MS = 10 * DAY_MS
-ALWAYS = Rules(min_cleanable_dirty_ratio=0.0)
+ALWAYS = Rules(min_cleanable_dirty_ratio=-1.0)
 
 
 def put(log: PartitionLog, pairs: list[tuple[bytes, bytes | None]], *, producer: int = -1, sequence: int = -1) -> None:
@@ -96,6 +96,24 @@ def test_a_segment_of_which_nothing_is_left_is_an_empty_batch(open_log: Open) ->
     assert covered(log) == [(0, 1), (1, 2)]
 
 
+def test_the_lags_hold_it_back_and_hasten_it(open_log: Open) -> None:
+    log = open_log()
+    young = Rules(min_cleanable_dirty_ratio=0.0, min_compaction_lag_ms=1000)
+    late = Rules(min_cleanable_dirty_ratio=1.0, max_compaction_lag_ms=5000)
+    put(log, [(b"a", b"1"), (b"a", b"2")])
+    roll(log)
+    assert compact(log, young, NOW_MS + 999) is None
+    assert compact(log, young, NOW_MS + 1000) is not None
+    assert pairs(log) == [(1, b"a", b"2")]
+    put(log, [(b"a", b"3")])
+    roll(log)
+    made_ms = log.segments[1].created_ms
+    assert compact(log, late, made_ms + 4999) is None
+    assert compact(log, late, made_ms + 5000) is not None
+    assert pairs(log) == [(2, b"a", b"3")]
+    assert compact(log, late, made_ms + 50_000) is None  # nothing is dirty
+
+
 def test_it_waits_until_enough_is_dirty(open_log: Open) -> None:
     log = open_log()
     half = Rules(min_cleanable_dirty_ratio=0.5)
@@ -132,7 +150,7 @@ def test_more_keys_than_memory_is_given_for(open_log: Open) -> None:
         for key in range(20):
             put(log, [(b"%d" % key, b"%d" % turn)])
         roll(log)
-    few = Rules(min_cleanable_dirty_ratio=0.0, keys_max=7)
+    few = Rules(min_cleanable_dirty_ratio=-1.0, keys_max=7)
     last = 0
     while (found := compact(log, few)) is not None and found.clean_until < 60:
         assert found.clean_until > last

@@ -9,6 +9,7 @@ import pytest
 from kbroker.errors import StartError
 from kbroker.workers import locks
 from kbroker.workers.locks import FolderLock, ProcessesLock, make_folder
+from kbroker.workers.meta_properties import check_ours
 from kbroker.workers.process import new_incarnation
 
 
@@ -91,3 +92,26 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match=f"cannot create the data folder {tmp_path}/file/data: Not a directory"):
         make_folder(tmp_path / "file" / "data", "data")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_a_folder_of_another_user_says_whose_rights_are_missing(tmp_path: Path, mode: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+    for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        place.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StartError, match=r"data folder .* for user 65534: run as the folder's owner, or give it"):
+            claimed(folder)
+    finally:
+        os.seteuid(0)
+
+
+def claimed(folder: Path) -> FolderLock:
+    check_ours(folder)
+    return FolderLock(folder, ".lock", "data")

@@ -20,7 +20,7 @@ def test_who_is_left_in_the_turn_of_an_append_publishes_nothing(tmp_path: Path) 
     log = PartitionLog.open(tmp_path / "t-0", NAME, bytes(16), LogConfig(), 1, 9_000)
     partition = Partition(NAME, log, ControlPage.create(1, 1))
     assert partition.publish()
-    partition.append(batch(1), 9_000, False)
+    partition.log.append(batch(1), 9_000, sync=False)
     left: list[bool] = []
     partition.leave(False, NotLeaderOrFollower("moved"), lambda: left.append(True))
     assert left == [True]
