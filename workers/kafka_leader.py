@@ -146,7 +146,7 @@ class KafkaLeader:
             return None
         if partition.is_rewritten:
             return None
-        if any(other.partition is partition for other in self._gathered.values()):
+        if self._gathered and any(other.partition is partition for other in self._gathered.values()):
             self._append_gathered()  # a partition's requests stay in their order
         gathered = self._gathered[id(target)] = _Gathered(partition, target)
         return gathered

@@ -195,6 +195,7 @@ class Supervisor:
         if process.ready:
             return
         process.ready = True
+        process.facts = {}  # from before it served; newer ones come with its next answer
         if process.restarts:
             took_ms = self._loop.now_ms() - process.forked_ms
             log.info(

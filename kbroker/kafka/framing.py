@@ -170,6 +170,10 @@ class RequestFramer:
         """
         if self._error is not None:
             raise self._error
+        if self._position == len(self._data) and self._own is None:
+            self._data = _NOTHING  # all of it is used: an idle connection keeps no buffer alive
+            self._position = 0
+            return None
         request = self._like_the_last()
         if request is not None:
             return request
@@ -177,7 +181,7 @@ class RequestFramer:
             frame = self._whole_frame() if self._own is None else self._frame_of_pieces()
             if frame is not None:
                 return self._request(frame)
-            self._data = _NOTHING  # all of it is used: an idle connection keeps no buffer alive
+            self._data = _NOTHING  # as above: what is left of it was copied
             self._position = 0
             return None
         except (MalformedRequest, UnsupportedVersion) as error:
