@@ -28,7 +28,14 @@ from kbroker.clients.producer_core import (
 )
 from kbroker.clients.producer_options import ProducerOptions
 from kbroker.clients.topic_partitions import TopicPartitions
-from kbroker.errors import BrokerUnavailable, BufferFull, ClientClosed, ConfigError, LeaderNotAvailable
+from kbroker.errors import (
+    BrokerUnavailable,
+    BufferFull,
+    ClientClosed,
+    ConfigError,
+    LeaderNotAvailable,
+    OutOfOrderSequence,
+)
 from kbroker.types import TopicPartition
 from kbroker.wire.codec import encode_request
 from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, ProducerIdAnswer
@@ -336,7 +343,9 @@ class ProducerLoop:
 
     def _produced(self, batch: Batch, attempt: int, reply: Reply) -> None:
         if reply.error is not None:
-            if attempt == ATTEMPTS_UNTOLD and str(reply.error) != self._told:
+            # A gap is the consequence of what has been told of a batch before it.
+            is_news = not isinstance(reply.error, OutOfOrderSequence) and str(reply.error) != self._told
+            if attempt == ATTEMPTS_UNTOLD and is_news:
                 self._told = str(reply.error)
                 log.warning("%s; trying again for up to delivery_timeout_ms", reply.error)
             self._perform(self._core.failed(batch, attempt, reply.error, now_ms()))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from kbroker.testing import Broker
 from perf import calibration, consume, full, group_recovery, groups, host, kafka, latency, produce, report, startup
+from perf.cost import wait_until_idle
 from perf.figure import Figure
 
 TOUCHED_BYTES = 4 << 30
@@ -20,10 +21,11 @@ Measure = Callable[[], list[Figure]]
 
 
 def with_broker(measure: Callable[[Broker], list[Figure]]) -> Measure:
-    """A measurement that wants a broker of one worker for itself; deleted topics give their pages back at once."""
+    """A measurement that wants an idle broker of one worker to itself; deleted topics give their pages back at once."""
 
     def run() -> list[Figure]:
         with Broker(workers=1, log_segment_delete_delay_ms=0, listeners="PLAINTEXT://127.0.0.1:0") as broker:
+            wait_until_idle(broker)
             return measure(broker)
 
     return run

@@ -8,6 +8,11 @@ from typing import Self
 
 from kbroker.testing import Broker
 
+IDLE_WAIT_S = 10.0
+IDLE_LOOK_S = 0.5
+IDLE_SHARE = 0.02
+"""Of one core, in all processes: below this a broker has nothing to do."""
+
 
 def broker_cpu_s(broker: Broker) -> float:
     """User and system time of every process of the broker, all threads."""
@@ -17,6 +22,17 @@ def broker_cpu_s(broker: Broker) -> float:
 def _cpu_clock(pid: int) -> int:
     """The clock of a process's CPU time, as clock_getcpuclockid(3) names it: in ns, where /proc counts in ticks."""
     return ~pid << 3 | 2
+
+
+def wait_until_idle(broker: Broker) -> None:
+    """After a start the supervisor makes Kafka's usual readers in idle moments: CPU that no request has used."""
+    deadline = time.monotonic() + IDLE_WAIT_S
+    used_s = broker_cpu_s(broker)
+    while time.monotonic() < deadline:
+        time.sleep(IDLE_LOOK_S)
+        before_s, used_s = used_s, broker_cpu_s(broker)
+        if used_s - before_s < IDLE_SHARE * IDLE_LOOK_S:
+            return
 
 
 class Measured:

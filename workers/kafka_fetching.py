@@ -206,13 +206,13 @@ class KafkaFetch(ParkedFetch):
             return
         slices = [item.records for item in cold if isinstance(item.records, LogSlice)]
 
-        def read() -> list[bytes | StorageError]:
+        def read() -> list[Loaded | StorageError]:
             return [_read(piece) for piece in slices]
 
-        def done(data: list[bytes | StorageError] | None, error: BaseException | None) -> None:
+        def done(data: list[Loaded | StorageError] | None, error: BaseException | None) -> None:
             for item, read in zip(cold, data or [StorageError(str(error))] * len(cold), strict=True):
-                if isinstance(read, bytes):
-                    item.records = Loaded(read)
+                if isinstance(read, Loaded):
+                    item.records = read
                 else:
                     item.fail(KafkaStorageError.code)
             self._step(self._answer)
@@ -272,8 +272,8 @@ def _topic_of(item: Fetched) -> tuple[str, bytes]:
     return item.topic, item.topic_id
 
 
-def _read(piece: LogSlice) -> bytes | StorageError:
+def _read(piece: LogSlice) -> Loaded | StorageError:
     try:
-        return piece.read()
+        return Loaded(piece.read())
     except StorageError as error:
         return error

@@ -57,7 +57,7 @@ class KafkaRecords:
                 return list_offsets.Found(0, offset, -1, log.epochs.at(offset))
             if timestamp_ms == list_offsets.LATEST:
                 return list_offsets.Found(0, end, -1, log.leader_epoch)
-            if timestamp_ms == list_offsets.LATEST_TIERED:
+            if timestamp_ms in (list_offsets.LATEST_TIERED, list_offsets.EARLIEST_PENDING_UPLOAD):
                 return list_offsets.Found()
             if timestamp_ms == list_offsets.MAX_TIMESTAMP:
                 timestamp_ms = max(segment.max_timestamp for segment in log.segments)

@@ -195,6 +195,7 @@ class Supervisor:
         if process.ready:
             return
         process.ready = True
+        process.facts = {}  # from before it served; newer ones come with its next answer
         if process.restarts:
             took_ms = self._loop.now_ms() - process.forked_ms
             log.info(
@@ -274,7 +275,7 @@ class Supervisor:
         if self._state != "stopping":
             check_heartbeats(self._processes.values(), self._config, now_ms)
             check_memory(self._processes.values(), self._config)
-        self._look_for_sockets()
+            self._look_for_sockets()
         self._tell_status()
         self._feed_watchdog(now_ms)
 

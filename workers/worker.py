@@ -27,7 +27,7 @@ from kbroker.errors import (
     UnknownTopicId,
     code_of,
 )
-from kbroker.log.positions import AppendResult
+from kbroker.log.positions import AppendResult, SegmentInfo
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
@@ -54,6 +54,8 @@ from kbroker.workers.table import PartitionTable
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_MS = 1000
+RETENTION_DELAY_MS = 30_000
+"""After a start nothing is taken out for this long, as in Kafka: whoever writes old records can still read them."""
 
 
 class Worker:
@@ -82,7 +84,8 @@ class Worker:
         self._repeated: dict[bytes, m.Produce] = {}
         """Headers that were decoded before: a producer sends the same one with each batch of a partition."""
         self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
-        self._next_retention_ms = 0
+        first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
+        self._next_retention_ms = self.loop.now_ms() + first_ms
 
         runtime = self.config.runtime_dir
         self.streams = Streams(self.loop)
@@ -304,7 +307,7 @@ class Worker:
         wanted = partition.log.high_watermark if before_offset == -1 else before_offset
         start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
         self._dirty.add(partition)  # the end of this turn flushes it
-        self._retain(partition)
+        self._take_out(partition, partition.log.drop_deleted)
         return start
 
     def _delete_records(self, asked: Asked, request: m.DeleteRecords) -> None:
@@ -413,9 +416,16 @@ class Worker:
                 partition.tell_once(str(error))
 
     def _retain(self, partition: Partition) -> None:
+        def take(now_ms: int) -> list[SegmentInfo]:
+            partition.log.maybe_roll(now_ms)
+            return partition.log.retain(now_ms)
+
+        self._take_out(partition, take)
+
+    def _take_out(self, partition: Partition, take: Callable[[int], list[SegmentInfo]]) -> None:
+        """`take`: what takes segments out of the partition's log; its argument is the time, in ms since 1970."""
         try:
-            partition.log.maybe_roll(self.now_ms())
-            removed = partition.log.retain(self.now_ms())
+            removed = take(self.now_ms())
         except (StorageError, OSError) as error:
             partition.tell_once(f"retention failed: {error}")
             return

@@ -28,7 +28,8 @@ class LogConfig:
         unit="bytes", least=-1, most=INT64_MAX, topic="retention.bytes", reloadable=True,
     )  # fmt: skip
     retention_check_interval_ms: int = setting(
-        "log.retention.check.interval.ms", 300_000, "How often retention and rolling by age are looked at.",
+        "log.retention.check.interval.ms", 300_000,
+        "How often retention and rolling by age are looked at; the first time 30 s after a start, if not sooner.",
         unit="ms", least=1, most=INT64_MAX, reloadable=True,
     )  # fmt: skip
     delete_delay_ms: int = setting(

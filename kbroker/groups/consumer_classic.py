@@ -179,12 +179,11 @@ def _leave(group: ConsumerGroup, event: LeaveGroup, now_ms: int) -> Effects:
 
 
 def _leave_one(group: ConsumerGroup, who: LeavingMember, effects: Effects, now_ms: int) -> LeftMember:
-    """Administrators put out static members by the instance id alone."""
+    """Administrators put out static members by the instance id alone, and members of either protocol."""
     try:
         holder = group.stored.static_member(who.instance_id) if who.instance_id is not None else None
         member_id = who.member_id or (holder.member_id if holder is not None else "")
         member = group.member(member_id, who.instance_id)
-        _check_classic(member)
     except RequestError as error:
         return LeftMember(who.member_id, who.instance_id, error.code)
     group.remove(member, effects, now_ms)

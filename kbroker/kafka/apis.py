@@ -106,7 +106,7 @@ APIS: Final[tuple[Api, ...]] = (
     # (KAFKA-18659). Requests of 0 to 2 are refused.
     Api(ApiKey.PRODUCE, 3, 13, 9, advertised_min=0),
     Api(ApiKey.FETCH, 4, 17, 12, more_fields=(12,)),
-    Api(ApiKey.LIST_OFFSETS, 1, 10, 6),
+    Api(ApiKey.LIST_OFFSETS, 1, 11, 6),
     Api(ApiKey.METADATA, 0, 13, 9, more_fields=(10,)),
     Api(ApiKey.OFFSET_COMMIT, 2, 10, 8),
     Api(ApiKey.OFFSET_FETCH, 1, 10, 6, more_fields=(9, 7)),

@@ -13,6 +13,7 @@ from kbroker.types import OFFSETS_TOPIC
 
 SEVERAL_KEYS = 4
 """From this version of FindCoordinator on several keys are asked about at once."""
+CLUSTER_AUTHORIZATION_FAILED = 31
 TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
 MISMATCHED_ENDPOINT_TYPE = 114
 UNSUPPORTED_ENDPOINT_TYPE = 115
@@ -51,7 +52,7 @@ def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
     found = []
     for key in keys:
         node = coordinator_of(key, cluster) if request.key_type == _GROUP else None
-        code, why = (0, None) if node else _why_none(request.key_type)
+        code, why = (0, None) if node else _why_none(request.key_type, version)
         node_id, host, port = node or (-1, "", -1)
         found.append(
             types.Coordinator(key=key, node_id=node_id, host=host, port=port, error_code=code, error_message=why)
@@ -64,12 +65,14 @@ def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
     )
 
 
-def _why_none(key_type: int) -> tuple[int, str]:
+def _why_none(key_type: int, version: int) -> tuple[int, str]:
     if key_type == _GROUP:
         return CoordinatorNotAvailable.code, "the coordinator is starting"
     if key_type == _TRANSACTION:
-        # The one code at which every client gives up at once: librdkafka asks again for all others.
-        return TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not supported yet"
+        # The two codes at which every client gives up at once: librdkafka asks again for all others. With the second
+        # one Java's clients, which ask about several keys, keep the reason to themselves.
+        code = CLUSTER_AUTHORIZATION_FAILED if version >= SEVERAL_KEYS else TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        return code, "transactions are not supported yet: leave transactional.id out"
     return InvalidRequest.code, f"there are no coordinators of key type {key_type}: 0 (groups) is possible"
 
 

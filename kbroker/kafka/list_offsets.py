@@ -19,7 +19,16 @@ EARLIEST_LOCAL: Final = -4
 """The first record on this host; nothing lies elsewhere."""
 LATEST_TIERED: Final = -5
 """The last record that lies elsewhere: there is none."""
-_SINCE_VERSION: Final = {LATEST: 0, EARLIEST: 0, MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
+EARLIEST_PENDING_UPLOAD: Final = -6
+"""The first record that is still to be copied elsewhere: there is none."""
+_SINCE_VERSION: Final = {
+    LATEST: 0,
+    EARLIEST: 0,
+    MAX_TIMESTAMP: 7,
+    EARLIEST_LOCAL: 8,
+    LATEST_TIERED: 9,
+    EARLIEST_PENDING_UPLOAD: 11,
+}
 _READ_COMMITTED: Final = 1
 
 

@@ -105,8 +105,10 @@ class Cleanings:
 
 def begin(log: PartitionLog, rules: Rules, now_ms: int) -> Compaction | None:
     """A compaction of what there is now; None when it is not worth the while."""
-    young_ms = now_ms - rules.min_compaction_lag_ms
-    segments = list(takewhile(lambda segment: segment.max_timestamp <= young_ms, log.compactable))
+    segments = log.compactable
+    if rules.min_compaction_lag_ms:  # without a lag a clock that was set back holds nothing up
+        young_ms = now_ms - rules.min_compaction_lag_ms
+        segments = list(takewhile(lambda segment: segment.max_timestamp <= young_ms, segments))
     if not segments or log.failed is not None:
         return None
     path = log.folder / names.COMPACTION_CHECKPOINT

@@ -533,11 +533,15 @@ class PartitionLog:
         """
         return retention.retain(self, now_ms)
 
+    def drop_deleted(self, now_ms: int) -> list[SegmentInfo]:
+        """As `retain`, but only the segments that lie before the log start offset."""
+        return retention.drop_deleted(self, now_ms)
+
     def delete_records(self, before_offset: int) -> int:
         """Begin the log at that offset, for every reader from now on; returns the log start offset.
 
         Also after a crash, once `durable_log_start_offset` has reached it: the next flush carries it to the disk.
-        `retain` takes out the segments that lie before it. Raises OffsetOutOfRange past the high watermark.
+        `drop_deleted` takes out the segments that lie before it. Raises OffsetOutOfRange past the high watermark.
         """
         if not 0 <= before_offset <= self.high_watermark:
             raise self._out_of_range(before_offset)

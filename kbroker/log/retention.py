@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,24 +23,42 @@ def retain(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
     log.producers.expire(now_ms, log.config.producer_id_expiration_ms)
     if log.failed is not None:
         return []
-    try:
+    with _disk_errors(log):
         active = log.segments[-1]
         if active.size_bytes and log.high_watermark == log.next_offset and _expired(log, active, now_ms):
             log.roll(now_ms)
-        count = _removable(log, now_ms)
-        if not count:
-            return []
-        removed = [
-            SegmentInfo(s.base_offset, s.path, s.size_bytes, True, following)
-            for s, following in zip(log.segments[:count], log.bases[1 : count + 1], strict=True)
-        ]
-        due_ms = now_ms + log.config.delete_delay_ms
-        for segment in log.segments[:count]:
-            take_out(log, segment, due_ms)
-        log.drop_oldest(count)
-        log.storage.replace_file(log.folder / names.LEADER_EPOCHS, log.epochs.encode())
+        return _take_out_oldest(log, _removable(log, now_ms), now_ms)
+
+
+def drop_deleted(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
+    """See PartitionLog.drop_deleted."""
+    if log.failed is not None:
+        return []
+    count = sum(following <= log.log_start_offset for following in log.bases[1:])
+    with _disk_errors(log):
+        return _take_out_oldest(log, count, now_ms)
+
+
+@contextlib.contextmanager
+def _disk_errors(log: PartitionLog) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(f"{log.partition}: cannot remove old segments: {error}") from error
+
+
+def _take_out_oldest(log: PartitionLog, count: int, now_ms: int) -> list[SegmentInfo]:
+    if not count:
+        return []
+    removed = [
+        SegmentInfo(s.base_offset, s.path, s.size_bytes, True, following)
+        for s, following in zip(log.segments[:count], log.bases[1 : count + 1], strict=True)
+    ]
+    due_ms = now_ms + log.config.delete_delay_ms
+    for segment in log.segments[:count]:
+        take_out(log, segment, due_ms)
+    log.drop_oldest(count)
+    log.storage.replace_file(log.folder / names.LEADER_EPOCHS, log.epochs.encode())
     return removed
 
 

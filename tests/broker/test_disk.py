@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kbroker import Producer
 from kbroker.errors import KafkaStorageError, RetriableError
 from kbroker.testing import Broker, BrokerFailed
 from kbroker.wire import codec
@@ -211,3 +212,23 @@ def test_a_stalled_disk(tmp_path: Path) -> None:
         broker.wait_until(lambda: not broker.processes()[f"worker-{owner}"]["stalled"])
         assert client.produce("t", batch(1), partition=1).base_offset == 5
         assert {name: process["pid"] for name, process in broker.processes().items()} == pids
+
+
+@pytest.mark.slow
+def test_a_producer_warns_of_the_cause_and_not_of_what_follows_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        memory_disk(tmp_path / "disk", 16) as disk,
+        Broker(data_dir=disk.data_dir) as broker,
+        Producer(broker.server, batch_size=0, linger_ms=0) as producer,
+    ):
+        producer.send("t", b"first").get(30)
+        filler = disk.fill()
+        futures = [producer.send("t", bytes(100_000)) for _ in range(5)]
+        # One is refused for the disk, those behind it for the gap, eight times each.
+        broker.wait_until(lambda: producer.metrics()["retries"] >= 40, 30)
+        filler.unlink()
+        assert [future.get(30).offset for future in futures] == [1, 2, 3, 4, 5]
+    assert "No space left on device" in caplog.text
+    assert "follows" not in caplog.text

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kbroker import Admin, Consumer, Producer, TopicPartition
 from kbroker.errors import OffsetOutOfRange
 from kbroker.records.codec import decode_list, iter_batches
 from kbroker.testing import Broker
@@ -71,3 +72,20 @@ def test_altered_retention_takes_effect(broker: Broker, client: RawClient, topic
     assert start_offset(client, topic) == 0
     client.ask(m.TopicResults, m.AlterSettings(topic, {"retention.ms": "1", "segment.ms": "1"}))
     broker.wait_until(lambda: start_offset(client, topic) == 6)
+
+
+def test_right_after_a_start_old_records_are_still_there() -> None:
+    with Broker() as broker:
+        with Admin(broker.server) as admin, Producer(broker.server) as producer:
+            admin.create_topic("old", 1)
+            admin.create_topic("other", 1, **{"segment.bytes": str(MIB), "file.delete.delay.ms": "0"})
+            producer.send("old", b"v", timestamp_ms=1_000)
+            for _ in range(3):
+                producer.send("other", b"x" * 600_000)
+            producer.flush()
+            broker.kill_and_wait("worker-0")
+            admin.delete_records({TopicPartition("other", 0): 2})
+        # What unlinks these files in the background looks at retention before, when it is time for that.
+        broker.wait_until(lambda: len(list((broker.data_dir / "other-0").glob("*.log*"))) == 1)
+        with Consumer("old", server=broker.server, auto_offset_reset="earliest") as consumer:
+            assert next(iter(consumer)).offset == 0

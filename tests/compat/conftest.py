@@ -8,6 +8,7 @@ import pytest
 
 from kbroker.testing import Broker
 from tests.compat.apache_kafka import ApacheKafka
+from tests.compat.java_applications import JavaApplications, find_applications
 from tests.compat.java_tools import JavaTools, ToolsMissing, find_tools
 
 
@@ -29,6 +30,15 @@ def java() -> JavaTools:
     """Apache Kafka's own tools. The test is skipped, with the reason, where they cannot run."""
     try:
         return find_tools()
+    except ToolsMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def applications(tmp_path_factory: pytest.TempPathFactory) -> JavaApplications:
+    """Java programs that use Kafka's libraries. The test is skipped, with the reason, where they cannot run."""
+    try:
+        return find_applications(tmp_path_factory.mktemp("classes"))
     except ToolsMissing as missing:
         pytest.skip(str(missing))
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,25 +22,25 @@ VERSION: Final = "4.3.1"
 FETCH_S: Final = 200
 RUN_S: Final = 60
 
-_POM: Final = f"""\
+_POM: Final = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>local</groupId> <artifactId>jars</artifactId> <version>1</version> <packaging>pom</packaging>
   <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId> <artifactId>kafka_2.13</artifactId> <version>{VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.kafka</groupId> <artifactId>kafka-tools</artifactId> <version>{VERSION}</version>
-      <exclusions>
-        <exclusion> <groupId>org.apache.kafka</groupId> <artifactId>connect-runtime</artifactId> </exclusion>
-      </exclusions>
-    </dependency>
+    {dependencies}
     <dependency>
       <groupId>org.slf4j</groupId> <artifactId>slf4j-simple</artifactId> <version>1.7.36</version>
     </dependency>
   </dependencies>
 </project>
+"""
+_DEPENDENCY: Final = f"""\
+    <dependency>
+      <groupId>org.apache.kafka</groupId> <artifactId>{{artifact}}</artifactId> <version>{VERSION}</version>
+      <exclusions>
+        <exclusion> <groupId>org.apache.kafka</groupId> <artifactId>{{without}}</artifactId> </exclusion>
+      </exclusions>
+    </dependency>
 """
 _COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
@@ -85,10 +85,8 @@ class JavaTools:
         self._jars = jars
 
     def command(self, tool: str, *arguments: str) -> list[str]:
-        """The command line of a tool. A JVM that lives for a second is best left without its second compiler."""
-        java = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m"]
-        quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-        return [*java, quiet, "-cp", f"{self._jars}/*", _CLASSES[tool], *arguments]
+        """The command line of a tool."""
+        return java_command([self._jars], _CLASSES[tool], *arguments)
 
     def try_to(self, tool: str, *arguments: str, stdin: str = "", timeout_s: float = RUN_S) -> Ran:
         """Run a tool to its end, whatever that is. Raises AssertionError when it does not end."""
@@ -109,16 +107,31 @@ class JavaTools:
 @functools.cache
 def find_tools() -> JavaTools:
     """The tools, fetched when this machine has none yet. Raises ToolsMissing saying why there are none."""
+    return JavaTools(find_jars(f"apache-kafka-{VERSION}", {"kafka_2.13": "none", "kafka-tools": "connect-runtime"}))
+
+
+def java_command(class_path: Iterable[Path], main_class: str, *arguments: str) -> list[str]:
+    """The command line that runs a class; `class_path`: folders of jars and of classes. A JVM that lives for a second
+    is best left without its second compiler."""
+    java = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m"]
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    places = os.pathsep.join(place for folder in class_path for place in (str(folder), f"{folder}/*"))
+    return [*java, quiet, "-cp", places, main_class, *arguments]
+
+
+def find_jars(name: str, artifacts: dict[str, str]) -> Path:
+    """The folder of that name with the jars of Apache Kafka's `artifacts` and all that they need, but each without one;
+    fetched when this machine has none yet. Raises ToolsMissing saying why there are none."""
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
-            raise ToolsMissing(f"Apache Kafka's tools need {program}, which is not installed")
+            raise ToolsMissing(f"Apache Kafka's programs need {program}, which is not installed")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kbroker-tests"
-    jars = home / f"apache-kafka-{VERSION}"
+    jars = home / name
     home.mkdir(parents=True, exist_ok=True)
     with _locked(home / "lock"):
         if not jars.exists():
-            _fetch(jars)
-    return JavaTools(jars)
+            _fetch(jars, artifacts)
+    return jars
 
 
 @contextmanager
@@ -129,9 +142,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fetch(jars: Path) -> None:
+def _fetch(jars: Path, artifacts: dict[str, str]) -> None:
+    wanted = [_DEPENDENCY.format(artifact=artifact, without=without) for artifact, without in artifacts.items()]
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=jars.parent) as folder:
-        (Path(folder) / "pom.xml").write_text(_POM)
+        (Path(folder) / "pom.xml").write_text(_POM.format(dependencies="".join(wanted)))
         copied = Path(folder) / "jars"
         command = ["mvn", "-B", "-q", _COPY, "-DincludeScope=runtime", f"-DoutputDirectory={copied}"]
         try:

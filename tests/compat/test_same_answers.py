@@ -170,9 +170,9 @@ def list_offsets(side: Side, topic: str) -> Facts:
         client.ask(ApiKey.PRODUCE, 9, types.ProduceRequest(acks=-1, timeout_ms=9_000, topic_data=[wanted]))
     types = codec.request_types(ApiKey.LIST_OFFSETS)
     facts: Facts = []
-    for version in (1, 2, 6, 7, 8, 9):
+    for version in (1, 2, 6, 7, 8, 9, 11):
         for index in (0, 1, 5):
-            for timestamp in (-1, -2, -3, -4, -5, -9, 0, now_ms + 5, now_ms + 21):
+            for timestamp in (-1, -2, -3, -4, -5, -6, -9, 0, now_ms + 5, now_ms + 21):
                 asked = types.ListOffsetsPartition(partition_index=index, timestamp=timestamp, current_leader_epoch=-1)
                 request = types.ListOffsetsRequest(
                     replica_id=-1, topics=[types.ListOffsetsTopic(name=topic, partitions=[asked])]
@@ -429,6 +429,33 @@ def metadata(side: Side, topic: str) -> Facts:
     return facts
 
 
+def operations(side: Side, topic: str) -> Facts:
+    side.any.create(topic)
+    facts: Facts = []
+    types = codec.request_types(ApiKey.METADATA)
+    for version in (8, 10, 13):
+        for asks in (False, True):
+            request = types.MetadataRequest(
+                topics=[types.MetadataRequestTopic(name=name) for name in (topic, "no")],
+                allow_auto_topic_creation=False,
+                include_topic_authorized_operations=asks,
+                include_cluster_authorized_operations=asks,
+            )
+            answer = side.any.ask(ApiKey.METADATA, version, request)
+            told_of = sorted((item.name, item.topic_authorized_operations) for item in answer.topics)
+            facts.append((version, asks, told_of, answer.cluster_authorized_operations))
+    types = codec.request_types(ApiKey.DESCRIBE_TOPIC_PARTITIONS)
+    request = types.DescribeTopicPartitionsRequest(
+        topics=[types.TopicRequest(name=topic)], response_partition_limit=9, cursor=None
+    )
+    facts.append(side.any.ask(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, request).topics[0].topic_authorized_operations)
+    types = codec.request_types(ApiKey.DESCRIBE_CLUSTER)
+    for asks in (False, True):
+        request = types.DescribeClusterRequest(endpoint_type=1, include_cluster_authorized_operations=asks)
+        facts.append(side.any.ask(ApiKey.DESCRIBE_CLUSTER, 1, request).cluster_authorized_operations)
+    return facts
+
+
 def odd_configs(side: Side, topic: str) -> Facts:
     side.any.create(topic)
     types = codec.request_types(ApiKey.DESCRIBE_CONFIGS)
@@ -478,7 +505,7 @@ def producers(side: Side, topic: str) -> Facts:
 
 SCENARIOS: tuple[Callable[[Side, str], Facts], ...] = (
     fetch_sessions, fetch_by_id, fetch_limits, leader_epochs, list_offsets, topic_partitions, odd_pages, delete_records,
-    create_topics, delete_topics, create_partitions, cluster, metadata, producers, odd_configs,
+    create_topics, delete_topics, create_partitions, cluster, metadata, operations, producers, odd_configs,
     odd_coordinators,
 )  # fmt: skip
 

@@ -225,10 +225,18 @@ class TestClassicMembers:
         assert coordinator.sync(mixed, 2, protocol_name="other").error == InconsistentGroupProtocol.code
         assert coordinator.heartbeat(mixed, 1) == IllegalGeneration.code
         assert coordinator.heartbeat("m", 1) == UnknownMemberId.code
-        left = coordinator.leave(LeavingMember("m"), LeavingMember("x"), LeavingMember(mixed))
-        assert [each.error_code for each in left.members] == [UnknownMemberId.code, UnknownMemberId.code, 0]
+        left = coordinator.leave(LeavingMember("x"), LeavingMember(mixed))
+        assert [each.error_code for each in left.members] == [UnknownMemberId.code, 0]
         offset = OffsetToCommit("a", 0, 5)
         assert coordinator.commit(offset, member_id=mixed, generation_id=2) == (UnknownMemberId.code,)
+
+    def test_administrators_put_out_members_of_either_protocol(
+        self, coordinator: ConsumerCoordinator, mixed: str
+    ) -> None:
+        left = coordinator.leave(LeavingMember("m"), LeavingMember("m"))
+        assert [each.error_code for each in left.members] == [0, UnknownMemberId.code]
+        assert kind_of(coordinator) == "classic"
+        assert coordinator.heartbeat(mixed, 2) in (RebalanceInProgress.code, IllegalGeneration.code)
 
     def test_commits_in_its_generation_only(self, coordinator: ConsumerCoordinator, mixed: str) -> None:
         offset = OffsetToCommit("a", 0, 5)

@@ -51,11 +51,12 @@ def test_the_leader_of_a_groups_partition_coordinates_it(version: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key_type", "leaders", "code"), [(0, [], 15), (0, [7], 15), (1, [0], 53), (2, [0], 42), (9, [0], 42)]
+    ("key_type", "leaders", "codes"),
+    [(0, [], (15, 15)), (0, [7], (15, 15)), (1, [0], (53, 31)), (2, [0], (42, 42)), (9, [0], (42, 42))],
 )
-def test_when_there_is_none(key_type: int, leaders: list[int], code: int) -> None:
+def test_when_there_is_none(key_type: int, leaders: list[int], codes: tuple[int, int]) -> None:
     types = codec.request_types(ApiKey.FIND_COORDINATOR)
     request = types.FindCoordinatorRequest(key="g", key_type=key_type, coordinator_keys=["g"])
     old, new = (coordinator_found(request, version, cluster(leaders)) for version in (1, 4))
-    assert (old.error_code, old.node_id, bool(old.error_message)) == (code, -1, True)
-    assert (new.coordinators[0].error_code, new.coordinators[0].node_id) == (code, -1)
+    assert (old.error_code, old.node_id, bool(old.error_message)) == (codes[0], -1, True)
+    assert (new.coordinators[0].error_code, new.coordinators[0].node_id) == (codes[1], -1)

@@ -114,6 +114,14 @@ def test_the_lags_hold_it_back_and_hasten_it(open_log: Open) -> None:
     assert compact(log, late, made_ms + 50_000) is None  # nothing is dirty
 
 
+def test_a_clock_that_was_set_back_does_not_hold_it_up(open_log: Open) -> None:
+    log = open_log()
+    put(log, [(b"a", b"1"), (b"a", b"2")])
+    roll(log)
+    assert compact(log, Rules(), NOW_MS - DAY_MS) is not None
+    assert pairs(log) == [(1, b"a", b"2")]
+
+
 def test_it_waits_until_enough_is_dirty(open_log: Open) -> None:
     log = open_log()
     half = Rules(min_cleanable_dirty_ratio=0.5)
