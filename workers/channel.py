@@ -6,7 +6,7 @@ So the memory that a slow peer costs is bounded.
 
     supervisor → child   ["ping", number]   ["peers", {name: [incarnation, pid, ready]}]
                          ["reload", {setting: text}]   ["drain"]
-    child → supervisor   ["pong", number, facts]   ["ready", text]   ["refused", text]
+    child → supervisor   ["pong", number, facts]   ["ready", text, facts]   ["refused", text]
                          ["remember", key, text]   ["forget", key]
 """
 

@@ -93,7 +93,7 @@ class ChildContext:
 
     def ready(self, text: str = "") -> None:
         """This process serves now. `text` goes to the log."""
-        self._channel.send("ready", ["ready", text])
+        self._channel.send("ready", ["ready", text, self._facts])
 
     def refuse(self, text: str) -> None:
         """This process can never serve here (a data folder of a newer format, …): `text` says why and what to do.
@@ -104,7 +104,8 @@ class ChildContext:
         self._channel.send("refused", ["refused", text])
 
     def report(self, **facts: Any) -> None:
-        """Small facts for `kbroker status`: they replace those of the same name; sent with the next heartbeat answer.
+        """Small facts for `kbroker status`: they replace those of the same name; sent with `ready` and each heartbeat
+        answer.
 
         Raises ValueError when all facts together exceed FACTS_BYTES_MAX, or hold what msgpack does not know.
         """

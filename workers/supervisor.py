@@ -180,8 +180,8 @@ class Supervisor:
             match message:
                 case ["pong", int(number), dict(facts)]:
                     process.pong(number, facts)
-                case ["ready", str(text)]:
-                    self._on_child_ready(process, text)
+                case ["ready", str(text), dict(facts)]:
+                    self._on_child_ready(process, text, facts)
                 case ["refused", str(text)]:
                     process.refusal = text
                 case ["remember", str(key), str(text)]:
@@ -191,11 +191,11 @@ class Supervisor:
                 case _:
                     log.error("%s (pid %s) sent an unknown message %.80r", process.title, process.pid, message)
 
-    def _on_child_ready(self, process: ChildProcess, text: str) -> None:
+    def _on_child_ready(self, process: ChildProcess, text: str, facts: dict[str, Any]) -> None:
         if process.ready:
             return
         process.ready = True
-        process.facts = {}  # from before it served; newer ones come with its next answer
+        process.facts = facts
         if process.restarts:
             took_ms = self._loop.now_ms() - process.forked_ms
             log.info(

@@ -162,6 +162,7 @@ class Worker:
         """An update of the catalog was done; after the first one this worker serves."""
         if self.kafka is not None and not self.is_draining:
             self.kafka.door.listen()
+        self._report()
         self.child.ready(counted(len(self.table.serving), "partition"))
 
     def _reload(self, config: Config) -> None:
@@ -403,8 +404,7 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
-        stalled_ms = self.io.stalled_ms()
-        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
+        self._report()
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
@@ -414,6 +414,10 @@ class Worker:
                 partition.log.delete_due(self.now_ms())
             except StorageError as error:
                 partition.tell_once(str(error))
+
+    def _report(self) -> None:
+        stalled_ms = self.io.stalled_ms()
+        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
 
     def _retain(self, partition: Partition) -> None:
         def take(now_ms: int) -> list[SegmentInfo]:

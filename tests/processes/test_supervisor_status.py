@@ -94,7 +94,7 @@ def test_systemd_hears_of_everything(start_broker: StartBroker, notify: tuple[No
     broker.ready()
     os.kill(broker.child("worker-0")["pid"], signal.SIGKILL)
     systemd.expect("STATUS=degraded: 2 workers, 3 partitions; out of service: worker 0 (restarting)")
-    systemd.expect("STATUS=2 workers")
+    assert systemd.expect("STATUS=2 workers") == "STATUS=2 workers, 6 partitions"
     broker.signal(signal.SIGHUP)
     assert "\nMONOTONIC_USEC=" in systemd.expect("RELOADING=1")
     systemd.expect("READY=1")
