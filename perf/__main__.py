@@ -12,11 +12,11 @@ from perf.cost import wait_until_idle
 from perf.figure import Figure
 
 TOUCHED_BYTES = 4 << 30
-LATENCY_S = 10.0
-KAFKA_LATENCY_S = 5.0
+LATENCY_S = 6.0
+KAFKA_LATENCY_S = 4.0
 KAFKA_IDLE_S = 5.0
 KAFKA_PARKED_S = 65.0
-IDLE_S = 10.0
+IDLE_S = 6.0
 Measure = Callable[[], list[Figure]]
 
 
