@@ -9,6 +9,7 @@ import pytest
 
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.coordination import CLUSTER_AUTHORIZATION_FAILED
 from kbroker.records.codec import decode_list, iter_batches
 from kbroker.testing import Broker
 from kbroker.types import OFFSETS_TOPIC
@@ -78,7 +79,9 @@ def test_every_node_names_the_coordinator(client: KafkaClient) -> None:
     )
     assert [(item.key, item.error_code, item.node_id) for item in answer.coordinators] == [("a", 0, 0), ("b", 0, 0)]
     answer = client.ask(ApiKey.FIND_COORDINATOR, 6, types.FindCoordinatorRequest(key_type=1, coordinator_keys=["t"]))
-    assert answer.coordinators[0].error_code == 53
+    (none,) = answer.coordinators
+    assert (none.node_id, none.error_code) == (-1, CLUSTER_AUTHORIZATION_FAILED)
+    assert "transactional.id" in none.error_message
 
 
 def test_it_can_be_described_and_weighed(broker: Broker) -> None:
