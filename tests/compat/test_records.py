@@ -65,7 +65,7 @@ def test_ten_mebibytes_and_one_byte_more(broker: Broker, topic: str, client: Cli
     for reader in CLIENTS:
         assert reader.read(broker, topic, 1) == [sent], reader.name
     error, word = client.too_large
-    with pytest.raises(error, match=word):
+    with pytest.raises(error, match=word or None):
         client.write(broker, topic, [sent._replace(value=b"x" * (LARGEST_BYTES + 1))], **raised)
 
 
