@@ -9,7 +9,7 @@ from typing import Self
 from kbroker.testing import Broker
 
 IDLE_WAIT_S = 10.0
-IDLE_LOOK_S = 0.25
+IDLE_LOOK_S = 0.5
 IDLE_SHARE = 0.02
 """Of one core, in all processes: below this a broker has nothing to do."""
 
