@@ -63,6 +63,8 @@ class Member:
         """By partition, the last offset whose commit was answered without an error."""
         self.errors: list[str] = []
         self._commits = bool(settings.pop("commits", False))
+        self._uncommitted: dict[tuple[str, int], int] = {}
+        """By partition that it has, the offset after the last record, until a commit of that was answered."""
         self._stop = threading.Event()
         self._consumer = confluent_kafka.Consumer(
             consumer_settings(broker.bootstrap_servers, group, protocol, **settings), logger=None
@@ -82,6 +84,8 @@ class Member:
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
         self.owned = self.owned - {item.partition for item in partitions}
         self.revoked += [item.partition for item in partitions]
+        for item in partitions:
+            self._uncommitted.pop((item.topic, item.partition), None)  # who has it next reads again
         if self._is_incremental:
             consumer.incremental_unassign(partitions)
         else:
@@ -93,20 +97,23 @@ class Member:
             good = [message for message in messages if message.error() is None]
             self.errors += [str(message.error()) for message in messages if message.error() is not None]
             self.seen += [(message.partition(), message.offset()) for message in good]
-            if good and self._commits:
-                self._commit(good)
+            if self._commits:
+                self._uncommitted |= {(one.topic(), one.partition()): one.offset() + 1 for one in good}
+                self._commit()
         self._consumer.close()
 
-    def _commit(self, messages: list[Any]) -> None:
-        reached = {message.partition(): message.offset() + 1 for message in messages}
-        places = [confluent_kafka.TopicPartition(messages[0].topic(), *place) for place in reached.items()]
+    def _commit(self) -> None:
+        places = [confluent_kafka.TopicPartition(*place, offset) for place, offset in self._uncommitted.items()]
+        if not places:
+            return
         try:
             answered = self._consumer.commit(offsets=places, asynchronous=False)
         except confluent_kafka.KafkaException:
-            return  # it was fenced, or the coordinator is away: whoever has the partition reads again
+            return  # its epoch is not the newest, or the coordinator is away: again after the next poll
         for place in answered or ():
             if place.error is None:
                 self.committed[place.partition] = max(place.offset, self.committed.get(place.partition, 0))
+                self._uncommitted.pop((place.topic, place.partition), None)
 
     def commit(self) -> None:
         """Commit where it is."""
