@@ -29,7 +29,7 @@ def wait_until_idle(broker: Broker) -> None:
     deadline = time.monotonic() + IDLE_WAIT_S
     used_s = broker_cpu_s(broker)
     while time.monotonic() < deadline:
-        time.sleep(IDLE_LOOK_S)
+        time.sleep(IDLE_LOOK_S)  # what is looked at: how much is used meanwhile
         before_s, used_s = used_s, broker_cpu_s(broker)
         if used_s - before_s < IDLE_SHARE * IDLE_LOOK_S:
             return

@@ -59,5 +59,5 @@ def _send(server: str, name: str, count: int, direct: bool) -> None:
             due += 1 / RATE
             pause = due - time.monotonic()
             if pause > 0:
-                time.sleep(pause)
+                time.sleep(pause)  # the rate
             producer.send(name, time.monotonic_ns().to_bytes(8, "big") + rest)

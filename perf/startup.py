@@ -10,7 +10,7 @@ import time
 from kbroker import Producer
 from kbroker.testing import Broker
 from perf.batches import batch_of
-from perf.cost import broker_cpu_s
+from perf.cost import broker_cpu_s, wait_until_idle
 from perf.figure import Figure
 from perf.raw_link import RawLink
 from perf.topics import topic
@@ -59,7 +59,7 @@ def _death(broker: Broker, settle_s: float) -> float:
     batch, _ = batch_of(16_000, 1_000_000)
     with topic(broker) as name, RawLink(broker, direct=True) as link:
         link.produce(name, batch, HELD_BYTES // len(batch), 1)
-        time.sleep(settle_s)
+        time.sleep(settle_s)  # what is measured: how much the disk has when the worker dies
         with Producer(broker.server, acks=1, linger_ms=0) as producer:
             producer.send(name, b"before").get(10)
             acknowledged: list[float] = []
@@ -72,9 +72,9 @@ def _death(broker: Broker, settle_s: float) -> float:
 
             thread = threading.Thread(target=send)
             thread.start()
-            time.sleep(0.3)
+            time.sleep(0.3)  # acknowledgements come before the death
             broker.kill("worker-0")
-            time.sleep(3)
+            time.sleep(3)  # and after it, longer than the goal
             over.set()
             thread.join()
     return max(later - earlier for earlier, later in itertools.pairwise(acknowledged))
@@ -85,9 +85,9 @@ def idle(seconds: float) -> list[Figure]:
     with Broker(workers=2) as broker:
         with Producer(broker.server) as producer:
             producer.send("small", b"record").get(10)
-        time.sleep(2)
+        wait_until_idle(broker)
         before, begin = broker_cpu_s(broker), time.perf_counter()
-        time.sleep(seconds)
+        time.sleep(seconds)  # what is measured: nothing happens
         share = (broker_cpu_s(broker) - before) / (time.perf_counter() - begin)
         pss = {name: _pss_mb(process["pid"]) for name, process in broker.processes().items()}
     return [

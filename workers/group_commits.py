@@ -14,7 +14,8 @@ WAIT_NS_MAX: Final = 500_000
 
 
 class GroupCommits:
-    """Partitions with something to carry to the disk. `end_turn` is called last in a turn, when its answers have left:
+    """Partitions with something to carry to the disk. `end_turn` is called last in a turn in which some are
+    `wanted`, when its answers have left:
     their clients send the next records while the disk is busy.
 
     A batch that is there already is read in some 0.1 ms. Left for the next commit it would wait for a whole sync more,
@@ -41,8 +42,6 @@ class GroupCommits:
 
     def end_turn(self) -> None:
         """Begin what is wanted, unless more has come that could go along."""
-        if not self.wanted:
-            return
         if self._loop.has_ready() and self._clock_ns() - self._since_ns < WAIT_NS_MAX:
             return  # another turn follows at once
         wanted = [*self.wanted]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
+from kbroker.catalog.sqlite import fsync_folder
 from kbroker.catalog.store import Change, Versioned
 
 log = logging.getLogger(__name__)
@@ -97,11 +98,7 @@ class CatalogCopy:
         _write_all(self._fd, whole)
         os.fdatasync(self._fd)
         os.rename(temporary, self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        fsync_folder(self.path.parent)
         self._whole_bytes, self._added_bytes = len(whole), 0
 
     def _give_up(self, error: OSError) -> None:

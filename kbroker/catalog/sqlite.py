@@ -62,7 +62,7 @@ class SqliteStore:
             raise
         os.chmod(path, 0o640)
         if is_new:
-            _fsync_folder(path.parent)
+            fsync_folder(path.parent)
 
     def get(self, key: str) -> Versioned | None:
         """The value under `key`, or None."""
@@ -167,7 +167,7 @@ def open_store(
         for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{aside}{suffix}")
-        _fsync_folder(folder)
+        fsync_folder(folder)
         return SqliteStore(path), aside
 
 
@@ -181,7 +181,8 @@ def _checked(path: Path, check: Callable[[dict[str, Versioned]], None]) -> Sqlit
     return store
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Have what was created or renamed in a folder outlast a power cut. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

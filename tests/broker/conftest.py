@@ -9,6 +9,7 @@ import pytest
 
 from kbroker.testing import Broker
 
+from .kafka_client import KafkaClient
 from .raw_client import RawClient
 
 
@@ -24,6 +25,14 @@ def client(broker: Broker) -> Iterator[RawClient]:
     """A raw client at the front."""
     with RawClient(broker.server) as dialled:
         yield dialled
+
+
+@pytest.fixture
+def worker(broker: Broker) -> Iterator[KafkaClient]:
+    """A Kafka client of worker 0, where the broker listens for them."""
+    with KafkaClient(broker, 1) as found:
+        found.metadata()
+        yield found
 
 
 @pytest.fixture

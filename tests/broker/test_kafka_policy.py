@@ -26,13 +26,6 @@ def broker() -> Iterator[Broker]:
         yield running
 
 
-@pytest.fixture
-def worker(broker: Broker) -> Iterator[KafkaClient]:
-    with KafkaClient(broker, 1) as found:
-        found.metadata()
-        yield found
-
-
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 

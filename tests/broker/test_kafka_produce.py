@@ -25,13 +25,6 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def worker(broker: Broker) -> Iterator[KafkaClient]:
-    with KafkaClient(broker, 1) as found:
-        found.metadata()
-        yield found
-
-
-@pytest.fixture
 def topic(topic: str, worker: KafkaClient) -> str:
     """A topic of two partitions of the test's own."""
     worker.create(topic, 2)

@@ -27,7 +27,7 @@ class Turns:
         self._reader, self._writer = os.pipe()
         self.loop.add(self._reader, READ, lambda _events: self._read())
         self.commits = GroupCommits(self.loop, lambda partition: self.begun.append(partition.partition), self._clock_ns)
-        self.loop.at_turn_end(self.commits.end_turn)
+        self.loop.at_turn_end(self.commits.end_turn, self.commits.wanted)
         self.partitions = [self._partition(folder, number) for number in range(2)]
 
     @staticmethod
