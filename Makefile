@@ -19,8 +19,10 @@ help:  ## What can be made
 demo: $(INSTALLED)  ## Real text through a real broker, a worker killed on the way, everything verified (minutes)
 	@$(BIN)/python -m tests.demo
 
-test: check  ## Style, types and every test
-	$(BIN)/python -m pytest
+# The quick tests run side by side and are covered; the others start brokers, which the tracer would not see.
+test: check  ## Style, types and every test; TESTS='--strict-skips' and the like go to pytest
+	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report= $(TESTS)
+	$(BIN)/python -m pytest -m slow $(TESTS)
 
 test-fast: $(INSTALLED_FOR_TESTS)  ## The tests that take under a minute in all
 	$(BIN)/python -m pytest -m "not slow" -n 2 --hypothesis-profile=fast
@@ -42,7 +44,7 @@ reference: $(INSTALLED)  ## Write docs/SETTINGS.md from kbroker/config/
 	$(BIN)/kbroker config reference --markdown > docs/SETTINGS.md
 
 clean:  ## Remove what was made, .venv too
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamps come last: a set-up that was interrupted is done again.
 
