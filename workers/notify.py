@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from kbroker.wording import printable
+
 
 class Notifier:
     """Tells the service's state. Never blocks and never raises: the broker does not depend on who listens."""
@@ -30,7 +32,7 @@ class Notifier:
         """One line for `systemctl status`; sent only when it differs from the last."""
         if text != self._status:
             self._status = text
-            self._send(f"STATUS={text}")
+            self._send(f"STATUS={printable(text)}")  # a name in it cannot begin another variable
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it."""

@@ -71,7 +71,19 @@ def test_log_lines() -> None:
 
 def test_a_name_in_a_log_line_cannot_begin_another() -> None:
     line = LineFormat("front", journal=True).format(record("client a\n<0>b\x1b[2J\u2028c"))
-    assert line == "<3>front: client a\\x0a<0>b\\x1b[2J\\x2028c"
+    assert line == "<3>front: client a\\x0a<0>b\\x1b[2J\\u2028c"
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_name_in_a_traceback_cannot_either(journal: bool) -> None:
+    failed = record("failed")
+    try:
+        raise RuntimeError("client a\n<0>b\x1b]0;owned\x07\u202e\x9b2J")
+    except RuntimeError:
+        failed.exc_info = sys.exc_info()
+    lines = LineFormat("front", journal=journal).format(failed).split("\n")
+    assert all(line.startswith("<3>    " if journal else "    ") for line in lines[1:] if "front: " not in line)
+    assert not [character for line in lines for character in line if not character.isprintable()]
 
 
 def test_each_line_of_a_traceback_has_its_priority() -> None:
