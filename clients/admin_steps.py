@@ -70,9 +70,14 @@ class AdminSteps:
         answer = yield from self._metadata(None)
         return sorted(topic.name for topic in answer.topics)
 
-    def describe_topics(self, names: Sequence[str] | None = None) -> Steps[list[TopicDescription]]:
-        """Partitions and own settings of these topics (None: all), in that order. Raises UnknownTopicOrPartition, …"""
-        answer = yield from self._metadata(None if names is None else list(names))
+    def describe_topics(
+        self, names: Sequence[str] | None = None, *, auto_create: bool = False
+    ) -> Steps[list[TopicDescription]]:
+        """Partitions and own settings of these topics (None: all), in that order. Raises UnknownTopicOrPartition, …
+
+        `auto_create` makes those that are not there, where the broker's auto.create.topics.enable allows it.
+        """
+        answer = yield from self._metadata(None if names is None else list(names), auto_create)
         for topic in answer.topics:
             if topic.error:
                 raise error_for(topic.error, topic.message)
@@ -158,12 +163,15 @@ class AdminSteps:
     def list_consumer_group_offsets(
         self, group: str, partitions: Iterable[TopicPartition] | None = None
     ) -> Steps[dict[TopicPartition, OffsetAndMetadata]]:
-        """What the group has committed for these partitions (None: for all); those without a commit are left out."""
+        """What the group has committed for these partitions (None: for all), and when; those without a commit are left
+        out."""
         wanted = None if partitions is None else by_topic(partitions)
         request = group_messages.FetchOffsets(group, wanted)
         answer: group_messages.CommittedOffsets = yield from self._call(request, group_messages.CommittedOffsets)
         return {
-            TopicPartition(one.topic, one.partition): OffsetAndMetadata(one.offset, one.metadata, one.leader_epoch)
+            TopicPartition(one.topic, one.partition): OffsetAndMetadata(
+                one.offset, one.metadata, one.leader_epoch, one.commit_ms
+            )
             for one in answer.offsets
             if one.offset >= 0 and not one.error
         }
@@ -222,8 +230,9 @@ class AdminSteps:
         answer = yield from steps
         return answer
 
-    def _metadata(self, names: list[str] | None) -> Steps[messages.MetadataAnswer]:
-        answer: messages.MetadataAnswer = yield from self._call(messages.Metadata(names), messages.MetadataAnswer)
+    def _metadata(self, names: list[str] | None, auto_create: bool = False) -> Steps[messages.MetadataAnswer]:
+        request = messages.Metadata(names, auto_create)
+        answer: messages.MetadataAnswer = yield from self._call(request, messages.MetadataAnswer)
         return answer
 
     @staticmethod

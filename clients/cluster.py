@@ -28,7 +28,7 @@ from kbroker.clients.steps import Steps, T
 from kbroker.clients.transport import Transport
 from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
-from kbroker.wire.endpoints import UNIX, resolve_server
+from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, UNIX, resolve_server, speaks_kafka
 from kbroker.wire.messages import Metadata, MetadataAnswer, NodeInfo
 
 log = logging.getLogger(__name__)
@@ -441,6 +441,11 @@ class Cluster:
     def _unavailable(self, timeout_ms: int, last: RequestError | None = None) -> BrokerUnavailable:
         cause = self.failure or last
         why = f": {cause}" if cause is not None else ""
+        if not self.view.version and speaks_kafka(self.endpoint):
+            why = (
+                ": that is a port for Kafka's clients; native ones, and kbroker's commands, take what the broker's "
+                f"ready line says after {SERVER_VARIABLE}= (ipc://…/{FRONT}, or the address of native.listen)"
+            )
         return BrokerUnavailable(f"no answer from {self.endpoint} (waited up to {timeout_ms} ms){why}")
 
     def _is_near(self, info: NodeInfo) -> bool:
@@ -488,7 +493,7 @@ class Cluster:
             return
         self._front_attempts += 1
         self.failure = link.error
-        if self._front_attempts == 2:
+        if self._front_attempts == 2 and self.view.version:  # before that, `connect` raises it
             log.warning("%s; trying again until it is back", link.error)
         first = self.settings.retry_backoff_ms
         self._front_retry_ms = now_ms() + (

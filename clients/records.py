@@ -65,11 +65,13 @@ class OffsetAndMetadata(NamedTuple):
     """A committed offset: of the next record to be read, with a text of the caller's.
 
     `leader_epoch` of the record before it (-1: not known): with it a consumer notices when that record was lost.
+    `committed_at_ms`: when it was committed, in ms since 1970, as `Admin.list_consumer_group_offsets` tells; else -1.
     """
 
     offset: int
     metadata: str = ""
     leader_epoch: int = -1
+    committed_at_ms: int = -1
 
 
 @dataclass(slots=True)

@@ -69,3 +69,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean NAME?` with the nearest of `known`, or nothing where none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def duration(seconds: float) -> str:
+    """`8s`, `4m 5s`, `3h 7m`, `2d 1h`."""
+    minutes, whole_seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    for count, unit, less, less_unit in ((days, "d", hours, "h"), (hours, "h", minutes, "m")):
+        if count:
+            return f"{count}{unit} {less}{less_unit}"
+    return f"{minutes}m {whole_seconds}s" if minutes else f"{whole_seconds}s"

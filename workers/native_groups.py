@@ -150,7 +150,7 @@ class NativeGroups:
                 asked.refuse(error_for(result.error_code, _message(result.error_code, request.group)))
                 return
             found = [
-                m.CommittedOffset(o.topic, o.partition, o.offset, o.leader_epoch, o.metadata, o.error_code)
+                m.CommittedOffset(o.topic, o.partition, o.offset, o.leader_epoch, o.metadata, o.error_code, o.commit_ms)
                 for o in result.offsets
             ]
             asked.answer(codec.encode_answer(m.CommittedOffsets(found)))

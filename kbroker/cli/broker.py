@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import click
-
+from kbroker.cli.output import say
 from kbroker.config import Config
 from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, ipc
 from kbroker.wording import counted
@@ -30,6 +29,6 @@ def run(config: Config, settings_source: Callable[[], Config]) -> int:
     """Serve until told to stop; the exit code. Raises StartError."""
 
     def on_ready(status: dict[str, Any]) -> None:
-        click.echo(ready_line(config, status))
+        say(ready_line(config, status))
 
     return Supervisor(config, settings_source, MAINS, on_ready).run()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kbroker.cli.options import assignments, json_option, print_json
+from kbroker.cli.options import assignments, json_option
+from kbroker.cli.output import print_json, say
 from kbroker.cli.sources import CONFIG_VARIABLE, Sources, variable_for
 from kbroker.config import ALL_SETTINGS, SETTINGS, Known, allowed, read_settings, value_text
 from kbroker.wording import counted
@@ -85,16 +87,19 @@ def markdown() -> str:
 
 
 def _print_reference(as_json: bool, as_markdown: bool) -> None:
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --markdown exclude each other")
     if as_markdown:
-        click.echo(markdown(), nl=False)
+        sys.stdout.write(markdown())
     elif as_json:
         print_json([facts(known) for known in ALL_SETTINGS])
     else:
         for known in ALL_SETTINGS:
             default = value_text(known.default) or "empty"
             name = known.setting.name or f"{known.setting.topic_name} (topics only)"
-            click.echo(f"{name}\n    {known.setting.doc}")
-            click.echo(f"    default {default}; {allowed(known)}")
+            say(name)
+            say(f"    {known.setting.doc}")
+            say(f"    default {default}; {allowed(known)}")
 
 
 @click.group(invoke_without_command=True)
@@ -120,7 +125,7 @@ def reference(as_json: bool, as_markdown: bool) -> None:
 def check(file: Path) -> None:
     """Check the settings in FILE; says what is wrong and the nearest right name."""
     count = len(read_settings(file))
-    click.echo(f"{file}: {counted(count, 'setting')}, all well")
+    say(f"{file}: {counted(count, 'setting')}, all well")
 
 
 @command.command()
@@ -141,6 +146,6 @@ def show(file: Path | None, changes: tuple[str, ...], show_all: bool, as_json: b
         print_json({known.setting.name: {"value": value, "source": source} for known, value, source in rows})
         return
     for known, value, source in rows:
-        click.echo(f"{known.setting.name}={value}  # {source}")
+        say(f"{known.setting.name}={value}  # {source}")
     if not rows:
-        click.echo("# every setting has its default; see `kbroker config reference`")
+        say("# every setting has its default; see `kbroker config reference`")

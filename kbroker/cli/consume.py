@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from kbroker.cli.clamping import Clamping
 from kbroker.cli.format import Format, compile_format, json_line, value_lines
+from kbroker.cli.near import unknown_topic
 from kbroker.cli.options import parse_time_option, server_option
 from kbroker.cli.outcome import complain
+from kbroker.cli.output import on_terminal
+from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.errors import UnknownTopicOrPartition
 from kbroker.types import TopicPartition
 from kbroker.wording import counted
@@ -25,7 +31,7 @@ DEFAULT_FORMAT = r"%v\n"
 
 def _format_option(_context: click.Context, _parameter: click.Parameter, text: str) -> Format:
     try:
-        return value_lines if text == DEFAULT_FORMAT else compile_format(text)
+        return value_lines if text == DEFAULT_FORMAT and not on_terminal() else compile_format(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -45,7 +51,7 @@ def _format_option(_context: click.Context, _parameter: click.Parameter, text: s
     "-f", "--format", "write", default=DEFAULT_FORMAT, show_default=True, callback=_format_option,
     help=r"%t topic, %p partition, %o offset, %k key, %v value, %T timestamp, %h headers, \n \t \xNN …; adds nothing.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="A JSON object on a line.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object on a line; not with --format.")
 @click.option(
     "-g", "--group", metavar="GROUP",
     help="As a member of this group: its partitions, from its committed offsets on (without any: --from-beginning or "
@@ -53,7 +59,9 @@ def _format_option(_context: click.Context, _parameter: click.Parameter, text: s
 )  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say at the end how many records came, and which way.")
 @server_option
+@click.pass_context
 def command(
+    context: click.Context,
     topic: str,
     from_beginning: bool,
     offset: int | None,
@@ -71,6 +79,8 @@ def command(
 
     Null prints empty. In JSON, a key or value that is not UTF-8 stands as key_base64, value_base64.
     """
+    if as_json and context.get_parameter_source("write") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--json and --format exclude each other")
     if from_beginning + (offset is not None) + (since_ms is not None) > 1:
         raise click.UsageError("--from-beginning, --offset and --from-timestamp exclude each other")
     if group is not None:
@@ -83,11 +93,16 @@ def command(
         return
     from kbroker import Consumer
 
-    with Consumer(server=server) as consumer:
+    # Where retention overtakes us, the next record that there is comes next, not the end.
+    with Consumer(server=server, auto_offset_reset="earliest") as consumer:
         partitions = _partitions(consumer, topic, numbers)
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)
-        _seek(consumer, partitions, ends, from_beginning, offset, since_ms)
+        if from_beginning or offset is not None or since_ms is not None:
+            _seek(consumer, partitions, ends, from_beginning, offset, since_ms)
+        else:
+            for partition, end in ends.items():
+                consumer.seek(partition, end)
         printed = _print(consumer, json_line if as_json else write, count, ends if exit_at_end else None)
         if verbose:
             complain(f"{counted(printed, 'record')}, read through {consumer.transport}")
@@ -98,19 +113,46 @@ def _consume_in_group(
 ) -> None:
     from kbroker import Consumer
 
-    reset = "earliest" if from_beginning else "latest"
-    with Consumer(server=server, group=group, auto_offset_reset=reset) as consumer:
+    # Where retention overtakes us, the next record that there is comes next, not the end.
+    with Consumer(server=server, group=group, auto_offset_reset="earliest") as consumer:
         _partitions(consumer, topic, ())
-        consumer.subscribe([topic])
+        consumer.subscribe([topic], listener=_Standing(consumer, from_beginning))
         printed = _print(consumer, write, count, None)
         if verbose:
             complain(f"{counted(printed, 'record')}, read through {consumer.transport}")
 
 
+class _Standing(ConsumerRebalanceListener):
+    """Puts partitions that the group gives to where it stands, or to the nearest offset that is there."""
+
+    def __init__(self, consumer: Consumer, from_beginning: bool) -> None:
+        self._consumer = consumer
+        self._from_beginning = from_beginning
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        consumer, clamping = self._consumer, Clamping("going on there")
+        starts, ends = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
+        for partition in sorted(assigned):
+            committed = consumer.committed(partition)
+            if committed is None:
+                consumer.seek(partition, starts[partition] if self._from_beginning else ends[partition])
+                continue
+            at = clamping.clamp(
+                partition,
+                committed.offset,
+                starts[partition],
+                ends[partition],
+                asked=f"the group's committed offset {committed.offset}",
+            )
+            if at != committed.offset:
+                consumer.seek(partition, at)
+        clamping.tell()
+
+
 def _partitions(consumer: Consumer, topic: str, numbers: tuple[int, ...]) -> list[TopicPartition]:
     known = consumer.partitions_for_topic(topic)
     if not known:
-        raise UnknownTopicOrPartition(f"there is no topic {topic!r}; see `kbroker topic list`")
+        raise unknown_topic(topic, consumer.topics())
     for number in numbers:
         if number not in known:
             raise UnknownTopicOrPartition(f"topic {topic!r} has no partition {number}, only 0 to {max(known)}")
@@ -127,16 +169,22 @@ def _seek(
 ) -> None:
     starts = consumer.beginning_offsets(partitions)
     found = consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)) if since_ms is not None else {}
+    clamping = Clamping("starting there")
     for partition in partitions:
         start, end = starts[partition], ends[partition]
         if from_beginning:
             at = start
+        elif offset is not None and offset >= 0:
+            at = clamping.clamp(partition, offset, start, end)
         elif offset is not None:
-            at = offset if offset >= 0 else max(start, end + offset)
+            at = clamping.clamp(partition, end + offset, start, end, asked=f"{counted(-offset, 'record')} back")
         else:
             match = found.get(partition)
             at = match.offset if match is not None else end
         consumer.seek(partition, at)
+    clamping.tell()
+    if found and not any(found.values()):
+        complain("no record is that young; starting at the end")
 
 
 def _print(consumer: Consumer, write: Format, count: int | None, ends: dict[TopicPartition, int] | None) -> int:

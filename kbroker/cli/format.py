@@ -4,16 +4,18 @@
     %K and %S: bytes in the key and in the value, -1 for null      %%: a percent sign
     \\n \\r \\t \\0 \\\\ \\xNN: a byte
 
-A format adds nothing of its own; null prints empty.
+A format adds nothing of its own; null prints empty. On a terminal what a record holds is escaped where it could steer
+the terminal; what the format itself says is not.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+from kbroker.cli.output import for_terminal, json_text, on_terminal
 
 
 class Record(Protocol):
@@ -79,8 +81,14 @@ def compile_text(text: str) -> bytes:
     return b"".join(_escaped(*match.groups()) for match in _ESCAPE.finditer(text))
 
 
+def _field(name: str, is_escaped: bool) -> Field:
+    read = _FIELDS[name]
+    return (lambda record: for_terminal(read(record))) if is_escaped else read
+
+
 def compile_format(text: str) -> Format:
     """A function that writes a record as `text` says. Raises ValueError naming what is not known."""
+    is_escaped = on_terminal()
     parts: list[Field | bytes] = []
     for match in _TOKEN.finditer(text):
         field, byte, escape, literal = match.groups()
@@ -89,7 +97,7 @@ def compile_format(text: str) -> Format:
         elif field == "%":
             parts.append(b"%")
         elif field in _FIELDS:
-            parts.append(_FIELDS[field])
+            parts.append(_field(field, is_escaped))
         else:
             raise ValueError(f"%{field} is no field; known are " + " ".join(f"%{name}" for name in _FIELDS) + " and %%")
 
@@ -100,7 +108,7 @@ def compile_format(text: str) -> Format:
 
 
 def value_lines(record: Record) -> bytes:
-    """The default format, `%v\\n`, without the detours."""
+    """The default format, `%v\\n`, without the detours; into a pipe."""
     return bytes(record.value or b"") + b"\n"
 
 
@@ -124,4 +132,4 @@ def json_line(record: Record) -> bytes:
         **_text("value", record.value),
         "headers": [{"name": name, **_text("value", value)} for name, value in record.headers],
     }
-    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+    return json_text(fields).encode() + b"\n"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbroker.cli.options import json_option, parse_time_option, print_json, server_option
-from kbroker.cli.outcome import complain
+from kbroker.cli.clamping import Clamping
+from kbroker.cli.lag import GroupLag, group_lag, print_group_lags, print_partition_lags
+from kbroker.cli.near import near_groups, unknown_topic
+from kbroker.cli.options import json_option, parse_time_option, server_option
+from kbroker.cli.outcome import TOO_FAR_BEHIND, complain
+from kbroker.cli.output import on_terminal, print_json, say
 from kbroker.cli.table import print_table
 from kbroker.errors import GroupIdNotFound
 from kbroker.types import TopicPartition
-from kbroker.wording import counted
+from kbroker.wording import counted, did_you_mean, printable
 
 if TYPE_CHECKING:
     from kbroker.clients.admin import Admin
@@ -21,16 +26,10 @@ if TYPE_CHECKING:
     from kbroker.clients.groups import GroupDescription
 
 
-class PartitionLag(NamedTuple):
-    """How far a group is behind in one partition. `committed` -1: nothing was committed, and `lag` is None."""
-
-    topic: str
-    partition: int
-    committed: int
-    end: int
-    lag: int | None
-    member: str
-    host: str
+TYPES = ("consumer", "classic")
+STATES = (
+    "Empty", "Assigning", "Reconciling", "Stable", "PreparingRebalance", "CompletingRebalance", "Dead",
+)  # fmt: skip
 
 
 @click.group()
@@ -39,8 +38,13 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only groups in this state: Stable, Empty, …")
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only groups of this type: consumer, classic.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES, case_sensitive=False),
+    help="Only groups in this state.",
+)  # fmt: skip
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(TYPES, case_sensitive=False), help="Only groups of this type."
+)  # fmt: skip
 @json_option
 @server_option
 def list_(states: tuple[str, ...], types: tuple[str, ...], as_json: bool, server: str | None) -> None:
@@ -64,17 +68,17 @@ def describe(groups: tuple[str, ...], as_json: bool, server: str | None) -> None
     from kbroker import Admin, Consumer
 
     with Admin(server=server) as admin, Consumer(server=server) as consumer:
-        facts = [(one, _lags(admin, consumer, one)) for one in admin.describe_consumer_groups(list(groups))]
+        with near_groups(admin, groups):
+            described = admin.describe_consumer_groups(groups)
+        facts = [(one, group_lag(admin, consumer, one).partitions) for one in described]
     if as_json:
         print_json([{**_group_facts(one), "partitions": [lag._asdict() for lag in lags]} for one, lags in facts])
         return
     for one, lags in facts:
         assignor = f", assigned by {one.assignor}" if one.assignor else ""
-        click.echo(
-            f"{one.group}  {one.type}, {one.state}, epoch {one.epoch}, {counted(len(one.members), 'member')}{assignor}"
-        )
-        _print_lags(lags)
-        click.echo()
+        say(f"{one.group}  {one.type}, {one.state}, epoch {one.epoch}, {counted(len(one.members), 'member')}{assignor}")
+        print_partition_lags(lags)
+        say()
 
 
 @command.command()
@@ -85,7 +89,7 @@ def members(group: str, as_json: bool, server: str | None) -> None:
     """The members of GROUP and what each reads."""
     from kbroker import Admin
 
-    with Admin(server=server) as admin:
+    with Admin(server=server) as admin, near_groups(admin, [group]):
         found = admin.describe_consumer_groups([group])[0]
     if as_json:
         print_json(_group_facts(found)["members"])
@@ -108,32 +112,82 @@ def members(group: str, as_json: bool, server: str | None) -> None:
 
 
 @command.command()
-@click.argument("group")
+@click.argument("groups", nargs=-1, metavar="[GROUP]...")
+@click.option("--all", "of_all", is_flag=True, help="Of every group that there is, a line each.")
+@click.option(
+    "--max-lag", type=click.IntRange(0), metavar="RECORDS",
+    help=f"End with {TOO_FAR_BEHIND} when a group is further behind than this, and say which: for alarms.",
+)  # fmt: skip
+@click.option(
+    "--auto-offset-reset", type=click.Choice(["earliest", "latest"]), default="earliest", show_default=True,
+    help="Where the group's members begin where nothing is committed: earliest counts all that is there, latest none.",
+)  # fmt: skip
 @click.option(
     "--watch", "interval_s", type=click.FloatRange(0.1), is_flag=False, flag_value=2.0, metavar="SECONDS",
     help="Show it again and again, until stopped (default every 2 seconds); JSON comes in lines.",
 )  # fmt: skip
 @json_option
 @server_option
-def lag(group: str, interval_s: float | None, as_json: bool, server: str | None) -> None:
-    """How many records GROUP has yet to read, by partition and in all."""
+def lag(
+    groups: tuple[str, ...],
+    of_all: bool,
+    max_lag: int | None,
+    auto_offset_reset: str,
+    interval_s: float | None,
+    as_json: bool,
+    server: str | None,
+) -> None:
+    """How many records each GROUP has yet to read, by partition and in all, and when it has committed last.
+
+    All partitions count of the topics that it reads or has committed for; one without a commit from its first record
+    on.
+    """
+    if of_all == bool(groups):
+        raise click.UsageError("name groups, or say --all")
     from kbroker import Admin, Consumer
 
+    begins_at_end = auto_offset_reset == "latest"
     with Admin(server=server) as admin, Consumer(server=server) as consumer:
         while True:
-            lags = _lags(admin, consumer, admin.describe_consumer_groups([group])[0])
-            if as_json:
-                facts = {"group": group, "lag": _total(lags), "partitions": [one._asdict() for one in lags]}
-                print_json(facts, in_one_line=interval_s is not None)
-            else:
-                if interval_s is not None and sys.stdout.isatty():
-                    click.clear()
-                _print_lags(lags)
-                click.echo(f"lag of {group}: {_total(lags)}")
+            with near_groups(admin, groups):
+                described = _every_group(admin) if of_all else admin.describe_consumer_groups(groups)
+            lags = [group_lag(admin, consumer, one, begins_at_end=begins_at_end) for one in described]
+            if interval_s is not None and not as_json and on_terminal():
+                click.clear()
+            _show_lags(lags, is_list=of_all or len(groups) > 1, as_json=as_json, in_one_line=interval_s is not None)
             sys.stdout.flush()
+            if max_lag is not None:
+                _check_lags(lags, max_lag)
             if interval_s is None:
                 return
             time.sleep(interval_s)  # what --watch asks for
+
+
+def _every_group(admin: Admin) -> list[GroupDescription]:
+    found = []
+    for one in admin.list_consumer_groups():
+        with contextlib.suppress(GroupIdNotFound):  # deleted meanwhile
+            found += admin.describe_consumer_groups([one.group])
+    return found
+
+
+def _show_lags(lags: list[GroupLag], *, is_list: bool, as_json: bool, in_one_line: bool) -> None:
+    if as_json:
+        facts = [one.facts() for one in lags]
+        print_json(facts if is_list else facts[0], in_one_line=in_one_line)
+    elif is_list:
+        print_group_lags(lags)
+    else:
+        print_partition_lags(lags[0].partitions)
+        say(f"lag of {lags[0].group}: {lags[0].lag}")
+
+
+def _check_lags(lags: list[GroupLag], max_lag: int) -> None:
+    late = [one for one in lags if one.lag > max_lag]
+    for one in late:
+        complain(f"group {one.group} is {counted(one.lag, 'record')} behind, more than --max-lag {max_lag}")
+    if late:
+        raise click.exceptions.Exit(TOO_FAR_BEHIND)
 
 
 @command.command("reset-offsets")
@@ -172,10 +226,13 @@ def reset_offsets(
         committed = {tp: at.offset for tp, at in admin.list_consumer_group_offsets(group).items()}
         partitions = _chosen(consumer, committed, topics)
         if not partitions:
-            raise GroupIdNotFound(f"group {group:.249} has committed nothing: name topics with --topic")
+            groups = {one.group for one in admin.list_consumer_groups()}
+            hint = "" if group in groups else did_you_mean(group, groups)
+            raise GroupIdNotFound(f"group {group:.249} has committed nothing: name topics with --topic{hint}")
         starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         times = consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)) if since_ms is not None else {}
         plan: dict[TopicPartition, int] = {}
+        clamping = Clamping("it is the new offset")
         for partition in partitions:
             start, end = starts[partition], ends[partition]
             if to_earliest:
@@ -189,7 +246,11 @@ def reset_offsets(
             else:
                 found = times.get(partition)
                 at = end if found is None else found.offset
-            plan[partition] = min(max(at, start), end)
+            asked = "" if shift_by is None else f"{at} (shifted by {shift_by})"
+            plan[partition] = clamping.clamp(partition, at, start, end, asked=asked)
+        clamping.tell()
+        if times and not any(times.values()):
+            complain("no record is that young; the end is the new offset")
         if execute:
             admin.alter_consumer_group_offsets(group, plan)
     rows = [(tp.topic, tp.partition, committed.get(tp, -1), at) for tp, at in sorted(plan.items())]
@@ -214,58 +275,13 @@ def delete(groups: tuple[str, ...], yes: bool, server: str | None) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask on: say --yes to delete without being asked")
-        click.confirm(f"Forget {', '.join(groups)} with all committed offsets?", abort=True, err=True)
+        click.confirm(printable(f"Forget {', '.join(groups)} with all committed offsets?"), abort=True, err=True)
     from kbroker import Admin
 
-    with Admin(server=server) as admin:
+    with Admin(server=server) as admin, near_groups(admin, groups):
         for group in groups:
             admin.delete_consumer_groups([group])
-            click.echo(f"deleted {group}")
-
-
-def _lags(admin: Admin, consumer: Consumer, group: GroupDescription) -> list[PartitionLag]:
-    committed = admin.list_consumer_group_offsets(group.group)
-    readers = {tp: member for member in group.members for tp in member.assignment}
-    known = {topic: consumer.partitions_for_topic(topic) or set() for topic in {tp.topic for tp in committed | readers}}
-    partitions = sorted(tp for tp in committed | readers if tp.partition in known[tp.topic])
-    ends = consumer.end_offsets(partitions)
-    lags = []
-    for tp in partitions:
-        at, reader = committed.get(tp), readers.get(tp)
-        lags.append(
-            PartitionLag(
-                tp.topic,
-                tp.partition,
-                -1 if at is None else at.offset,
-                ends[tp],
-                None if at is None else max(0, ends[tp] - at.offset),
-                "" if reader is None else reader.member_id,
-                "" if reader is None else reader.host,
-            )
-        )
-    return lags
-
-
-def _total(lags: list[PartitionLag]) -> int:
-    return sum(one.lag or 0 for one in lags)
-
-
-def _print_lags(lags: list[PartitionLag]) -> None:
-    print_table(
-        ("topic", "partition", "committed", "end", "lag", "member"),
-        [
-            (
-                one.topic,
-                one.partition,
-                "-" if one.committed < 0 else one.committed,
-                one.end,
-                "-" if one.lag is None else one.lag,
-                one.member,
-            )
-            for one in lags
-        ],
-        right=("partition", "committed", "end", "lag"),
-    )
+            say(f"deleted {group}")
 
 
 def _group_facts(group: GroupDescription) -> dict[str, Any]:
@@ -302,7 +318,7 @@ def _chosen(consumer: Consumer, committed: dict[TopicPartition, int], topics: tu
         name, colon, numbers = text.partition(":")
         known = consumer.partitions_for_topic(name)
         if known is None:
-            raise click.UsageError(f"there is no topic {name!r}; see `kbroker topic list`")
+            raise click.UsageError(str(unknown_topic(name, consumer.topics())))
         wanted = known
         if colon:
             if not all(number.isdigit() for number in numbers.split(",")):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbroker.cli.options import json_option, print_json
+from kbroker.cli.options import json_option
+from kbroker.cli.output import print_json, say
 from kbroker.cli.table import print_table
 from kbroker.errors import KbrokerError
 
@@ -183,8 +184,6 @@ def _dump(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
 @json_option
 def dump(path: Path, with_records: bool, as_json: bool) -> None:
     """Print the batches of PATH (a segment or a partition's folder), a line each; with --json an object on a line."""
-    import json
-
     from kbroker.cli.format import json_line
     from kbroker.clients.records import ConsumerRecord
     from kbroker.records.codec import decode_list
@@ -193,15 +192,14 @@ def dump(path: Path, with_records: bool, as_json: bool) -> None:
         topic, _, number = segment.absolute().parent.name.rpartition("-")
         for facts, batch in _dump(segment):
             if as_json:
-                print(json.dumps({"segment": segment.name, **facts}))
+                print_json({"segment": segment.name, **facts}, in_one_line=True)
             else:
-                print(f"{segment.name} " + " ".join(f"{name}={value}" for name, value in facts.items()))
+                say(f"{segment.name} " + " ".join(f"{name}={value}" for name, value in facts.items()))
             if not with_records:
                 continue
             partition = int(number) if number.isdigit() else -1
-            sys.stdout.flush()
             for offset, timestamp, timestamp_type, key, value, headers in decode_list(batch, check_crc=False):
                 record = ConsumerRecord(
                     topic, partition, facts["leader_epoch"], offset, timestamp, timestamp_type, key, value, headers
                 )
-                sys.stdout.buffer.write((b"" if as_json else b"  ") + json_line(record))
+                sys.stdout.write(("" if as_json else "  ") + json_line(record).decode())

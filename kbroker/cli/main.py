@@ -11,7 +11,8 @@ from typing import NoReturn
 import click
 
 from kbroker import __version__
-from kbroker.cli.outcome import EXIT_CODES, outcome
+from kbroker.cli.outcome import EXIT_CODES, complain, outcome
+from kbroker.cli.output import prepare_streams
 
 COMMANDS = {
     "serve": "Run a broker in the foreground.",
@@ -26,6 +27,13 @@ COMMANDS = {
 }
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+
+class Warnings(logging.Handler):
+    """Tells the clients' warnings in the way of all complaints. `serve` puts its own log in the place of this."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
 
 
 class Commands(click.Group):
@@ -64,12 +72,8 @@ def run(arguments: list[str]) -> int:
     if "_KBROKER_COMPLETE" in os.environ:  # the shell asks for completions: click's own business
         commands.main(arguments, prog_name="kbroker")
 
-    # What the clients log on the way to an error is in the error's one line; `serve` sets up its own log.
-    logging.getLogger("kbroker").addHandler(logging.NullHandler())
-    # A producer that tries again for minutes has no error yet: then its warning is all there is to see.
-    patience = logging.StreamHandler()
-    patience.setFormatter(logging.Formatter("kbroker: %(message)s"))
-    logging.getLogger("kbroker.clients.producer_loop").addHandler(patience)
+    prepare_streams()
+    logging.getLogger("kbroker").addHandler(Warnings(logging.WARNING))
 
     def invoke() -> None:
         with commands.make_context("kbroker", arguments or ["--help"]) as context:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
 import click
+
+from kbroker.cli.outcome import complain
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,34 +30,47 @@ def json_option(command: F) -> F:
 
 
 def parse_time(text: str) -> int:
-    """Milliseconds since 1970 of `text`: such a number, or an ISO date or time (local unless it says otherwise)."""
+    """Milliseconds since 1970 of `text`: such a number, or an ISO date or time. One without a zone is local time.
+
+    Raises ValueError.
+    """
     if text.lstrip("-").isdigit():
         return int(text)
-    return int(datetime.fromisoformat(text).timestamp() * 1000)
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except (OverflowError, OSError):
+        raise ValueError(text) from None
 
 
-def parse_time_option(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    """Callback of an option that takes a time."""
+def parse_time_option(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Callback of an option that takes a time. Says which zone was taken for a time without one."""
     if text is None:
         return None
     try:
-        return parse_time(text)
+        found_ms = parse_time(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither milliseconds since 1970 nor an ISO time") from None
+    if not text.lstrip("-").isdigit() and datetime.fromisoformat(text).tzinfo is None:
+        local = datetime.fromisoformat(text).astimezone()
+        complain(f"{parameter.opts[0]} {text} names no zone: taken as local time, {local.isoformat()} ({local:%Z})")
+    return found_ms
 
 
-def print_json(value: Any, *, in_one_line: bool = False) -> None:
-    """`value` as JSON on stdout: indented, or in one line where more such values follow."""
-    json.dump(value, sys.stdout, indent=None if in_one_line else 2, ensure_ascii=False)
-    sys.stdout.write("\n")
-
-
-def assignments(texts: Iterable[str], option: str) -> dict[str, str]:
-    """The NAME=VALUE texts that `option` was given, as a map. Raises click.UsageError."""
-    found: dict[str, str] = {}
+def pairs(texts: Iterable[str], option: str) -> list[tuple[str, str]]:
+    """The NAME=VALUE texts that `option` was given, in order; a name may come again. Raises click.UsageError."""
+    found: list[tuple[str, str]] = []
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}")
-        found[name.strip()] = value
+        found.append((name.strip(), value))
+    return found
+
+
+def assignments(texts: Iterable[str], option: str) -> dict[str, str]:
+    """As `pairs`, as a map. Raises click.UsageError for a name that is given two values."""
+    found: dict[str, str] = {}
+    for name, value in pairs(texts, option):
+        if found.setdefault(name, value) != value:
+            raise click.UsageError(f"{option} gives {name} twice: {found[name]!r} and {value!r}")
     return found

@@ -11,12 +11,14 @@ from collections.abc import Callable
 import click
 
 from kbroker.errors import BrokerUnavailable, ConfigError, KbrokerError
+from kbroker.wording import printable
 
 OK = 0
 FAILED = 1
 USAGE = 2
 NOT_READY = 3
 NO_BROKER = 4
+TOO_FAR_BEHIND = 5
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -26,6 +28,7 @@ EXIT_CODES = {
     USAGE: "wrong usage: an unknown command, option, setting or value",
     NOT_READY: "`status`: a process is not ready, or something is out of service",
     NO_BROKER: "no broker answered",
+    TOO_FAR_BEHIND: "`group lag --max-lag`: a group is further behind",
     INTERRUPTED: "interrupted (Ctrl-C)",
     BROKEN_PIPE: "whoever read the output has gone",
 }
@@ -36,7 +39,7 @@ TRACEBACK_VARIABLE = "KBROKER_TRACEBACK"
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    text = " ".join(message.split())
+    text = printable(" ".join(message.split()))  # in a pipe too: it is for people, and may be kept in a log
     with contextlib.suppress(OSError):  # nobody reads stderr: the exit code must do
         print(f"kbroker: {text}", file=sys.stderr, flush=True)
 
@@ -56,6 +59,9 @@ def outcome(command: Callable[[], object]) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group alone; click has this class since 8.2
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         complain(error.format_message().rstrip(".") + where)
         return USAGE
@@ -79,12 +85,21 @@ def outcome(command: Callable[[], object]) -> int:
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return FAILED
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            return _fault(error)
+        complain(f"{error.object[:80]!r} is not valid UTF-8, which names must be")
+        return USAGE
     except Exception as error:
-        if TRACEBACK_VARIABLE in os.environ:
-            traceback.print_exc()
-        complain(
-            f"a fault of kbroker's own: {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where; please "
-            "report it)"
-        )
-        return FAILED
+        return _fault(error)
     return OK
+
+
+def _fault(error: Exception) -> int:
+    if TRACEBACK_VARIABLE in os.environ:
+        traceback.print_exc()
+    complain(
+        f"a fault of kbroker's own: {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where; please "
+        "report it)"
+    )
+    return FAILED

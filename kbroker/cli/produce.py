@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,11 +15,12 @@ import click
 
 from kbroker.cli.format import compile_text
 from kbroker.cli.lines import split_key, split_lines
-from kbroker.cli.options import assignments, server_option
+from kbroker.cli.near import unknown_topic
+from kbroker.cli.options import pairs, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.progress import progress
-from kbroker.errors import KbrokerError
-from kbroker.wording import counted
+from kbroker.errors import KbrokerError, TopicAlreadyExists, UnknownTopicOrPartition
+from kbroker.wording import counted, did_you_mean, printable
 
 if TYPE_CHECKING:
     from kbroker.clients.producer import Producer
@@ -32,6 +35,8 @@ class Tally:
     sent: int = 0
     acknowledged: int = 0
     failed: int = 0
+    without_key: int = 0
+    """Lines that had no key separator."""
     first_error: BaseException | None = None
 
     def settle(self, pending: deque[Any]) -> None:
@@ -75,6 +80,9 @@ def _total_bytes(files: tuple[str, ...]) -> int | None:
 @click.option(
     "-z", "--compression", type=click.Choice(CODECS), default="none", show_default=True, help="Of the batches."
 )  # fmt: skip
+@click.option(
+    "--create", is_flag=True, help="Create TOPIC where it is new; without this option you are asked, on a terminal."
+)  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no summary.")
 @server_option
 def command(
@@ -86,6 +94,7 @@ def command(
     partition: int | None,
     acks: str,
     compression: str,
+    create: bool,
     quiet: bool,
     server: str | None,
 ) -> None:
@@ -93,6 +102,9 @@ def command(
 
     Only \n separates: an empty line is an empty record, every other byte passes untouched, a last line without \n
     counts. Ends with 0 only when every record was acknowledged; says how many were.
+
+    A TOPIC that is not there is created: with --create, when you say so on a terminal, or, where stdin is no terminal,
+    as the broker's auto.create.topics.enable has it.
     """
     if key is not None and key_separator is not None:
         raise click.UsageError("--key and --key-separator exclude each other")
@@ -101,12 +113,13 @@ def command(
         raise click.UsageError("--key-separator must not be empty")
     fixed = {
         "partition": partition,
-        "headers": [(name, os.fsencode(value)) for name, value in assignments(headers, "--header").items()],
+        "headers": [(name, os.fsencode(value)) for name, value in pairs(headers, "--header")],
     }
     for name in files:
         if name != "-" and Path(name).is_dir():
             raise click.UsageError(f"{name} is a folder; name files")
     total_bytes = _total_bytes(files)
+    _know_topic(topic, create, server)
 
     from kbroker import Producer
 
@@ -119,7 +132,7 @@ def command(
     pending: deque[Any] = deque()
     whole = False
     try:
-        with progress(topic, total_bytes, wanted=not quiet) as advance:
+        with progress(topic, total_bytes, wanted=not quiet and not _is_typed(files)) as advance:
             for read in _inputs(files):
                 for lines in split_lines(read):
                     _send(
@@ -141,6 +154,9 @@ def command(
         # Interrupted, what was handed over already is on its way: give it a moment, then say what is known.
         producer.close(timeout=None if whole else 1)
         tally.settle(pending)
+        if tally.without_key:
+            lines_without = counted(tally.without_key, "line")
+            complain(f"{lines_without} without the key separator {key_separator!r}: sent as a value without a key")
         if not quiet:
             _summary(tally)
     if tally.first_error is not None:
@@ -151,6 +167,45 @@ def command(
         )
     if tally.acknowledged < tally.sent:
         raise KbrokerError(f"{tally.sent - tally.acknowledged} of {tally.sent} records were not acknowledged")
+
+
+def _is_typed(files: tuple[str, ...]) -> bool:
+    """Whether lines are typed on the terminal: a progress bar would be in their way."""
+    return (not files or "-" in files) and sys.stdin is not None and sys.stdin.isatty()
+
+
+def _know_topic(topic: str, create: bool, server: str | None) -> None:
+    """See to it that records for `topic` do not make a topic that nobody wanted. Raises UnknownTopicOrPartition."""
+    from kbroker import Admin
+    from kbroker.clients.records import NewTopic
+
+    with Admin(server=server) as admin:
+        try:
+            admin.describe_topics([topic])
+        except UnknownTopicOrPartition:
+            known = admin.list_topics()
+        else:
+            return
+        unknown = unknown_topic(topic, known)
+        if create or (sys.stdin is not None and sys.stdin.isatty()):
+            if not create and not _confirmed(f"{unknown}. Create it? [y/N] "):
+                raise unknown
+            with contextlib.suppress(TopicAlreadyExists):  # somebody was faster
+                admin.create_topics([NewTopic(topic)])
+                complain(f"created the topic {topic}")
+            return
+        try:
+            admin.describe_topics([topic], auto_create=True)
+        except UnknownTopicOrPartition:
+            raise UnknownTopicOrPartition(f"{unknown}; --create makes it") from None
+        complain(f"the topic {topic} was not there: created it{did_you_mean(topic, known)}")
+
+
+def _confirmed(question: str) -> bool:
+    # Read by the line, past Python's buffers: what is typed behind the answer is records.
+    sys.stderr.write(f"kbroker: {printable(question)}")
+    sys.stderr.flush()
+    return os.read(0, 1 << 12).strip().lower() in (b"y", b"yes")
 
 
 def _send(
@@ -166,6 +221,7 @@ def _send(
     for line in lines:
         if separator is not None:
             key, line = split_key(line, separator)
+            tally.without_key += key is None
         pending.append(producer.send(topic, value=line, key=key, **fixed))
         tally.sent += 1
     tally.settle(pending)

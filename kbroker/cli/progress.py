@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from kbroker.wording import printable
+
 Advance = Callable[[int, int], None]
 """Called with how many records and bytes were added."""
 
@@ -20,7 +22,7 @@ def progress(label: str, total_bytes: int | None, *, wanted: bool = True) -> Ite
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -30,7 +32,7 @@ def progress(label: str, total_bytes: int | None, *, wanted: bool = True) -> Ite
         transient=True,
     )
     with bar:
-        task = bar.add_task(label, total=total_bytes, records=0)
+        task = bar.add_task(printable(label), total=total_bytes, records=0)
         records = 0
 
         def advance(record_count: int, size_bytes: int) -> None:

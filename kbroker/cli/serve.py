@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kbroker.cli.options import assignments
+from kbroker.cli.output import say
 from kbroker.cli.sources import CONFIG_VARIABLE, Sources
 from kbroker.wire.endpoints import FRONT, check_runtime_path, ipc
 
@@ -21,19 +22,18 @@ def _flags(
     advertised_host: str | None,
     changes: tuple[str, ...],
 ) -> dict[str, str]:
+    named: dict[str, tuple[str, str | None]] = {
+        "log.dir": ("--data-dir", None if data_dir is None else str(data_dir.absolute())),
+        "runtime.dir": ("--runtime-dir", None if runtime_dir is None else str(runtime_dir.absolute())),
+        "workers": ("--workers", None if workers is None else str(workers)),
+        "native.listen": ("--native-listen", None if native_listen is None else native_listen.removeprefix("tcp://")),
+        "listeners": ("--listen", listen),
+        "advertised.host": ("--advertised-host", advertised_host),
+    }
     flags = assignments(changes, "--set")
-    if data_dir is not None:
-        flags["log.dir"] = str(data_dir.absolute())
-    if runtime_dir is not None:
-        flags["runtime.dir"] = str(runtime_dir.absolute())
-    if workers is not None:
-        flags["workers"] = str(workers)
-    if native_listen is not None:
-        flags["native.listen"] = native_listen.removeprefix("tcp://")
-    if listen is not None:
-        flags["listeners"] = listen
-    if advertised_host is not None:
-        flags["advertised.host"] = advertised_host
+    for setting, (option, value) in named.items():
+        if value is not None and flags.setdefault(setting, value) != value:
+            raise click.UsageError(f"{option} and --set give {setting} two values: {value!r} and {flags[setting]!r}")
     return flags
 
 
@@ -85,7 +85,7 @@ def command(
     config = sources.config()
     check_runtime_path(config.runtime_dir)
     if check:
-        click.echo(f"the settings are valid; KBROKER_SERVER={ipc(config.runtime_dir, FRONT)}")
+        say(f"the settings are valid; KBROKER_SERVER={ipc(config.runtime_dir, FRONT)}")
         return
     from kbroker.cli import broker  # imports all that the processes share: only when one is wanted
 

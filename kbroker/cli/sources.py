@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from kbroker.cli.outcome import TRACEBACK_VARIABLE
 from kbroker.config import SETTINGS, Config, make_config, read_settings
 from kbroker.errors import ConfigError
 from kbroker.wire.endpoints import SERVER_VARIABLE, default_data_dir
+from kbroker.wording import did_you_mean
 
 CONFIG_VARIABLE = "KBROKER_CONFIG"
 _PREFIX = "KBROKER_"
@@ -32,9 +32,7 @@ def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
         if not variable.startswith(_PREFIX) or variable in _NOT_SETTINGS:
             continue
         if variable not in _NAMES:
-            near = difflib.get_close_matches(variable, _NAMES, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"the environment variable {variable} names no setting{hint}")
+            raise ConfigError(f"the environment variable {variable} names no setting{did_you_mean(variable, _NAMES)}")
         values[_NAMES[variable]] = text
     return values
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
-from kbroker.cli.options import json_option, print_json
+from kbroker.cli.options import json_option
 from kbroker.cli.outcome import NOT_READY
+from kbroker.cli.output import print_json, say
 from kbroker.cli.table import print_table
 from kbroker.errors import BrokerUnavailable
 from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, SUPERVISOR, usual_runtime_dirs
 from kbroker.wire.status import read_status
+from kbroker.wording import duration
 
 
 def find_runtime_dir() -> Path:
@@ -42,28 +44,18 @@ def _state(process: dict[str, Any]) -> str:
     return "ready" if process["ready"] else "starting"
 
 
-def _duration(seconds: float) -> str:
-    minutes, whole_seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    for count, unit, less, less_unit in ((days, "d", hours, "h"), (hours, "h", minutes, "m")):
-        if count:
-            return f"{count}{unit} {less}{less_unit}"
-    return f"{minutes}m {whole_seconds}s" if minutes else f"{whole_seconds}s"
-
-
 def _print(status: dict[str, Any]) -> None:
-    click.echo(f"kbroker {status['version']}  {status['state']}: {status['status']}")
+    say(f"kbroker {status['version']}  {status['state']}: {status['status']}")
     for outage in status["outages"]:
-        click.echo(f"out of service: {outage['what']}: {outage['why']}")
+        say(f"out of service: {outage['what']}: {outage['why']}")
     more = status["outages_in_all"] - len(status["outages"])
     if more:
-        click.echo(f"out of service: {more} more; the broker's log names them")
-    click.echo(f"data in {status['data_dir']}, sockets in {status['runtime_dir']}")
+        say(f"out of service: {more} more; the broker's log names them")
+    say(f"data in {status['data_dir']}, sockets in {status['runtime_dir']}")
     if status["bootstrap_servers"]:
-        click.echo(f"Kafka clients: bootstrap.servers={status['bootstrap_servers']}")
+        say(f"Kafka clients: bootstrap.servers={status['bootstrap_servers']}")
     if status["listeners"].get("native"):
-        click.echo(f"native clients: tcp://{status['listeners']['native']}")
+        say(f"native clients: tcp://{status['listeners']['native']}")
     columns = ("process", "pid", "state", "up", "restarts", "memory", "cpu", "last end")
     print_table(
         columns,
@@ -72,7 +64,7 @@ def _print(status: dict[str, Any]) -> None:
                 process["title"],
                 process["pid"] or "",
                 _state(process),
-                _duration(process["uptime_s"]),
+                duration(process["uptime_s"]),
                 process["restarts"],
                 f"{process['rss_bytes'] / 1e6:.0f} MB",
                 f"{process['cpu_s']:.1f} s",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from kbroker.cli.output import say
 from kbroker.errors import StartError
 
 _PLACEHOLDER = "/usr/bin/kbroker"
@@ -72,7 +73,7 @@ def command() -> None:
 @click.option("--user", "for_user", is_flag=True, help="The unit for your own systemd, not the system's.")
 def print_unit(for_user: bool) -> None:
     """Print the unit, with the path of the environment that this command runs in."""
-    click.echo(unit(for_user), nl=False)
+    sys.stdout.write(unit(for_user))
 
 
 @command.command()
@@ -97,12 +98,12 @@ def install(for_user: bool, root: Path | None) -> None:
         for file in SYSTEM_FILES:
             target = _below(root, file.target)
             if file.is_kept and target.exists():
-                click.echo(f"kept {target}")
+                say(f"kept {target}")
             else:
                 _write(target, unit(for_user=False) if file.source == "kbroker.service" else _template(file.source))
     if root is None:
         _tell_systemd(for_user)
-    click.echo(f"start it: systemctl {'--user ' if for_user else ''}enable --now kbroker")
+    say(f"start it: systemctl {'--user ' if for_user else ''}enable --now kbroker")
 
 
 def _below(root: Path | None, target: Path) -> Path:
@@ -113,7 +114,7 @@ def _write(target: Path, text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     target.chmod(0o644)
-    click.echo(f"wrote {target}")
+    say(f"wrote {target}")
 
 
 def _tell_systemd(for_user: bool) -> None:

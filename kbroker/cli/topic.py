@@ -8,11 +8,13 @@ from uuid import UUID
 
 import click
 
-from kbroker.cli.options import assignments, json_option, print_json, server_option
+from kbroker.cli.near import near_topics
+from kbroker.cli.options import assignments, json_option, server_option
 from kbroker.cli.outcome import complain
+from kbroker.cli.output import print_json, say
 from kbroker.cli.table import print_table
 from kbroker.errors import TopicAlreadyExists
-from kbroker.wording import counted
+from kbroker.wording import counted, printable
 
 settings_option = click.option(
     "-c",
@@ -56,9 +58,9 @@ def create(
         except TopicAlreadyExists:
             if not if_not_exists:
                 raise
-            click.echo(f"{name} is there already")
+            say(f"{name} is there already")
         else:
-            click.echo(f"created {name}")
+            say(f"created {name}")
             if "compact" in topic.topic_configs.get("cleanup.policy", ""):
                 complain("compaction of topics comes later: until then all records stay (see README, Not for you yet)")
 
@@ -76,7 +78,7 @@ def list_(as_json: bool, server: str | None) -> None:
         print_json(names)
     else:
         for name in names:
-            click.echo(name)
+            say(name)
 
 
 @command.command()
@@ -90,7 +92,9 @@ def describe(names: tuple[str, ...], all_settings: bool, as_json: bool, server: 
 
     facts: list[dict[str, Any]] = []
     with Admin(server=server) as admin, Consumer(server=server) as consumer:
-        for topic in admin.describe_topics(list(names) or None):
+        with near_topics(admin, names):
+            described = admin.describe_topics(list(names) or None)
+        for topic in described:
             partitions = [TopicPartition(topic.name, partition.partition) for partition in topic.partitions]
             starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
             settings = topic.settings
@@ -124,10 +128,10 @@ def _print_topic(facts: dict[str, Any]) -> None:
     settings = " ".join(f"{name}={value}" for name, value in facts["settings"].items())
     records = sum(p["high_watermark"] - p["log_start_offset"] for p in facts["partitions"])
     size = f"{counted(len(facts['partitions']), 'partition')}, {counted(records, 'record')}"
-    click.echo(f"{facts['name']}  {size}  {settings}".rstrip())
+    say(f"{facts['name']}  {size}  {settings}".rstrip())
     columns = ("partition", "owner", "epoch", "first offset", "next offset")
     print_table(columns, [tuple(partition.values()) for partition in facts["partitions"]], right=columns)
-    click.echo()
+    say()
 
 
 @command.command()
@@ -139,13 +143,13 @@ def delete(names: tuple[str, ...], yes: bool, server: str | None) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask on: say --yes to delete without being asked")
-        click.confirm(f"Delete {', '.join(names)} with all records?", abort=True, err=True)
+        click.confirm(printable(f"Delete {', '.join(names)} with all records?"), abort=True, err=True)
     from kbroker import Admin
 
-    with Admin(server=server) as admin:
+    with Admin(server=server) as admin, near_topics(admin, names):
         for name in names:
             admin.delete_topics([name])
-            click.echo(f"deleted {name}")
+            say(f"deleted {name}")
 
 
 @command.command()
@@ -157,11 +161,15 @@ def alter(name: str, changes: tuple[str, ...], removed: tuple[str, ...], server:
     """Change settings of the topic NAME."""
     if not changes and not removed:
         raise click.UsageError("nothing to change: give --set NAME=VALUE or --unset NAME")
+    wanted = assignments(changes, "--set")
+    for setting in removed:
+        if setting in wanted:
+            raise click.UsageError(f"--set and --unset both name {setting}")
     from kbroker import Admin
 
-    with Admin(server=server) as admin:
-        admin.alter_configs(name, assignments(changes, "--set"), list(removed))
-    click.echo(f"changed {name}")
+    with Admin(server=server) as admin, near_topics(admin, [name]):
+        admin.alter_configs(name, wanted, list(removed))
+    say(f"changed {name}")
 
 
 @command.command("add-partitions")
@@ -172,6 +180,6 @@ def add_partitions(name: str, total: int, server: str | None) -> None:
     """Give the topic NAME more partitions: TOTAL in all. Keys may land elsewhere from then on."""
     from kbroker import Admin
 
-    with Admin(server=server) as admin:
+    with Admin(server=server) as admin, near_topics(admin, [name]):
         admin.create_partitions({name: total})
-    click.echo(f"{name} has {counted(total, 'partition')}")
+    say(f"{name} has {counted(total, 'partition')}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from kbroker.config.config import Known
 from kbroker.config.setting import INT64_MAX
 from kbroker.errors import ConfigError
+from kbroker.wording import did_you_mean
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
@@ -79,7 +79,5 @@ def known_by(names: Mapping[str, Known], name: str, what: str) -> Known:
     """The setting of that name. Raises ConfigError, naming the nearest right one; `what` it is said to be."""
     found = names.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"unknown {what} {name!r}{hint}")
+        raise ConfigError(f"unknown {what} {name!r}{did_you_mean(name, names)}")
     return found

@@ -183,7 +183,7 @@ class CommitOffsets:
 
 
 class FetchedOffset(NamedTuple):
-    """A committed offset; `offset` -1: none."""
+    """A committed offset; `offset` -1: none. `commit_ms`: when it was committed, ms since 1970."""
 
     topic: str
     partition: int
@@ -191,6 +191,7 @@ class FetchedOffset(NamedTuple):
     leader_epoch: int = -1
     metadata: str = ""
     error_code: int = 0
+    commit_ms: int = -1
 
 
 @dataclass(frozen=True, slots=True)

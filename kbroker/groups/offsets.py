@@ -138,4 +138,6 @@ class Offsets:
 def _fetched(where: tuple[str, int], committed: Committed | None) -> FetchedOffset:
     if committed is None:
         return FetchedOffset(*where)
-    return FetchedOffset(*where, committed.offset, committed.leader_epoch, committed.metadata)
+    return FetchedOffset(
+        *where, committed.offset, committed.leader_epoch, committed.metadata, commit_ms=committed.commit_ms
+    )

@@ -84,6 +84,26 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+_API_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000000 ffff")
+"""Kafka's ApiVersions, version 0, correlation id 0, no client id: any broker answers it."""
+
+
+def speaks_kafka(endpoint: str, timeout_s: float = 0.5) -> bool:
+    """Whether somebody at this tcp://HOST:PORT answers as a Kafka broker. Takes two timeouts at most."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not port.isdigit():
+        return False
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
+            connection.settimeout(timeout_s)
+            connection.sendall(_API_VERSIONS)
+            answer = connection.recv(64)
+    except (OSError, OverflowError):
+        return False
+    # A size, the correlation id, an error code 0.
+    return len(answer) >= 10 and answer[:2] == b"\0\0" and answer[4:10] == bytes(6)
+
+
 def resolve_server(server: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The ZeroMQ endpoint that a client's `server` means.
 

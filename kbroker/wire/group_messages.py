@@ -111,7 +111,8 @@ class FetchOffsets:
 
 @dataclass(slots=True)
 class CommittedOffset:
-    """`offset` -1: nothing was committed there."""
+    """`offset` -1: nothing was committed there. `commit_ms`: when it was, by the broker's clock (ms since 1970), which
+    Kafka's OffsetFetch does not tell; -1: not known."""
 
     topic: str
     partition: int
@@ -119,6 +120,7 @@ class CommittedOffset:
     leader_epoch: int = -1
     metadata: str = ""
     error: int = 0
+    commit_ms: int = -1
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,13 @@ class Served:
         done = self.run(*arguments, given=given)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path: unix sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="kbroker-") as folder:
+        yield Path(folder)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.served import Served
+from kbroker import Admin, TopicPartition
+from tests.cli.served import Served, serve, short_folder
 
 ALL = ("--from-beginning", "--exit-at-end")
 
@@ -19,7 +20,10 @@ def test_every_byte_but_the_newline_passes(served: Served, tmp_path: Path) -> No
     file = tmp_path / "text"
     file.write_bytes(text)
     done = served.run("produce", "bytes", str(file))
-    assert (done.returncode, done.stderr) == (0, b"kbroker: 7 records acknowledged\n")
+    assert (done.returncode, done.stderr) == (
+        0,
+        b"kbroker: the topic bytes was not there: created it\nkbroker: 7 records acknowledged\n",
+    )
     assert served.must("consume", "bytes", *ALL) == text + b"\n"
     assert served.must("consume", "bytes", *ALL, "-f", "%v|", "-n", "2") == b"|\r|"
 
@@ -27,13 +31,18 @@ def test_every_byte_but_the_newline_passes(served: Served, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_keys_headers_and_partitions(served: Served) -> None:
     served.must("topic", "create", "keyed", "-p", "4")
-    served.must("produce", "keyed", "-K", r"\t", "-H", "from=tests", given=b"a\t1\nb\t2\na\t3\nnone\n")
+    done = served.run(
+        "produce", "keyed", "-K", r"\t", "-H", "from=tests", "-H", "from=here", given=b"a\t1\nb\t2\na\t3\nnone\n"
+    )
+    assert done.returncode == 0
+    assert b"1 line without the key separator" in done.stderr
     records = [json.loads(line) for line in served.must("consume", "keyed", *ALL, "--json").splitlines()]
     assert sorted((r["key"], r["value"]) for r in records if r["key"]) == [("a", "1"), ("a", "3"), ("b", "2")]
     assert [r["value"] for r in records if r["key"] is None] == ["none"]
     assert [r["value"] for r in records if r["key"] == "a"] == ["1", "3"]
     assert {r["partition"] for r in records if r["key"] == "a"}.__len__() == 1
-    assert all(r["headers"] == [{"name": "from", "value": "tests"}] for r in records)
+    headers = [{"name": "from", "value": "tests"}, {"name": "from", "value": "here"}]
+    assert all(r["headers"] == headers for r in records)
 
     served.must("produce", "keyed", "-k", "fixed", "-p", "2", "-z", "zstd", given=b"x\n" * 100)
     out = served.must("consume", "keyed", *ALL, "-p", "2", "-f", "%t %p %k %v\n")
@@ -50,7 +59,82 @@ def test_where_to_start_and_how_many(served: Served) -> None:
     first = json.loads(served.must("consume", "numbers", *ALL, "--json", "-n", "1"))
     since = str(first["timestamp_ms"])
     assert served.must("consume", "numbers", "--from-timestamp", since, "--exit-at-end", "-n", "1") == b"0\n"
-    assert served.must("consume", "numbers", "--from-timestamp", "2999-01-01", "--exit-at-end") == b""
+    done = served.run("consume", "numbers", "--from-timestamp", "2999-01-01", "--exit-at-end")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"2999-01-01 names no zone: taken as local time, 2999-01-01T00:00:00" in done.stderr
+    assert b"no record is that young" in done.stderr
+    done = served.run("consume", "numbers", "--from-timestamp", "2000-01-01T00:00:00Z", "--exit-at-end", "-n", "1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"0\n", b"")
+
+
+def begin_at(served: Served, topic: str, offset: int) -> None:
+    """As retention would have it."""
+    with Admin(served.server) as admin:
+        admin.delete_records({TopicPartition(topic, 0): offset})
+
+
+@pytest.mark.slow
+def test_offsets_that_are_not_there_are_told(served: Served) -> None:
+    """The nearest that is there is taken, and stderr says so."""
+    served.must("produce", "begun", given=b"".join(b"%d\n" % n for n in range(10)))
+    begin_at(served, "begun", 7)
+    rest = b"7\n8\n9\n"
+    for offset, printed, said in (
+        ("3", rest, b"begun-0: offset 3 is before the first one there, 7; starting there"),
+        ("11", b"", b"begun-0: offset 11 is past the end, 10; starting there"),
+        ("-30", rest, b"begun-0: 30 records back is before the first one there, 7; starting there"),
+    ):
+        done = served.run("consume", "begun", f"--offset={offset}", "--exit-at-end")
+        assert (done.returncode, done.stdout, done.stderr) == (0, printed, b"kbroker: " + said + b"\n")
+    for offset in ("7", "10", "-3"):
+        assert served.run("consume", "begun", f"--offset={offset}", "--exit-at-end").stderr == b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("committed", "said"), [(3, b"before the first one there, 7"), (12, b"past the end, 10")])
+def test_a_group_whose_offset_is_not_there_is_told(served: Served, committed: int, said: bytes) -> None:
+    topic = f"group{committed}"
+    served.must("produce", topic, given=b"".join(b"%d\n" % n for n in range(10)))
+    begin_at(served, topic, 7)
+    with Admin(served.server) as admin:
+        admin.alter_consumer_group_offsets(topic, {TopicPartition(topic, 0): committed})
+    with served.start("consume", topic, "-g", topic, "-n", "3") as consumer:
+        assert consumer.stdout is not None
+        assert consumer.stderr is not None
+        line = consumer.stderr.readline()
+        assert b"the group's committed offset %d is " % committed + said in line
+        if committed > 10:
+            served.must("produce", topic, given=b"7\n8\n9\n")
+        assert consumer.stdout.read() == b"7\n8\n9\n"
+        assert consumer.wait(20) == 0
+
+
+def test_a_near_topic_is_named(served: Served) -> None:
+    served.must("topic", "create", "payments", "--if-not-exists")
+    for command in (
+        ["consume", "paymnts"],
+        ["topic", "describe", "paymnts"],
+        ["topic", "delete", "paymnts", "--yes"],
+        ["topic", "alter", "paymnts", "--set", "retention.ms=1"],
+        ["topic", "add-partitions", "paymnts", "7"],
+    ):
+        done = served.run(*command)
+        assert done.returncode == 1
+        assert done.stderr == b"kbroker: there is no topic 'paymnts'; did you mean payments?\n"
+
+
+@pytest.mark.slow
+def test_a_new_topic_out_of_a_pipe() -> None:
+    """It is made as the broker has it, and stderr says so; --create makes it wherever."""
+    with short_folder() as folder, serve(folder, "--set", "auto.create.topics.enable=false") as broker:
+        broker.must("topic", "create", "payments")
+        done = broker.run("produce", "paymnts", given=b"x\n")
+        assert done.returncode == 1
+        assert b"did you mean payments?; --create makes it" in done.stderr
+        assert broker.must("topic", "list") == b"payments\n"
+        done = broker.run("produce", "paymnts", "--create", given=b"x\n")
+        assert done.stderr == b"kbroker: created the topic paymnts\nkbroker: 1 record acknowledged\n"
+        assert broker.run("produce", "paymnts", "--create", given=b"x\n").stderr == b"kbroker: 1 record acknowledged\n"
 
 
 def test_verbose_says_which_way_it_was_read(served: Served) -> None:

@@ -126,13 +126,15 @@ def test_a_lower_offset_is_accepted() -> None:
     one = Coordinator()
     one.commit(A0)
     assert one.commit(A0._replace(offset=2)) == (0,)
-    assert one.fetch(("a", 0)).offsets == (FetchedOffset("a", 0, 2, 3, "note"),)
+    assert one.fetch(("a", 0)).offsets == (FetchedOffset("a", 0, 2, 3, "note", commit_ms=one.now_ms),)
 
 
 def test_what_was_committed_is_fetched() -> None:
     one = Coordinator()
     one.commit(OffsetToCommit("b", 1, 9), A0)
-    known, other = FetchedOffset("a", 0, 7, 3, "note"), FetchedOffset("b", 1, 9)
+    when = one.now_ms
+    one.advance(SECOND)
+    known, other = FetchedOffset("a", 0, 7, 3, "note", commit_ms=when), FetchedOffset("b", 1, 9, commit_ms=when)
     assert one.fetch().offsets == (known, other)
     assert one.fetch(("b", 1), ("a", 1), ("a", 0)).offsets == (other, FetchedOffset("a", 1), known)
     assert one.fetch(group="other").offsets == ()
@@ -226,7 +228,7 @@ def test_offsets_in_deleted_topics_are_forgotten() -> None:
         one.perform(group_id, effects)
     one.topics.counts["a"] = 4
     for groups in ([GROUP, "only a"], [GROUP]):
-        assert one.fetch().offsets == (FetchedOffset("b", 0, 1),)
+        assert one.fetch().offsets == (FetchedOffset("b", 0, 1, commit_ms=one.now_ms),)
         assert [each.group_id for each in one.groups.listed()] == groups
         one.restart()
 
