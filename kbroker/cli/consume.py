@@ -49,7 +49,7 @@ def _format_option(_context: click.Context, _parameter: click.Parameter, text: s
 @click.option("--exit-at-end", is_flag=True, help="Stop at the end offsets found at the start.")
 @click.option(
     "-f", "--format", "write", default=DEFAULT_FORMAT, show_default=True, callback=_format_option,
-    help=r"%t topic, %p partition, %o offset, %k key, %v value, %T timestamp, %h headers, \n \t \xNN …; adds nothing.",
+    help=r"%t topic, %p partition, %o offset, %k key, %v value, %T timestamp, %h headers, \n, \xNN; adds nothing.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A JSON object on a line; not with --format.")
 @click.option(

@@ -192,7 +192,7 @@ def _check_lags(lags: list[GroupLag], max_lag: int) -> None:
 
 @command.command("reset-offsets")
 @click.argument("group")
-@click.option("-t", "--topic", "topics", multiple=True, metavar="TOPIC[:PARTITION,…]", help="Default: all committed.")
+@click.option("-t", "--topic", "topics", multiple=True, metavar="TOPIC[:PARTITION,...]", help="Default: all committed.")
 @click.option("--to-earliest", is_flag=True, help="To the first record there is.")
 @click.option("--to-latest", is_flag=True, help="Behind the last record.")
 @click.option("--to-offset", type=click.IntRange(0), metavar="OFFSET", help="To this one, within what there is.")
@@ -322,7 +322,7 @@ def _chosen(consumer: Consumer, committed: dict[TopicPartition, int], topics: tu
         wanted = known
         if colon:
             if not all(number.isdigit() for number in numbers.split(",")):
-                raise click.UsageError(f"--topic takes TOPIC or TOPIC:PARTITION,…, not {text!r}")
+                raise click.UsageError(f"--topic takes TOPIC or TOPIC:PARTITION,..., not {text!r}")
             wanted = {int(number) for number in numbers.split(",")}
             if not wanted <= known:
                 raise click.UsageError(f"topic {name!r} has only the partitions 0 to {max(known)}, not {numbers}")

@@ -77,7 +77,7 @@ def command(
 ) -> None:
     """Run a broker in the foreground, until SIGTERM or Ctrl-C.
 
-    Says `kbroker is ready: KBROKER_SERVER=…` on stdout once every process serves. SIGHUP reloads the settings.
+    Says `kbroker is ready: KBROKER_SERVER=...` on stdout once every process serves. SIGHUP reloads the settings.
     """
     sources = Sources(
         file, os.environ, _flags(data_dir, runtime_dir, workers, native_listen, listen, advertised_host, changes)

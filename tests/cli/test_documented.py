@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_every_command_says_what_it_does(path: tuple[str, ...], command: click.C
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{path}: {parameter.name}"
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=lambda value: " ".join(value) if type(value) is tuple else "")
+def test_help_is_ascii(path: tuple[str, ...], command: click.Command) -> None:
+    """Click writes it itself, whatever the locale."""
+    assert command.get_help(click.Context(command)).isascii(), path
+
+
+def test_commands_print_by_one_way() -> None:
+    """`kbroker/cli/output.py` and `complain` keep what comes from outside off the terminal; click and print do not."""
+    for file in (ROOT / "kbroker" / "cli").glob("*.py"):
+        if file.name not in ("output.py", "outcome.py", "table.py"):
+            assert not re.search(r"click\.echo\(|(?<![\w.])print\(|secho\(", file.read_text()), file
 
 
 def test_every_command_is_in_the_readme() -> None:
