@@ -35,6 +35,7 @@ class Admin:
     alter_configs = waiting(AdminSteps.alter_configs)
     create_partitions = waiting(AdminSteps.create_partitions)
     delete_records = waiting(AdminSteps.delete_records)
+    broker_status = waiting(AdminSteps.broker_status)
     list_consumer_groups = waiting(AdminSteps.list_consumer_groups)
     describe_consumer_groups = waiting(AdminSteps.describe_consumer_groups)
     list_consumer_group_offsets = waiting(AdminSteps.list_consumer_group_offsets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -139,6 +140,14 @@ class AdminSteps:
             answer: messages.RecordsDeleted = yield from self._call(request, messages.RecordsDeleted, owner_of=place)
             found[place] = answer.log_start_offset
         return found
+
+    def broker_status(self) -> Steps[dict[str, Any]]:
+        """What every process of the broker is doing, and what is out of service: the document of `kbroker status`."""
+        answer: messages.BrokerStatusAnswer = yield from self._call(
+            messages.BrokerStatus(), messages.BrokerStatusAnswer
+        )
+        document: dict[str, Any] = json.loads(answer.document)
+        return document
 
     # --- consumer groups ---
 

@@ -27,7 +27,7 @@ from kbroker.clients.link import Link, LinkState, NotSent, Payload, Reply
 from kbroker.clients.steps import Steps, T
 from kbroker.clients.transport import Transport
 from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
-from kbroker.types import TopicPartition
+from kbroker.types import TopicPartition, node_name
 from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, UNIX, resolve_server, speaks_kafka
 from kbroker.wire.messages import Metadata, MetadataAnswer, NodeInfo
 
@@ -459,7 +459,7 @@ class Cluster:
     def _new_direct(self, info: NodeInfo) -> Link | None:
         old = self._direct.pop(info.node, None)
         if old is not None:
-            old[1].die(NetworkError(f"node {info.node} was restarted"))
+            old[1].die(NetworkError(f"{node_name(info.node)} was restarted"))
         link = self._new_link(info.endpoint, DIRECT_GREETING_MS, now_ms(), info)
         if not link.alive:
             return self.front()
@@ -504,7 +504,7 @@ class Cluster:
     def _direct_changed(self, link: Link, info: NodeInfo) -> None:
         if link.state is LinkState.READY:
             if link.hello is not None and link.hello.node != info.node:
-                link.die(NetworkError(f"{link.endpoint} is node {link.hello.node}, not {info.node}"))
+                link.die(NetworkError(f"{link.endpoint} is {node_name(link.hello.node)}, not {node_name(info.node)}"))
             return
         self._forget(link)
         self._no_direct[info.node] = info.incarnation

@@ -44,6 +44,16 @@ def worker_node(worker_index: int) -> NodeId:
     return NodeId(worker_index + 1)
 
 
+def node_name(node: int) -> str:
+    """What people call the process that has this node id: `worker 0` for node 1, as in status and log; `nobody` for -1.
+
+    Kafka's clients show the node id itself.
+    """
+    if node == COORDINATOR_NODE:
+        return "coordinator"
+    return f"worker {node - 1}" if node > 0 else "nobody"
+
+
 class TopicPartition(NamedTuple):
     """A partition, named as in kafka-python: `TopicPartition('orders', 0)`."""
 

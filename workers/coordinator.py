@@ -57,6 +57,7 @@ from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
 from kbroker.workers.native_groups import NativeGroups
 from kbroker.workers.outages import Outage, outage_facts
+from kbroker.workers.status_requests import StatusRequests
 from kbroker.workers.stream_connection import Streams
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Coordinator:
         self.streams = Streams(self.loop)
         self.front = FrontDialler(child, self.streams, self._serve)
         self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
+        self.status = StatusRequests(self.config.runtime_dir, self.loop)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
             m.Metadata: self._metadata,
@@ -103,6 +105,7 @@ class Coordinator:
             m.DescribeSettings: self._describe_settings,
             m.AlterSettings: self._alter_settings,
             m.InitProducerId: self._init_producer_id,
+            m.BrokerStatus: self.status.serve,
             **NativeGroups(self.groups).requests,
         }
 
@@ -168,6 +171,7 @@ class Coordinator:
         if self.kafka is not None:
             self.kafka.door.close()
         self.io.close(5)
+        self.status.close()
         self.groups.close()
         self.store.close()
         self.copy.close()

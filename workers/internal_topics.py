@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from kbroker.errors import LeaderNotAvailable, NotLeaderOrFollower, UnknownTopicOrPartition
 from kbroker.log.log import PartitionLog
-from kbroker.types import COORDINATOR_NODE, TopicPartition
+from kbroker.types import COORDINATOR_NODE, TopicPartition, node_name
 from kbroker.wire.messages import PartitionInfo, TopicInfo
 from kbroker.workers.partition import HighWatermarkWaiter
 
@@ -78,7 +78,7 @@ class InternalTopics:
             raise UnknownTopicOrPartition(f"there is no partition {topic:.80}-{index}")
         leader = known.partitions[index].leader
         if leader != COORDINATOR_NODE:
-            raise NotLeaderOrFollower(f"{topic}-{index} belongs to node {leader}")
+            raise NotLeaderOrFollower(f"{topic}-{index} belongs to {node_name(leader)}")
         raise LeaderNotAvailable(f"{topic}-{index} is being recovered")
 
     def name_of(self, topic_id: bytes) -> str | None:

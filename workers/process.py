@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kbroker.types import COORDINATOR_NODE, worker_node
 from kbroker.workers.channel import Channel, Message, channel_pair
 from kbroker.workers.entry import EXIT_REFUSED
 from kbroker.workers.loop import READ, Loop
@@ -47,6 +48,13 @@ class ChildProcess:
     _ping: int = 0
     _pidfd: int = -1
     _channel: Channel | None = None
+
+    @property
+    def node(self) -> int | None:
+        """Its node id, by which Kafka's clients know it; None for the front."""
+        if self.worker_index is not None:
+            return worker_node(self.worker_index)
+        return COORDINATOR_NODE if self.kind == "coordinator" else None
 
     @property
     def title(self) -> str:
@@ -172,6 +180,7 @@ class ChildProcess:
         return {
             "name": self.name,
             "title": self.title,
+            "node": self.node,
             "pid": self.pid,
             "incarnation": self.incarnation,
             "ready": self.ready,

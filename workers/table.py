@@ -21,7 +21,7 @@ from kbroker.errors import (
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
 from kbroker.shm.control_page import ControlPage
-from kbroker.types import TopicPartition
+from kbroker.types import TopicPartition, node_name
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
 from kbroker.wire.messages import TopicInfo
 from kbroker.workers.complaints import Complaints
@@ -79,7 +79,7 @@ class PartitionTable:
                 raise LeaderNotAvailable("this worker is starting and has no catalog yet")
             raise UnknownTopicOrPartition(f"there is no partition {topic:.80}-{index}")
         if known.partitions[index].leader != self._worker.node:
-            raise NotLeaderOrFollower(f"{name} belongs to node {known.partitions[index].leader}")
+            raise NotLeaderOrFollower(f"{name} belongs to {node_name(known.partitions[index].leader)}")
         raise LeaderNotAvailable(f"{name} is being recovered")
 
     def name_of(self, topic_id: bytes) -> str | None:
@@ -131,7 +131,7 @@ class PartitionTable:
         for info in topic.partitions:
             name = TopicPartition(topic.name, info.partition)
             if info.leader != self._worker.node:
-                self._let_go(name, False, NotLeaderOrFollower(f"{name} belongs to node {info.leader} now"))
+                self._let_go(name, False, NotLeaderOrFollower(f"{name} belongs to {node_name(info.leader)} now"))
             elif name in self.serving:
                 self.serving[name].configure(config)
                 tasks.owned.append(_owned(self.serving[name]))

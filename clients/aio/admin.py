@@ -32,6 +32,7 @@ class Admin:
     alter_configs = awaiting(AdminSteps.alter_configs)
     create_partitions = awaiting(AdminSteps.create_partitions)
     delete_records = awaiting(AdminSteps.delete_records)
+    broker_status = awaiting(AdminSteps.broker_status)
     list_consumer_groups = awaiting(AdminSteps.list_consumer_groups)
     describe_consumer_groups = awaiting(AdminSteps.describe_consumer_groups)
     list_consumer_group_offsets = awaiting(AdminSteps.list_consumer_group_offsets)

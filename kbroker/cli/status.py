@@ -1,39 +1,46 @@
-"""`kbroker status`: what every process of the broker here is doing."""
+"""`kbroker status`: what every process of a broker is doing."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kbroker.cli.options import json_option
+from kbroker.cli.options import json_option, server_option
 from kbroker.cli.outcome import NOT_READY
 from kbroker.cli.output import print_json, say
 from kbroker.cli.table import print_table
-from kbroker.errors import BrokerUnavailable
-from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, SUPERVISOR, usual_runtime_dirs
+from kbroker.wire.endpoints import FRONT, SUPERVISOR, denied, is_there, usual_runtime_dirs
 from kbroker.wire.status import read_status
 from kbroker.wording import duration
 
 
-def find_runtime_dir() -> Path:
-    """Where the broker that client commands would talk to has its sockets. Raises BrokerUnavailable."""
-    server = os.environ.get(SERVER_VARIABLE, "")
-    if server.startswith("ipc://") and server.endswith(f"/{FRONT}"):
+def _status(runtime_dir: Path | None, server: str | None) -> dict[str, Any]:
+    if runtime_dir is None:
+        runtime_dir = _local(server)
+    if runtime_dir is not None:
+        return read_status(runtime_dir)
+    from kbroker import Admin
+
+    with Admin(server=server) as admin:
+        return admin.broker_status()
+
+
+def _local(server: str | None) -> Path | None:
+    """The folder of the broker's sockets, which tell even when its front is away; None: it is reached by tcp only."""
+    if not server:
+        found = [folder for folder in usual_runtime_dirs() if is_there(folder / SUPERVISOR)]
+        readable = [folder for folder in found if not denied(folder / SUPERVISOR)]
+        return next(iter(readable or found), None)
+    if server.startswith("ipc://"):
         return Path(server.removeprefix("ipc://")).parent
     if server.startswith(("/", ".", "~")):
         path = Path(server).expanduser()
-        return path / "run" if (path / "run" / SUPERVISOR).exists() else path
-    usual = usual_runtime_dirs()
-    for folder in usual:
-        if (folder / SUPERVISOR).exists():
-            return folder
-    raise BrokerUnavailable(
-        f"no broker found in {', '.join(map(str, usual))}: name its folder by --runtime-dir, or start one with "
-        "`kbroker serve`"
-    )
+        if path.name == FRONT:
+            return path.parent
+        return path / "run" if is_there(path / "run" / SUPERVISOR) else path
+    return None
 
 
 def _state(process: dict[str, Any]) -> str:
@@ -56,12 +63,13 @@ def _print(status: dict[str, Any]) -> None:
         say(f"Kafka clients: bootstrap.servers={status['bootstrap_servers']}")
     if status["listeners"].get("native"):
         say(f"native clients: tcp://{status['listeners']['native']}")
-    columns = ("process", "pid", "state", "up", "restarts", "memory", "cpu", "last end")
+    columns = ("process", "node", "pid", "state", "up", "restarts", "memory", "cpu", "last end")
     print_table(
         columns,
         [
             (
                 process["title"],
+                "" if process.get("node") is None else process["node"],
                 process["pid"] or "",
                 _state(process),
                 duration(process["uptime_s"]),
@@ -72,20 +80,23 @@ def _print(status: dict[str, Any]) -> None:
             )
             for process in status["processes"]
         ],
-        right=("pid", "up", "restarts", "memory", "cpu"),
+        right=("node", "pid", "up", "restarts", "memory", "cpu"),
     )
 
 
 @click.command()
 @click.option("--runtime-dir", type=click.Path(path_type=Path, readable=False), help="Folder of the broker's sockets.")
 @json_option
-def command(runtime_dir: Path | None, as_json: bool) -> None:
-    """Tell what every process of the broker here is doing, and what is out of service.
+@server_option
+def command(runtime_dir: Path | None, as_json: bool, server: str | None) -> None:
+    """Tell what every process of the broker is doing, and what is out of service.
+
+    On the broker's host its supervisor is asked, which tells whatever else is away; over tcp the coordinator is.
 
     Ends with 0 when all is well, 3 when a process is not ready or something is out of service, 4 when there is no
     broker.
     """
-    status = read_status(runtime_dir or find_runtime_dir())
+    status = _status(runtime_dir, server)
     if as_json:
         print_json(status)
     else:

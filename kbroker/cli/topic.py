@@ -14,6 +14,7 @@ from kbroker.cli.outcome import complain
 from kbroker.cli.output import print_json, say
 from kbroker.cli.table import print_table
 from kbroker.errors import TopicAlreadyExists
+from kbroker.types import node_name
 from kbroker.wording import counted, printable
 
 settings_option = click.option(
@@ -87,7 +88,7 @@ def list_(as_json: bool, server: str | None) -> None:
 @json_option
 @server_option
 def describe(names: tuple[str, ...], all_settings: bool, as_json: bool, server: str | None) -> None:
-    """Partitions, owners, offsets and settings of the topics NAME (default: all)."""
+    """Partitions, their workers, offsets and settings of the topics NAME (default: all)."""
     from kbroker import Admin, Consumer, TopicPartition
 
     facts: list[dict[str, Any]] = []
@@ -109,6 +110,7 @@ def describe(names: tuple[str, ...], all_settings: bool, as_json: bool, server: 
                         {
                             "partition": partition.partition,
                             "leader": partition.leader,
+                            "worker": node_name(partition.leader),
                             "leader_epoch": partition.leader_epoch,
                             "log_start_offset": starts[where],
                             "high_watermark": ends[where],
@@ -129,8 +131,15 @@ def _print_topic(facts: dict[str, Any]) -> None:
     records = sum(p["high_watermark"] - p["log_start_offset"] for p in facts["partitions"])
     size = f"{counted(len(facts['partitions']), 'partition')}, {counted(records, 'record')}"
     say(f"{facts['name']}  {size}  {settings}".rstrip())
-    columns = ("partition", "owner", "epoch", "first offset", "next offset")
-    print_table(columns, [tuple(partition.values()) for partition in facts["partitions"]], right=columns)
+    columns = {
+        "partition": "partition",
+        "leader": "worker",
+        "epoch": "leader_epoch",
+        "first offset": "log_start_offset",
+        "next offset": "high_watermark",
+    }
+    rows = [[partition[field] for field in columns.values()] for partition in facts["partitions"]]
+    print_table(list(columns), rows, right=list(columns))
     say()
 
 

@@ -8,7 +8,9 @@ status. Those named `.ipc` are ZeroMQ's, the others plain unix sockets.
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +86,56 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def denied(path: Path) -> str:
+    """What keeps this process's user from connecting to the unix socket at `path`, and what to do; "" when nothing
+    does, or when there is none."""
+    folder = next((parent for parent in reversed(path.parents) if not os.access(parent, os.X_OK)), None)
+    place = folder or path
+    try:
+        facts = os.stat(place)
+    except OSError:
+        return ""
+    if folder is None and os.access(path, os.W_OK):
+        return ""
+    user, group = _name_of_user(os.geteuid()), _name_of_group(facts.st_gid)
+    may = facts.st_mode & (0o010 if folder is not None else 0o020)
+    advice = (
+        f"`usermod -aG {group} {user}` as root, then log in anew"
+        if may and facts.st_gid != 0
+        else f"run as {_name_of_user(facts.st_uid)}, its owner"
+    )
+    return f"user {user} may not connect to {path}: {place} belongs to {_name_of_user(facts.st_uid)}:{group}; {advice}"
+
+
+def _name_of_user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _name_of_group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def is_there(path: Path) -> bool:
+    """Also when we may not look: then `denied` says so."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
+
+
+def _ipc_at(path: Path) -> str:
+    """The endpoint of the front's socket at `path`. Raises BrokerUnavailable where its permissions keep us out."""
+    if reason := denied(path):
+        raise BrokerUnavailable(reason)
+    return f"ipc://{path}"
+
+
 _API_VERSIONS = bytes.fromhex("0000000a 0012 0000 00000000 ffff")
 """Kafka's ApiVersions, version 0, correlation id 0, no client id: any broker answers it."""
 
@@ -114,23 +166,31 @@ def resolve_server(server: str | None, environment: Mapping[str, str] = os.envir
     server = server or environment.get(SERVER_VARIABLE)
     if not server:
         usual = usual_runtime_dirs()
+        barred = []
         for folder in usual:
-            if (folder / FRONT).exists():
-                return ipc(folder, FRONT)
+            if is_there(folder / FRONT):
+                if reason := denied(folder / FRONT):
+                    barred.append(reason)
+                else:
+                    return ipc(folder, FRONT)
         if _listens(NATIVE_PORT):
             return f"tcp://127.0.0.1:{NATIVE_PORT}"
+        if barred:
+            raise BrokerUnavailable(barred[0])
         raise BrokerUnavailable(
             f"no broker found in {', '.join(map(str, usual))} or at tcp://127.0.0.1:{NATIVE_PORT}: start one "
             f"with `kbroker serve`, or name it by server=… or {SERVER_VARIABLE}=…"
         )
-    if server.startswith(("tcp://", "ipc://")):
+    if server.startswith("tcp://"):
         return server
+    if server.startswith("ipc://"):
+        return _ipc_at(Path(server.removeprefix("ipc://")))
     if server.startswith(("/", ".", "~")):
         path = Path(server).expanduser().absolute()
         for place in (path / FRONT, path / "run" / FRONT):
-            if place.exists():
-                return f"ipc://{place}"
-        return f"ipc://{path}"
+            if is_there(place):
+                return _ipc_at(place)
+        return _ipc_at(path)
     host, colon, port = server.rpartition(":")
     if not colon:
         return f"tcp://{server}:{NATIVE_PORT}"

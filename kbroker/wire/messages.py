@@ -213,6 +213,20 @@ class ProducerIdAnswer:
     producer_epoch: int
 
 
+@dataclass(slots=True)
+class BrokerStatus:
+    """What every process of the broker is doing, as `kbroker status` shows it on the broker's own host."""
+
+    OP: ClassVar[str] = "broker_status"
+
+
+@dataclass(slots=True)
+class BrokerStatusAnswer:
+    """`document`: what the supervisor tells, as JSON."""
+
+    document: str
+
+
 # --- asked of the worker that owns the partition ---
 
 
@@ -359,6 +373,7 @@ REQUESTS: tuple[type, ...] = (
     DescribeSettings,
     AlterSettings,
     InitProducerId,
+    BrokerStatus,
     Produce,
     Fetch,
     ListOffsets,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kbroker.errors import BrokerUnavailable
-from kbroker.wire.endpoints import SUPERVISOR
+from kbroker.wire.endpoints import SUPERVISOR, denied
 
 _DOCUMENT_BYTES_MAX = 16 << 20
 
@@ -32,7 +32,7 @@ def read_status(runtime_dir: Path, timeout_ms: int = 2_000) -> dict[str, Any]:
     except (FileNotFoundError, ConnectionRefusedError):
         raise BrokerUnavailable(f"no broker runs on {runtime_dir}: start one with `kbroker serve`") from None
     except PermissionError:
-        raise BrokerUnavailable(f"not allowed to connect to {path}: join the group that owns it") from None
+        raise BrokerUnavailable(denied(path) or f"not allowed to connect to {path}") from None
     except TimeoutError:
         raise BrokerUnavailable(f"{path} did not answer within {timeout_ms} ms: is the broker stopped?") from None
     except OSError as error:

@@ -14,7 +14,11 @@ def test_a_topic_from_create_to_delete(served: Served) -> None:
     (facts,) = json.loads(served.must("topic", "describe", name, "--json"))
     assert facts["settings"] == {"retention.ms": "1000"}
     assert [p["partition"] for p in facts["partitions"]] == [0, 1, 2]
-    assert {p["leader"] for p in facts["partitions"]} == {1, 2}
+    assert {(p["leader"], p["worker"]) for p in facts["partitions"]} == {(1, "worker 0"), (2, "worker 1")}
+    status = json.loads(served.must("status", "--json"))
+    names = {process["node"]: process["title"] for process in status["processes"]}
+    assert names == {0: "coordinator", None: "front", 1: "worker 0", 2: "worker 1"}
+    assert "worker 1" in served.must("topic", "describe", name).decode()
 
     served.must("topic", "alter", name, "--set", "segment.bytes=2097152", "--unset", "retention.ms")
     served.must("topic", "add-partitions", name, "4")

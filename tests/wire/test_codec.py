@@ -25,6 +25,7 @@ REQUESTS: list[Any] = [
     m.DescribeSettings(),
     m.AlterSettings("t", {"a": "b"}, ["c"]),
     m.InitProducerId(),
+    m.BrokerStatus(),
     m.Produce("t", 0, 1, 10, b"\x01" * 16),
     m.Fetch([m.FetchPartition("t", 0, 7)], credit=m.Credit(5, 6)),
     m.ListOffsets([m.OffsetQuery("t", 0, -2)]),
