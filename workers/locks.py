@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from kbroker.errors import StartError
@@ -25,6 +26,8 @@ HOLDER_DYING_WAIT_MS = 5_000
 HOLDER_ALIVE_WAIT_MS = 300
 """Also a living holder gets a moment: `kill -9` returns before the process is gone."""
 _RETRY_MS = 10
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What ProtectHome= of systemd hides."""
 
 
 def make_folder(folder: Path, what: str) -> None:
@@ -41,12 +44,22 @@ def make_folder(folder: Path, what: str) -> None:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
-        raise StartError(f"cannot create the {what} folder {folder}: {why(error)}") from None
+        raise StartError(f"cannot create the {what} folder {folder}: {why(error, folder)}") from None
 
 
-def why(error: OSError) -> str:
-    """What the system says, and what to do where that is known."""
+def why(error: OSError, folder: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """What the system says of `folder`, and what to do where that is known."""
+    is_service = "INVOCATION_ID" in environment  # systemd's
+    if error.errno == errno.EROFS and is_service:
+        return (
+            f"{error.strerror}: a service may write only where its unit says so. `systemctl edit` the unit, and add "
+            f"[Service] ReadWritePaths={folder}"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
+        if is_service and any(folder.is_relative_to(home) for home in HOMES):
+            return (
+                f"{error.strerror}: the unit's ProtectHome= hides it; choose a folder elsewhere, such as /srv/kbroker"
+            )
         return f"{error.strerror} for user {os.geteuid()}: run as the folder's owner, or give it to this user (chown)"
     return error.strerror or str(error)
 
@@ -72,7 +85,7 @@ class FolderLock:
         try:
             self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise StartError(f"cannot write to the {what} folder {folder}: {why(error)}") from None
+            raise StartError(f"cannot write to the {what} folder {folder}: {why(error, folder)}") from None
         begun = time.monotonic()
         while not _try_lock(self._fd):
             pid, _ = self._read()

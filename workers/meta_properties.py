@@ -31,7 +31,7 @@ def check_ours(data_dir: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StartError(f"cannot read the data folder {data_dir}: {why(error)}") from None
+        raise StartError(f"cannot read the data folder {data_dir}: {why(error, data_dir)}") from None
     if FILE_NAME in names:
         return
     others = sorted(name for name in names - _NOT_DATA if not name.startswith("."))
@@ -56,7 +56,7 @@ def read_or_create(data_dir: Path) -> str:
         _write(path, cluster_id)
         return cluster_id
     except OSError as error:
-        raise StartError(f"cannot read {path}: {why(error)}") from None
+        raise StartError(f"cannot read {path}: {why(error, path.parent)}") from None
     except UnicodeDecodeError as error:
         raise StartError(f"cannot read {path}: {error}") from None
     return _cluster_id_in(path, text)
@@ -111,4 +111,4 @@ def _write(path: Path, cluster_id: str) -> None:
         temporary.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise StartError(f"cannot write {path}: {why(error)}") from None
+        raise StartError(f"cannot write {path}: {why(error, path.parent)}") from None

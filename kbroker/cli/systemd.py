@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import click
 
 from kbroker.cli.output import say
+from kbroker.cli.service_user import ELSEWHERE, check_program
+from kbroker.config import load_config
 from kbroker.errors import StartError
 
 _PLACEHOLDER = "/usr/bin/kbroker"
@@ -29,11 +32,13 @@ class InstalledFile:
     is_kept: bool = False
 
 
+SERVICE_USER = "kbroker"
+CONFIGURATION = InstalledFile("kbroker.toml", Path("/etc/kbroker/kbroker.toml"), is_kept=True)
 SYSTEM_FILES = (
     InstalledFile("kbroker.service", Path("/etc/systemd/system/kbroker.service")),
     InstalledFile("kbroker.sysusers", Path("/etc/sysusers.d/kbroker.conf")),
     InstalledFile("kbroker.tmpfiles", Path("/etc/tmpfiles.d/kbroker.conf")),
-    InstalledFile("kbroker.toml", Path("/etc/kbroker/kbroker.toml"), is_kept=True),
+    CONFIGURATION,
 )
 
 
@@ -47,20 +52,36 @@ def _template(name: str) -> str:
     return (resources.files("kbroker") / "systemd" / name).read_text(encoding="utf-8")
 
 
-def unit(for_user: bool) -> str:
-    """The unit's text, for the system or for one user's own systemd."""
+def unit(for_user: bool, writable: Sequence[Path] = ()) -> str:
+    """The unit's text, for the system or for one user's own systemd. `writable`: folders besides the usual ones."""
     text = _template("kbroker-user.service" if for_user else "kbroker.service").replace(_PLACEHOLDER, program())
     folder = Path(sys.prefix)
     if not for_user and any(folder.is_relative_to(home) for home in _HOMES):
         text = text.replace("ProtectHome=yes", "# The program itself lies in a home folder.\nProtectHome=read-only")
+    if writable:
+        paths = " ".join(str(path) for path in writable)
+        text = text.replace("\nProtectSystem=strict\n", f"\nProtectSystem=strict\nReadWritePaths={paths}\n")
     return text
+
+
+def _writable(configuration: Path) -> list[Path]:
+    """The folders of an existing configuration that the unit does not give anyway. Raises ConfigError."""
+    if not configuration.exists():
+        return []
+    config = load_config(configuration, {})
+    usual = (Path("/var/lib/kbroker"), Path("/run/kbroker"))
+    return [
+        folder
+        for folder in dict.fromkeys((config.data_dir, config.runtime_dir))
+        if not any(folder.is_relative_to(one) for one in usual)
+    ]
 
 
 def _check_reachable(for_user: bool) -> None:
     if not for_user and any(Path(sys.prefix).is_relative_to(folder) for folder in _TEMPORARY):
         raise StartError(
             f"this kbroker lies in {sys.prefix}, which its own service could not see (PrivateTmp): install kbroker "
-            "into an environment elsewhere, for example /opt/kbroker"
+            f"into an environment elsewhere, for example {ELSEWHERE}"
         )
 
 
@@ -89,18 +110,24 @@ def install(for_user: bool, root: Path | None) -> None:
     A configuration file that is there is kept.
     """
     _check_reachable(for_user)
+    if not for_user and root is None and os.geteuid() != 0:
+        raise StartError("installing for the system needs root; `kbroker systemd install --user` does not")
+    if not for_user and root is None:
+        check_program(SERVICE_USER, program().split(" "))
     if for_user:
         base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
         _write(_below(root, base / "systemd" / "user" / "kbroker.service"), unit(for_user=True))
     else:
-        if root is None and os.geteuid() != 0:
-            raise StartError("installing for the system needs root; `kbroker systemd install --user` does not")
+        writable = _writable(_below(root, CONFIGURATION.target))
         for file in SYSTEM_FILES:
             target = _below(root, file.target)
             if file.is_kept and target.exists():
                 say(f"kept {target}")
             else:
-                _write(target, unit(for_user=False) if file.source == "kbroker.service" else _template(file.source))
+                is_unit = file.source == "kbroker.service"
+                _write(target, unit(False, writable) if is_unit else _template(file.source))
+        for folder in writable:
+            say(f"{folder} is named in the unit (ReadWritePaths=); it must be there and belong to {SERVICE_USER}")
     if root is None:
         _tell_systemd(for_user)
     say(f"start it: systemctl {'--user ' if for_user else ''}enable --now kbroker")
