@@ -42,10 +42,10 @@ SYSTEM_FILES = (
 )
 
 
-def program() -> str:
+def program() -> list[str]:
     """The command line that runs this very kbroker."""
     script = Path(sys.executable).parent / "kbroker"
-    return str(script) if script.exists() else f"{sys.executable} -m kbroker"
+    return [str(script)] if script.exists() else [sys.executable, "-m", "kbroker"]
 
 
 def _template(name: str) -> str:
@@ -54,7 +54,8 @@ def _template(name: str) -> str:
 
 def unit(for_user: bool, writable: Sequence[Path] = ()) -> str:
     """The unit's text, for the system or for one user's own systemd. `writable`: folders besides the usual ones."""
-    text = _template("kbroker-user.service" if for_user else "kbroker.service").replace(_PLACEHOLDER, program())
+    text = _template("kbroker-user.service" if for_user else "kbroker.service")
+    text = text.replace(_PLACEHOLDER, " ".join(program()))
     folder = Path(sys.prefix)
     if not for_user and any(folder.is_relative_to(home) for home in _HOMES):
         text = text.replace("ProtectHome=yes", "# The program itself lies in a home folder.\nProtectHome=read-only")
@@ -113,7 +114,7 @@ def install(for_user: bool, root: Path | None) -> None:
     if not for_user and root is None and os.geteuid() != 0:
         raise StartError("installing for the system needs root; `kbroker systemd install --user` does not")
     if not for_user and root is None:
-        check_program(SERVICE_USER, program().split(" "))
+        check_program(SERVICE_USER, program())
     if for_user:
         base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
         _write(_below(root, base / "systemd" / "user" / "kbroker.service"), unit(for_user=True))
