@@ -62,6 +62,7 @@ class GroupLag(NamedTuple):
             "members": self.member_count,
             "lag": self.lag,
             "committed_at_ms": self.committed_at_ms,
+            "commit_age_ms": _age_ms(self.committed_at_ms),
             "partitions": [one._asdict() for one in self.partitions],
         }
 
@@ -108,9 +109,14 @@ def _partition_lag(
     return PartitionLag(*tp, committed.offset, start, end, lag, at_ms, *reader)
 
 
+def _age_ms(at_ms: int | None) -> int | None:
+    return None if at_ms is None else max(0, int(time.time() * 1000) - at_ms)
+
+
 def age(at_ms: int | None) -> str:
     """How long ago that was, for people; `-` for never."""
-    return "-" if at_ms is None else f"{duration(max(0.0, time.time() - at_ms / 1000))} ago"
+    age_ms = _age_ms(at_ms)
+    return "-" if age_ms is None else f"{duration(age_ms / 1000)} ago"
 
 
 def print_partition_lags(lags: Iterable[PartitionLag]) -> None:
