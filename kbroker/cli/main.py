@@ -13,6 +13,7 @@ import click
 from kbroker import __version__
 from kbroker.cli.outcome import EXIT_CODES, complain, outcome
 from kbroker.cli.output import prepare_streams
+from kbroker.wording import did_you_mean
 
 COMMANDS = {
     "serve": "Run a broker in the foreground.",
@@ -48,6 +49,14 @@ class Commands(click.Group):
         module = importlib.import_module(f"kbroker.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {name!r}{did_you_mean(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         with formatter.section("Commands"):

@@ -54,7 +54,13 @@ def unix(path: Path) -> str:
 
 
 def check_runtime_path(folder: Path) -> None:
-    """Raises StartError when the folder's path is too long for a unix socket in it."""
+    """Raises StartError when the folder's path is too long for a unix socket in it, or no UTF-8, as ZeroMQ wants it."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise StartError(
+            f"the runtime folder's path is not UTF-8: {str(folder)!r}; set runtime.dir (--runtime-dir) to one that is"
+        ) from None
     longest = len(os.fsencode(folder / _LONGEST))
     if longest > UNIX_PATH_BYTES_MAX:
         raise StartError(

@@ -45,7 +45,7 @@ def test_help_and_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serv"], "No such command 'serv'"),
+        (["serv"], "No such command 'serv'; did you mean serve? (see"),
         (["serve", "--worker", "2"], "No such option"),
         (["serve", "--workers", "two"], "'two' is not a valid integer"),
         (["serve", "--set", "log.segment.byte=1", "--check"], "did you mean log.segment.bytes?"),
@@ -56,6 +56,12 @@ def test_help_and_version() -> None:
         (["topic", "create"], "Missing argument 'NAME'"),
         (["topic", "delete", "orders"], "--yes"),
         (["topic", "alter", "orders"], "nothing to change"),
+        (["topic", "alter", "orders", "--set", "retention.ms=1", "--unset", "retention.ms"], "both name retention.ms"),
+        (["topic", "create", "orders", "--set", "retention.ms=1", "--set", "retention.ms=2"], "retention.ms twice"),
+        (["serve", "--workers", "2", "--set", "workers=3", "--check"], "--workers and --set"),
+        (["config", "--json", "--markdown"], "exclude each other"),
+        (["consume", "orders", "--json", "-f", "%v"], "--json and --format exclude each other"),
+        (["group", "list", "--state", "bogus"], "'bogus' is not one of"),
         (["produce", "orders", "-z", "lzma"], "'lzma' is not one of"),
         (["produce", "orders", "/nowhere/at.all"], "/nowhere/at.all"),
         (["produce", "orders", "-k", "a", "-K", "b"], "exclude each other"),

@@ -120,5 +120,8 @@ def test_kafkas_port_is_known_by_its_answer() -> None:
 
 def test_a_runtime_path_that_is_too_long_is_named() -> None:
     check_runtime_path(Path("/run/kbroker"))
+    check_runtime_path(Path("/run/é"))
+    with pytest.raises(StartError, match=r"not UTF-8: '/run/n.udcff'.*runtime\.dir"):
+        check_runtime_path(Path("/run/n\udcff"))
     with pytest.raises(StartError, match=r"too long.*runtime\.dir"):
         check_runtime_path(Path("/" + "x" * 100))
