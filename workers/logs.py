@@ -80,7 +80,7 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _log_uncaught_in_thread(found: threading.ExceptHookArgs) -> None:
-    if found.exc_value is not None:
+    if found.exc_value is not None and found.exc_type is not SystemExit:
         name = found.thread.name if found.thread is not None else "?"
         log.critical("not caught in thread %s", name, exc_info=found.exc_value)
 

@@ -278,9 +278,10 @@ def delete(groups: tuple[str, ...], yes: bool, server: str | None) -> None:
         click.confirm(printable(f"Forget {', '.join(groups)} with all committed offsets?"), abort=True, err=True)
     from kbroker import Admin
 
-    with Admin(server=server) as admin, near_groups(admin, groups):
+    with Admin(server=server) as admin:
         for group in groups:
-            admin.delete_consumer_groups([group])
+            with near_groups(admin, [group]):
+                admin.delete_consumer_groups([group])
             say(f"deleted {group}")
 
 

@@ -97,7 +97,7 @@ def outcome(command: Callable[[], object]) -> int:
 
 def _fault(error: Exception) -> int:
     if TRACEBACK_VARIABLE in os.environ:
-        traceback.print_exc()
+        print(printable(traceback.format_exc(), keep_lines=True), file=sys.stderr)
     complain(
         f"a fault of kbroker's own: {type(error).__name__}: {error} ({TRACEBACK_VARIABLE}=1 shows where; please "
         "report it)"

@@ -15,7 +15,7 @@ import click
 
 from kbroker.cli.output import say
 from kbroker.cli.service_user import ELSEWHERE, check_program
-from kbroker.config import load_config
+from kbroker.config import read_settings
 from kbroker.errors import StartError
 
 _PLACEHOLDER = "/usr/bin/kbroker"
@@ -69,13 +69,10 @@ def _writable(configuration: Path) -> list[Path]:
     """The folders of an existing configuration that the unit does not give anyway. Raises ConfigError."""
     if not configuration.exists():
         return []
-    config = load_config(configuration, {})
+    settings = read_settings(configuration)
+    chosen = [Path(settings[name]) for name in ("log.dir", "runtime.dir") if settings.get(name)]
     usual = (Path("/var/lib/kbroker"), Path("/run/kbroker"))
-    return [
-        folder
-        for folder in dict.fromkeys((config.data_dir, config.runtime_dir))
-        if not any(folder.is_relative_to(one) for one in usual)
-    ]
+    return [folder for folder in dict.fromkeys(chosen) if not any(folder.is_relative_to(one) for one in usual)]
 
 
 def _check_reachable(for_user: bool) -> None:

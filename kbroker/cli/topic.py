@@ -155,9 +155,10 @@ def delete(names: tuple[str, ...], yes: bool, server: str | None) -> None:
         click.confirm(printable(f"Delete {', '.join(names)} with all records?"), abort=True, err=True)
     from kbroker import Admin
 
-    with Admin(server=server) as admin, near_topics(admin, names):
+    with Admin(server=server) as admin:
         for name in names:
-            admin.delete_topics([name])
+            with near_topics(admin, [name]):
+                admin.delete_topics([name])
             say(f"deleted {name}")
 
 

@@ -33,6 +33,7 @@ def harmless(text: bytes) -> str:
     return decoded
 
 
+@pytest.mark.slow
 def test_records_on_a_terminal_and_in_a_pipe(served: Served, evil: str) -> None:
     raw = evil.encode()
     all_of = ("--from-beginning", "--exit-at-end")
@@ -75,6 +76,7 @@ def test_groups_and_members(served: Served, evil: str) -> None:
             assert "owned" in harmless(shown(served, "group", *command))
 
 
+@pytest.mark.slow
 def test_names_in_errors(served: Served, evil: str) -> None:
     """On stderr always: it is for people, and often kept in a log."""
     for command in (
@@ -128,7 +130,7 @@ class TestProduceOnATerminal:
     def test_a_typed_topic_that_is_new_is_asked_for(self, served: Served) -> None:
         served.must("topic", "create", "payments", "--if-not-exists")
         with typed(served, "produce", "paymets") as terminal:
-            terminal.until(b"there is no topic 'paymets'; did you mean payments?. Create it? [y/N] ")
+            terminal.until(b"there is no topic 'paymets'; did you mean payments? Create paymets? [y/N] ")
             terminal.type(b"n\n")
             code, _ = terminal.end()
         assert code == 1

@@ -30,7 +30,9 @@ def test_a_topic_from_create_to_delete(served: Served) -> None:
     assert "retention.ms" in facts["settings"]
     assert "4 partitions, 0 records" in served.must("topic", "describe", name).decode()
 
-    assert served.must("topic", "delete", name, "--yes") == b"deleted lifecycle\n"
+    done = served.run("topic", "delete", name, "lifecicle", "--yes")
+    assert (done.returncode, done.stdout) == (1, b"deleted lifecycle\n")
+    assert b"there is no topic 'lifecicle'" in done.stderr
     assert name not in json.loads(served.must("topic", "list", "--json"))
 
 
