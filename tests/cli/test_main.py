@@ -164,6 +164,19 @@ def test_a_fault_of_our_own_is_one_line_too() -> None:
     assert "ZeroDivisionError" in complaint(done)
 
 
+def test_every_warning_of_the_clients_is_told() -> None:
+    code = (
+        "import logging, kbroker.cli.main as m, kbroker.cli.config as c\n"
+        "log = logging.getLogger('kbroker.clients.anything')\n"
+        "c.markdown = lambda: (log.warning('%s is gone\\n', 'a\\x1b[2J'), log.info('quiet'))[0] or ''\n"
+        "raise SystemExit(m.run(['config', '--markdown']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, complaint(done)) == (0, "kbroker: a\\x1b[2J is gone")
+
+
 def test_an_interrupt_ends_with_130() -> None:
     code = "import os, signal, kbroker.cli.outcome as o; raise SystemExit(o.outcome(lambda: os.kill(0, 2)))"
     done = subprocess.run(
