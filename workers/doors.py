@@ -7,19 +7,27 @@ request is `[request id][header][payload …]` from a client, so what serves it 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import NamedTuple
 
 import zmq
 
 from kbroker.config import NativeConfig
-from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge, ThrottlingQuotaExceeded
+from kbroker.errors import (
+    InvalidRequest,
+    KbrokerError,
+    MessageTooLarge,
+    ThrottlingQuotaExceeded,
+    UnknownServerError,
+)
 from kbroker.wire import codec
 from kbroker.wire.codec import REQUEST_ID_BYTES_MAX
 from kbroker.wire.frames import receivable, receive, send
+from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, NATIVE, NOBODY, Caller
+from kbroker.workers.loop import READ, Loop, descriptor_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,13 @@ TURN_MESSAGES = 64
 
 ZERO_COPY_BYTES = 65_536
 """Frames from here on are handed to ZeroMQ without a copy; for smaller ones the copy is cheaper."""
+
+EVENTS_QUEUE = 100_000
+"""Connections that have come or gone and that we have not yet heard of; with more ZeroMQ's thread waits for us."""
+UNIX_PEER = "localhost"
+"""What libzmq takes for the host of a unix socket's peer."""
+_EVENT = Struct("=Hi")  # of libzmq: what has happened, and to which descriptor
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
 
 RECEIVE_QUEUE = 16
 """Messages of one client that wait in ZeroMQ before its connection is no longer read from."""
@@ -53,6 +68,13 @@ class Asked(NamedTuple):
     request_id: bytes
     header: bytes
     payload: list[memoryview]
+    told_caller: bytes = b""
+    """What the front says of who asks, where it has passed this on."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return self.door.caller(self)
 
     def answer(self, header: bytes, payload: Frames = ()) -> None:
         """Send the answer. A client that is gone, or lets its answers pile up, does not get it."""
@@ -82,10 +104,14 @@ class Door(ABC):
         """Send to a client without waiting. False: it is gone, or does not take it."""
 
     @abstractmethod
+    def caller(self, asked: Asked) -> Caller:
+        """Who has sent a request, as far as it is known here."""
+
+    @abstractmethod
     def _admit(self, client: bytes) -> KbrokerError | None:
         """Count a request that will be answered; the error says why it will not be taken."""
 
-    def take(self, client: bytes, frames: list[memoryview]) -> None:
+    def take(self, client: bytes, frames: list[memoryview], told_caller: bytes = b"") -> None:
         """Serve `[request id][header][payload …]`, or refuse it."""
         limits = self._limits
         if (
@@ -95,7 +121,12 @@ class Door(ABC):
         ):
             fault = self._admit(client)
             if fault is None:
-                self._serve(_new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:])))
+                asked = _new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:], told_caller))
+                try:
+                    self._serve(asked)
+                except Exception:  # what one request does to its process must not be done to all others
+                    log.exception("a request was not served: %.80r", asked.header)
+                    asked.refuse(UnknownServerError("the broker has failed at this request; its log says more"))
                 return
         else:
             fault = self._fault_of(frames)
@@ -133,13 +164,19 @@ class Door(ABC):
 
 
 class ClientDoor(Door):
-    """A ROUTER that native clients dial, with all limits that ZeroMQ can hold set before it is bound."""
+    """A ROUTER that native clients dial, with all limits that ZeroMQ can hold set before it is bound.
+
+    To the rest of the broker a client is not its routing id, which another may take once it has gone, but a number that
+    no other client is given. So nobody is sent what was asked before it came.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], serve: Serve, limits: NativeConfig) -> None:
         super().__init__(serve, limits)
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # Who claims the id of a client that is here is ignored.
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, limits.frame_bytes_max)
         socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
         socket.setsockopt(zmq.SNDHWM, 2 * limits.requests_in_flight_max)
@@ -150,23 +187,88 @@ class ClientDoor(Door):
         self.socket = socket
         self.was_used = True
         self._unanswered: dict[bytes, int] = {}  # no zeros in it
+        self._clients: dict[bytes, _Client] = {}
+        """Those that have asked something and are here, by number."""
+        self._by_routing_id: dict[bytes, _Client] = {}
+        self._by_fd: dict[int, list[_Client]] = {}
+        self._connected: set[int] = set()  # descriptors
+        self._client_count = 0
+        self._events = context.socket(zmq.PAIR)
+        self._events.setsockopt(zmq.RCVHWM, EVENTS_QUEUE)
+        endpoint = f"inproc://events-{id(self)}"
+        socket.monitor(endpoint, int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED))
+        self._events.connect(endpoint)
+
+    def listen(self, loop: Loop) -> None:
+        """Serve on this loop."""
+        loop.add_port(self)
+        # At once, not at the turn's end with the messages: an answer that comes after a client's end is for nobody.
+        loop.add(descriptor_of(self._events), READ, lambda _events: self._follow_connections())
+        self._follow_connections()
 
     def drain(self) -> None:
         """Serve the requests that wait, at most TURN_MESSAGES of them."""
         self.was_used = True
         for _ in range(TURN_MESSAGES):
             try:
-                client, *frames = receive(self.socket)
+                routing_id, *frames = receive(self.socket)
             except zmq.Again:
                 return
-            self.take(client.bytes, [frame.buffer for frame in frames])
+            client = self._by_routing_id.get(routing_id.bytes)
+            if client is None or not client.has_given_id:
+                client = self._client_of(routing_id)
+            self.take(client.number, [frame.buffer for frame in frames])
             if not receivable(self.socket):
                 self.was_used = False  # its EVENTS were looked at last
                 return
 
+    def _client_of(self, routing_id: zmq.Frame) -> _Client:
+        """Who has sent this. An id that libzmq gives is not given again; one that a client has chosen may be another
+        client's by now. Then the one before has ended, of which we are told before the other can take its place."""
+        self._follow_connections()
+        name = routing_id.bytes
+        client = self._by_routing_id.get(name)
+        if client is None:
+            self._client_count += 1
+            client = _Client(self._client_count.to_bytes(8, "big"), name, str(routing_id.get("Peer-Address")))
+            fd = int(routing_id.get(zmq.SRCFD))
+            if fd in self._connected:  # else it has gone, and these are its last words
+                self._by_routing_id[name] = self._clients[client.number] = client
+                self._by_fd.setdefault(fd, []).append(client)
+        return client
+
+    def _follow_connections(self) -> None:
+        """Hear who has come; forget the clients that have gone."""
+        while True:
+            try:
+                what, _endpoint = receive(self._events)
+            except zmq.Again:
+                return
+            event, fd = _EVENT.unpack(what.bytes)
+            if event == _ACCEPTED:
+                self._connected.add(fd)
+                continue
+            self._connected.discard(fd)
+            # Mostly one: the last words of one before it may be read after the descriptor is another's.
+            for client in self._by_fd.pop(fd, ()):
+                del self._by_routing_id[client.routing_id], self._clients[client.number]
+                self._unanswered.pop(client.number, None)
+                self.sent_bytes.pop(client.number, None)
+
+    def caller(self, asked: Asked) -> Caller:
+        client = self._clients.get(asked.client)
+        return Caller(NATIVE) if client is None else client.caller
+
+    def introduce(self, asked: Asked, client_id: str) -> None:
+        """A client has said its name."""
+        client = self._clients.get(asked.client)
+        if client is not None:
+            client.client_id = client_id[:CLIENT_ID_CHARS_MAX]
+
     def _transmit(self, client: bytes, frames: Frames) -> bool:
         self.was_used = True
-        return not self.socket.closed and send_frames(self.socket, [client, *frames])
+        found = self._clients.get(client)
+        return found is not None and not self.socket.closed and send_frames(self.socket, [found.routing_id, *frames])
 
     def _admit(self, client: bytes) -> KbrokerError | None:
         limits = self._limits
@@ -192,7 +294,31 @@ class ClientDoor(Door):
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is not sent within `linger_ms` is dropped."""
+        self.socket.disable_monitor()
+        self._events.close(linger=0)
         self.socket.close(linger=linger_ms)
+
+
+class _Client:
+    """A connection to a ClientDoor. `peer`: who it is in libzmq's words, HOST, with :UID:GID:PID for a unix socket.
+    `has_given_id`: its routing id is one that libzmq gives."""
+
+    __slots__ = ("client_id", "has_given_id", "number", "peer", "routing_id")
+
+    def __init__(self, number: bytes, routing_id: bytes, peer: str) -> None:
+        self.number = number
+        self.routing_id = routing_id
+        self.peer = peer
+        self.client_id = ""
+        self.has_given_id = len(routing_id) == 5 and not routing_id[0]
+
+    @property
+    def caller(self) -> Caller:
+        """Who it is, for the log."""
+        host, *of_process = self.peer.rsplit(":", 3)
+        if len(of_process) == 3 and of_process[0].isdecimal() and host == UNIX_PEER:
+            return Caller(NATIVE, "", int(of_process[0]), self.client_id)
+        return Caller(NATIVE, self.peer, NOBODY, self.client_id)
 
 
 def too_many_unanswered(count: int) -> ThrottlingQuotaExceeded:
@@ -211,34 +337,3 @@ def send_frames(socket: zmq.Socket[bytes], frames: Frames) -> bool:
             return False
         raise
     return True
-
-
-class PeerSocket:
-    """A socket for control messages: every message goes to `serve` as its list of frames."""
-
-    def __init__(self, socket: zmq.Socket[bytes], serve: Callable[[list[bytes]], None]) -> None:
-        self.socket = socket
-        self.was_used = True
-        self._serve = serve
-
-    def drain(self) -> None:
-        """Serve the messages that wait, at most TURN_MESSAGES of them."""
-        self.was_used = True
-        for _ in range(TURN_MESSAGES):
-            if self.socket.closed:
-                return
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._serve(frames)
-
-    def send(self, frames: list[bytes]) -> bool:
-        """Send without waiting. False when the peer is gone or its queue is full."""
-        self.was_used = True
-        return not self.socket.closed and send_frames(self.socket, frames)
-
-    def close(self) -> None:
-        """Close the socket; what was not sent yet is dropped."""
-        with contextlib.suppress(zmq.ZMQError):
-            self.socket.close(linger=0)

@@ -112,7 +112,7 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
-                **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
+                **KafkaGroups(coordinator.groups, coordinator.groups.topics, coordinator.change_log).serves,
             },
             by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
@@ -142,7 +142,7 @@ class KafkaCoordinator:
         body = memoryview(message.body)
         head = Request(message.api_key, message.version, message.correlation_id, message.client_id, body, len(body))
         try:
-            self._service.serve_call(Call(head, message.host, send, give_up))
+            self._service.serve_call(Call(head, message.host, send, give_up, message.client_address))
         except RequestError as error:
             give_up(str(error))
 
@@ -163,7 +163,8 @@ class KafkaCoordinator:
         def created(results: list[m.TopicResult]) -> None:
             self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
-        coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+        creations = [m.NewTopic(name) for name in missing]
+        coordinator.create_all(creations, AUTO_CREATE_TIMEOUT_MS, created, call.caller)
 
     def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
         cluster = self._cluster(call.host)
@@ -217,7 +218,7 @@ class KafkaCoordinator:
         def done(results: list[Result]) -> None:
             call.answer(topics.created(request, asked, results, self._made))
 
-        self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+        self._decide(call, names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _made(self, asked: topics.NewTopic) -> topics.Made:
         known = self._coordinator.catalog.topics.get(asked.name)
@@ -239,7 +240,7 @@ class KafkaCoordinator:
         def done(results: list[Result]) -> None:
             call.answer(topics.deleted(asked, results))
 
-        self._decide([item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
+        self._decide(call, [item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
 
     def _deletion(self, name: str, topic_id: bytes) -> list[Change]:
         catalog = self._coordinator.catalog
@@ -258,7 +259,7 @@ class KafkaCoordinator:
             call.answer(topics.grown(request, results))
 
         names = [topic.name for topic in request.topics]
-        self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+        self._decide(call, names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
@@ -285,7 +286,7 @@ class KafkaCoordinator:
         def done(results: list[Result]) -> None:
             call.answer(configs.altered(call.api_key, request, results))
 
-        self._decide(names, decisions, 30_000, request.validate_only, done)
+        self._decide(call, names, decisions, 30_000, request.validate_only, done)
 
     def _altered(self, asked: configs.Alteration) -> list[Change]:
         catalog = self._coordinator.catalog
@@ -295,6 +296,7 @@ class KafkaCoordinator:
 
     def _decide(
         self,
+        call: Call,
         names: list[str],
         decisions: list[Callable[[], list[Change]] | Result],
         timeout_ms: int,
@@ -319,7 +321,11 @@ class KafkaCoordinator:
             done(results)
 
         self._coordinator.change_each(
-            [names[number] for number, _ in open_ones], [decide for _, decide in open_ones], timeout_ms, changed
+            [names[number] for number, _ in open_ones],
+            [decide for _, decide in open_ones],
+            timeout_ms,
+            changed,
+            call.caller,
         )
 
     # --- records: of the internal topics alone ---

@@ -39,7 +39,8 @@ class DeletionInProgress:
 
         try:
             led = self._worker.table.get(item.topic, item.partition)
-            start = self._worker.delete_records(led, item.before_offset, self._call.request.timeout_ms, done)
+            timeout_ms, caller = self._call.request.timeout_ms, self._call.caller
+            start = self._worker.delete_records(led, item.before_offset, timeout_ms, done, caller)
         except (RequestError, StorageError) as error:
             self._settle(number, Result(code_of(error)))
 

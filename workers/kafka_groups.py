@@ -15,6 +15,7 @@ from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.events import Event, ListedGroup
 from kbroker.kafka import consumer_groups, group_admin, group_members, offsets
 from kbroker.kafka.apis import ApiKey
+from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.gathering import Gathering
 from kbroker.workers.kafka_service import Call, Serve
 
@@ -52,8 +53,9 @@ class AskedGroups(Protocol):
 class KafkaGroups:
     """Serves every API that is about groups or their offsets; `serves` has them by number."""
 
-    def __init__(self, groups: AskedGroups, topics: TopicNames) -> None:
+    def __init__(self, groups: AskedGroups, topics: TopicNames, change_log: ChangeLog) -> None:
         self._groups = groups
+        self._change_log = change_log
         self._topics = topics
         self.serves: dict[int, Serve] = {
             ApiKey.JOIN_GROUP: self._join,
@@ -90,9 +92,13 @@ class KafkaGroups:
 
     def _leave(self, call: Call) -> None:
         def left(result: Any) -> None:
+            gone = zip(event.members, result.members, strict=False)  # none where the whole request was refused
+            named = [(who.instance_id or who.member_id, who.reason) for who, of in gone if not of.error_code]
+            self._change_log.members_left(call.caller, event.group_id, named)
             call.answer(group_members.left(call.version, result))
 
-        self._groups.ask(group_members.leave(call.request, call.version, left))
+        event = group_members.leave(call.request, call.version, left)
+        self._groups.ask(event)
 
     def _consumer_heartbeat(self, call: Call) -> None:
         def heard(result: Any) -> None:
@@ -107,9 +113,14 @@ class KafkaGroups:
 
     def _commit(self, call: Call) -> None:
         def committed(result: Any) -> None:
+            if not event.member_id and event.generation_id < 0:
+                places = [(item.topic, item.partition, item.offset) for item in event.offsets]
+                caller = call.caller
+                self._change_log.offsets_committed(caller, caller.address, event.group_id, places, result.error_codes)
             call.answer(offsets.committed(call.request, result))
 
-        self._groups.ask(offsets.commit(call.request, call.version, self._topics.name_of, committed))
+        event = offsets.commit(call.request, call.version, self._topics.name_of, committed)
+        self._groups.ask(event)
 
     def _fetch(self, call: Call) -> None:
         def fetched(results: Sequence[Any]) -> None:
@@ -120,9 +131,12 @@ class KafkaGroups:
 
     def _delete_offsets(self, call: Call) -> None:
         def deleted(result: Any) -> None:
+            if not result.error_code:
+                self._change_log.offsets_deleted(call.caller, event.group_id, event.partitions, result.error_codes)
             call.answer(offsets.deleted(call.request, result))
 
-        self._groups.ask(offsets.delete(call.request, deleted))
+        event = offsets.delete(call.request, deleted)
+        self._groups.ask(event)
 
     def _ask_all(self, gathering: Gathering[Any], events: Sequence[AnyEvent]) -> None:
         gathering.expect(len(events))
@@ -151,7 +165,11 @@ class KafkaGroups:
 
     def _delete(self, call: Call) -> None:
         def deleted(results: Sequence[Any]) -> None:
+            for event, result in zip(events, results, strict=True):
+                if not result.error_code:
+                    self._change_log.group_deleted(call.caller, event.group_id)
             call.answer(group_admin.deleted(call.request, results))
 
         gathering: Gathering[Any] = Gathering(deleted)
-        self._ask_all(gathering, group_admin.delete(call.request, gathering.token_of))
+        events = group_admin.delete(call.request, gathering.token_of)
+        self._ask_all(gathering, events)

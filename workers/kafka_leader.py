@@ -63,8 +63,9 @@ class KafkaLeader:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._forwarding = Forwarding(worker)
-        worker.control.on_forwarded = self._forwarding.answered
+        self._forwarding = Forwarding(
+            worker.loop, worker.control, worker.child.incarnation, worker.config.kafka.request_timeout_ms
+        )
         self._answers = MetadataAnswers()
         self._gathered: dict[int, _Gathered] = {}  # by the identity of their target
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
@@ -76,28 +77,24 @@ class KafkaLeader:
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
+                **KafkaGroups(GroupsElsewhere(), worker.table, worker.change_log).serves,
             },
-            self._forward,
+            self._forwarding.forward,
             by_hand={ApiKey.FETCH: records.fetch},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
 
-    def _forward(self, call: Call) -> None:
-        if not self._forwarding.forward(call):
-            call.give_up("")
-
-    def follow_peers(self) -> None:
-        """The supervisor's table of processes has changed."""
-        self._forwarding.follow_peers()
-
     # --- the cluster ---
 
     def _metadata(self, call: Call) -> None:
+        if metadata.missing(call.request, call.version, self._worker.table.topics):
+            self._forwarding.forward(call, instead=self._answer_metadata)
+        else:
+            self._answer_metadata(call)
+
+    def _answer_metadata(self, call: Call) -> None:
         cluster = self._cluster(call.host)
-        if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
-            return
         refused = illegal_names(call.request, cluster.topics)
         call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused),))
 

@@ -154,7 +154,7 @@ class PartitionTable:
         ack = CatalogAck(self._worker.child.incarnation, update.version, tasks.owned, tasks.removed, tasks.failed)
         # Its successor counts versions anew, and has sent everything again.
         if self._worker.control.coordinator_incarnation == update.incarnation:
-            self._worker.control.acknowledge(ack)
+            self._worker.control.send(ack)
         self._worker.catalog_done()
 
     # --- opening ---
@@ -210,7 +210,7 @@ class PartitionTable:
         for tasks in opening.waiting:
             tasks.owned.append(_owned(partition))
         if not opening.waiting:
-            self._worker.control.acknowledge(Opened(self._worker.child.incarnation, [_owned(partition)]))
+            self._worker.control.send(Opened(self._worker.child.incarnation, [_owned(partition)]))
             log.info("%s is in service again", name)
 
     def _opening_failed(self, name: TopicPartition, opening: _Opening, error: BaseException) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import zmq
-
 from kbroker.config import Config, make_config
 from kbroker.errors import (
     InvalidRequest,
@@ -34,6 +32,8 @@ from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
+from kbroker.workers.caller import Caller
+from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
@@ -43,7 +43,7 @@ from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
-from kbroker.workers.local_door import LocalDoor
+from kbroker.workers.local_door import LocalClient, LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.outages import outage_facts
 from kbroker.workers.partition import AckWaiter, Partition
@@ -71,9 +71,9 @@ class Worker:
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.commits = GroupCommits(self.loop, self._flush)
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
+        self.change_log = ChangeLog(self.loop)
         self.table = PartitionTable(self)
         self._dirty: set[Partition] = set()
         # Before the doors' own: who waits for what a turn publishes is answered in that turn.
@@ -97,9 +97,8 @@ class Worker:
             self.descriptors = DescriptorServer(child.listeners["shm"], self.loop, self.table.get, self.config.shm)
             shm_path = str(runtime / endpoints.worker_shm(child.worker_index))
         self.control = ControlLink(
-            self.context,
+            self.streams,
             child,
-            self.loop,
             Join(
                 child.incarnation,
                 child.name,
@@ -142,12 +141,9 @@ class Worker:
         self.door.close()
         self.front.close()
         self.control.close()
-        self.context.term()
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
-        if self.kafka is not None:
-            self.kafka.follow_peers()
         self.front.follow_peers()
 
     def _update_catalog(self, update: CatalogUpdate) -> None:
@@ -211,7 +207,9 @@ class Worker:
                     self._repeated.clear()
                 self._repeated[asked.header] = request
 
-    def _hello(self, asked: Asked, _request: m.Hello) -> None:
+    def _hello(self, asked: Asked, request: m.Hello) -> None:
+        if isinstance(asked.door, LocalClient):
+            asked.door.introduce(request.client_id)
         asked.answer(codec.encode_answer(hello_answer(self.child, self.node)))
 
     def _produce(self, asked: Asked, request: m.Produce) -> None:
@@ -296,7 +294,12 @@ class Worker:
         return result
 
     def delete_records(
-        self, partition: Partition, before_offset: int, timeout_ms: int, done: Callable[[KbrokerError | None], None]
+        self,
+        partition: Partition,
+        before_offset: int,
+        timeout_ms: int,
+        done: Callable[[KbrokerError | None], None],
+        caller: Caller,
     ) -> int:
         """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
 
@@ -306,8 +309,11 @@ class Worker:
         if "delete" not in policy:
             raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
         wanted = partition.log.high_watermark if before_offset == -1 else before_offset
+        before = partition.log.log_start_offset
         start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
         self._dirty.add(partition)  # the end of this turn flushes it
+        if start > before:
+            self.change_log.records_deleted(caller, str(partition.name), start)
         self._take_out(partition, partition.log.drop_deleted)
         return start
 
@@ -321,7 +327,7 @@ class Worker:
             else:
                 asked.refuse(error)
 
-        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done)
+        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked.caller)
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:
