@@ -13,6 +13,7 @@ from kbroker.errors import (
     InvalidTopic,
     KbrokerError,
     RequestError,
+    TopicAlreadyExists,
     UnknownTopicId,
     code_of,
 )
@@ -46,10 +47,11 @@ from kbroker.workers.kafka_groups import KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
-from kbroker.workers.kafka_service import Call, KafkaService
+from kbroker.workers.kafka_service import Call, KafkaService, caller_of
 from kbroker.workers.listeners import host_port
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
+from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from kbroker.catalog.catalog import Catalog
@@ -96,11 +98,12 @@ class KafkaCoordinator:
         self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
         coordinator.groups.follow_log(self._lead)
         kafka = coordinator.config.kafka
-        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
+        self._refusals = RefusalLog(coordinator.loop)
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka, self._refusals)
         self._service = KafkaService(
             {
                 **records.serves,
-                **KafkaCluster(self._cluster).serves,
+                **KafkaCluster(self._cluster, self._refusals).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
@@ -112,7 +115,9 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
-                **KafkaGroups(coordinator.groups, coordinator.groups.topics, coordinator.change_log).serves,
+                **KafkaGroups(
+                    coordinator.groups, coordinator.groups.topics, coordinator.change_log, self._refusals
+                ).serves,
             },
             by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
@@ -161,6 +166,9 @@ class KafkaCoordinator:
             return
 
         def created(results: list[m.TopicResult]) -> None:
+            for result in results:
+                if result.error not in (0, TopicAlreadyExists.code):  # the answer has no place for the reason
+                    self._refusals.say(call.caller, f"making topic {result.name!r:.260}", result.message)
             self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
         creations = [m.NewTopic(name) for name in missing]
@@ -177,6 +185,9 @@ class KafkaCoordinator:
 
     def _init_producer_id(self, call: Call) -> None:
         if call.request.transactional_id is not None:
+            transactional_id = call.request.transactional_id
+            why = "transactions are not supported yet: leave transactional.id out"
+            self._refusals.say(call.caller, f"transactional.id {transactional_id!r:.200}", why)
             call.answer(coordination.producer_id_refused(InvalidRequest.code))
             return
 
@@ -339,6 +350,9 @@ class KafkaCoordinator:
             produce.failed(*self._refusal(item.topic or self._internal.name_of(item.topic_id), item.partition))
             for item in request.wanted
         ]
+        for item, outcome in zip(request.wanted, outcomes, strict=True):
+            if outcome.error_code == InvalidTopic.code and outcome.message:
+                self._refusals.say(caller_of(asked), f"records for {item.topic}-{item.partition}", outcome.message)
         message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
         asked.answer(codec.write_response(ApiKey.PRODUCE, head.version, head.correlation_id, message))
 

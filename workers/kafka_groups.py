@@ -10,7 +10,22 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from kbroker.errors import NotCoordinator
+from kbroker.errors import (
+    CoordinatorLoadInProgress,
+    CoordinatorNotAvailable,
+    FencedMemberEpoch,
+    GroupIdNotFound,
+    IllegalGeneration,
+    MemberIdRequired,
+    NotCoordinator,
+    RebalanceInProgress,
+    StaleMemberEpoch,
+    UnknownMemberId,
+    UnknownTopicId,
+    UnknownTopicOrPartition,
+    UnreleasedInstanceId,
+    error_for,
+)
 from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.events import Event, ListedGroup
 from kbroker.kafka import consumer_groups, group_admin, group_members, offsets
@@ -18,8 +33,29 @@ from kbroker.kafka.apis import ApiKey
 from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.gathering import Gathering
 from kbroker.workers.kafka_service import Call, Serve
+from kbroker.workers.refusal_log import RefusalLog
 
 AnyEvent = Event | ConsumerEvent
+
+_ROUTINE = frozenset(
+    {
+        0,
+        UnknownTopicOrPartition.code,
+        CoordinatorLoadInProgress.code,
+        CoordinatorNotAvailable.code,
+        NotCoordinator.code,
+        IllegalGeneration.code,
+        UnknownMemberId.code,
+        RebalanceInProgress.code,
+        GroupIdNotFound.code,
+        MemberIdRequired.code,
+        FencedMemberEpoch.code,
+        UnreleasedInstanceId.code,
+        StaleMemberEpoch.code,
+        UnknownTopicId.code,
+    }
+)
+"""Error codes that are part of a group's life."""
 
 
 class TopicNames(Protocol):
@@ -53,9 +89,10 @@ class AskedGroups(Protocol):
 class KafkaGroups:
     """Serves every API that is about groups or their offsets; `serves` has them by number."""
 
-    def __init__(self, groups: AskedGroups, topics: TopicNames, change_log: ChangeLog) -> None:
+    def __init__(self, groups: AskedGroups, topics: TopicNames, change_log: ChangeLog, refusals: RefusalLog) -> None:
         self._groups = groups
         self._change_log = change_log
+        self._refusals = refusals
         self._topics = topics
         self.serves: dict[int, Serve] = {
             ApiKey.JOIN_GROUP: self._join,
@@ -78,11 +115,13 @@ class KafkaGroups:
         version = call.version
 
         def joined(result: Any) -> None:
+            self._tell_refused(call, "JoinGroup", event.group_id, [result.error_code])
             call.answer(group_members.joined(version, result))
 
         fresh_id = str(uuid.uuid4())
         request = call.request
-        self._groups.ask(group_members.join(request, version, call.client_id, call.client_host, fresh_id, joined))
+        event = group_members.join(request, version, call.client_id, call.client_host, fresh_id, joined)
+        self._groups.ask(event)
 
     def _sync(self, call: Call) -> None:
         self._groups.ask(group_members.sync(call.request, lambda result: call.answer(group_members.synced(result))))
@@ -102,6 +141,7 @@ class KafkaGroups:
 
     def _consumer_heartbeat(self, call: Call) -> None:
         def heard(result: Any) -> None:
+            self._tell_refused(call, "ConsumerGroupHeartbeat", request.group_id, [result.error_code])
             call.answer(consumer_groups.heard(result))
 
         request, fresh_id = call.request, str(uuid.uuid4())
@@ -109,10 +149,18 @@ class KafkaGroups:
             consumer_groups.heartbeat(request, call.version, call.client_id, call.client_host, fresh_id, heard)
         )
 
+    def _tell_refused(self, call: Call, what: str, group: str, codes: Iterable[int]) -> None:
+        """Of what every member may meet at any time nothing is said, of the rest once a minute."""
+        for code in {*codes} - _ROUTINE:
+            name = type(error_for(code, "")).__name__
+            why = f"{name} (code {code}); the reason is in the line about the group, where it has one"
+            self._refusals.say(call.caller, f"{what} of group {group!r:.200}", why)
+
     # --- offsets ---
 
     def _commit(self, call: Call) -> None:
         def committed(result: Any) -> None:
+            self._tell_refused(call, "OffsetCommit", event.group_id, result.error_codes)
             if not event.member_id and event.generation_id < 0:
                 places = [(item.topic, item.partition, item.offset) for item in event.offsets]
                 caller = call.caller

@@ -106,6 +106,11 @@ class Call:
         self._send(pieces)
 
 
+def caller_of(asked: Asked) -> Caller:
+    """Who has sent a request that is not decoded, for the log."""
+    return Caller(KAFKA, asked.connection.address, NOBODY, asked.request.client_id or "")
+
+
 Serve = Callable[[Call], None]
 
 
