@@ -29,8 +29,9 @@ from kbroker.wire.group_messages import GroupHeartbeat
 from kbroker.wire.messages import Fetch, Hello, HelloAnswer, ListOffsets, Produce
 from kbroker.workers.caller import pack_caller
 from kbroker.workers.child import ChildContext
+from kbroker.workers.client_door import LAST_WORDS_MS, ZERO_COPY_BYTES, ClientDoor
 from kbroker.workers.control_link import COORDINATOR, ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, REPEATED_BYTES_MAX, REPEATED_MAX, ZERO_COPY_BYTES, Asked, ClientDoor
+from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.internal_door import InternalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.stream_connection import StreamConnection, Streams
