@@ -8,6 +8,7 @@ request is `[request id][header][payload …]` from a client, so what serves it 
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 CLIENTS_REMEMBERED = 65_536
 """Of so many clients it is known how much they were sent; the one that was silent longest is forgotten."""
+
+FAILURE_INTERVAL_S = 1
+"""A request at which a process has failed is told of, with its traceback, so often at most, by each door."""
 
 REPEATED_MAX = 1024
 REPEATED_BYTES_MAX = 512
@@ -72,6 +76,7 @@ class Door(ABC):
         self._serve = serve
         self._limits = limits
         # Here, not in one table of the worker: a client's name is unique at its own door only.
+        self._next_failure_s = 0.0
         self.sent_bytes: dict[bytes, int] = {}
         """Payload that each client was sent in all."""
 
@@ -100,14 +105,21 @@ class Door(ABC):
                 asked = _new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:], told_caller))
                 try:
                     self._serve(asked)
-                except Exception:  # what one request does to its process must not be done to all others
-                    log.exception("a request was not served: %.80r", asked.header)
+                except Exception:  # one request that nobody foresaw must not end the process for all others
+                    self._tell_failure(asked)
                     asked.refuse(UnknownServerError("the broker has failed at this request; its log says more"))
                 return
         else:
             fault = self._fault_of(frames)
         request_id = bytes(frames[0]) if frames and len(frames[0]) <= REQUEST_ID_BYTES_MAX else b""
         self._transmit(client, [request_id, codec.encode_error(fault)])
+
+    def _tell_failure(self, asked: Asked) -> None:
+        """With its traceback, but not for each of a flood."""
+        now_s = time.monotonic()
+        if now_s >= self._next_failure_s:
+            self._next_failure_s = now_s + FAILURE_INTERVAL_S
+            log.exception("a request was not served: %.80r", asked.header)
 
     def _fault_of(self, frames: list[memoryview]) -> KbrokerError:
         """What is wrong with a request whose frames are not as they must be."""

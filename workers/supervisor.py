@@ -327,7 +327,10 @@ class Supervisor:
             self._config = reload.config
             if reload.changes:
                 for process in self._processes.values():
-                    process.send("reload", ["reload", reload.changes])
+                    try:
+                        process.send("reload", ["reload", reload.changes])
+                    except ValueError as error:  # its successor has them
+                        log.error("%s is not told of the changes: %s", process.title, error)
             changed = ", ".join(f"{name}={text}" for name, text in reload.changes.items())
             log.info("reloaded: %s", changed or "nothing that can follow has changed")
             if reload.needs_restart:

@@ -169,6 +169,16 @@ def test_groups_by_kafkas_protocol(broker: Broker, client: RawClient) -> None:
         told_once(broker, "group kafka-group deleted", BY_KAFKA)
 
 
+def test_what_a_terminal_would_obey_is_escaped(broker: Broker) -> None:
+    with RawClient(broker.server) as client:
+        client.ask(m.HelloAnswer, m.Hello("a\x1b]0;owned\x07"))
+        client.create("escaped")
+        client.ask_until_served(g.OffsetResults, g.CommitOffsets("g\u202e\x1b[2J", [g.OffsetCommit("escaped", 0, 0)]))
+    assert lines(broker, "topic escaped created")
+    assert lines(broker, r"offsets of group g\\u202e\\x1b\[2J set: escaped-0 to 0")
+    assert not set(broker.log) & {"\x1b", "\x07", "\u202e"}
+
+
 def test_removed_members(broker: Broker) -> None:
     with KafkaClient(broker, 0) as kafka:
         types = codec.request_types(ApiKey.JOIN_GROUP)

@@ -76,6 +76,7 @@ def test_what_is_not_answered_in_time_is_refused(stopped: Broker, topic: str) ->
         assert client.receive().topics[0].error_code in (3, 5)
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_at_once_and_holds_little(stopped: Broker, topic: str) -> None:
     """360 MB are sent; nothing is kept of most of them, and each client is told."""
 
@@ -97,6 +98,7 @@ def test_a_full_queue_refuses_at_once_and_holds_little(stopped: Broker, topic: s
         assert now < held + (64 << 20)
 
 
+@pytest.mark.slow
 def test_native_requests_are_refused_above_a_bound(stopped: Broker, topic: str) -> None:
     header = codec_native.encode_request(m.DeleteTopics([f"{topic}-{'x' * 100_000}" for _ in range(9)]))
     codes: list[int] = []

@@ -11,7 +11,7 @@ import pytest
 
 from kbroker.catalog.catalog import Catalog
 from kbroker.config import NativeConfig
-from kbroker.errors import RequestTimedOut, ThrottlingQuotaExceeded
+from kbroker.errors import RequestTimedOut, ThrottlingQuotaExceeded, UnknownServerError
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, decode_control, encode_control, identity
@@ -101,6 +101,23 @@ def test_the_front_says_who_asks_and_no_client_can(ends: Ends) -> None:
     assert callers == [caller, Caller(NATIVE)]
     link.connection.close()
     peer.close()
+
+
+def test_a_request_at_which_the_process_fails_is_refused_and_told_once(
+    ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    def serve(_asked: object) -> None:
+        raise ZeroDivisionError("nobody foresaw it")
+
+    link = FrontLink(ends.streams, ends.ours, serve, NativeConfig(), lambda _link: None)
+    for _ in range(10):
+        link.take(b"client", [memoryview(b"id"), memoryview(b"header")])
+    answers = ends.heard()
+    assert len(answers) == 10
+    with pytest.raises(UnknownServerError):
+        codec.decode_answer(m.HelloAnswer, answers[0][2])
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert not link.connection.is_closed
 
 
 class MembersOnALoop(Ends):
