@@ -47,8 +47,16 @@ class ClientDoor(Door):
     whose connection is older than the last end of its descriptor is the last words of one that has gone.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], serve: Serve, limits: NativeConfig) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        serve: Serve,
+        limits: NativeConfig,
+        gone: Callable[[bytes], None],
+    ) -> None:
+        """`gone` gets the number of each client that hangs up before all its requests are answered."""
         super().__init__(serve, limits)
+        self._gone = gone
         self._count = 0
         self._ended: dict[int, int] = {}
         """By descriptor: the count at its last end."""
@@ -167,8 +175,9 @@ class ClientDoor(Door):
             client = self._by_fd.pop(fd, None)
             if client is not None:
                 del self._by_routing_id[client.routing_id], self._clients[client.number]
-                self._unanswered.pop(client.number, None)
-                self.sent_bytes.pop(client.number, None)
+                self.client_gone(client.number)
+                if self._unanswered.pop(client.number, 0):
+                    self._gone(client.number)
 
     def _transmit(self, client: bytes, frames: Frames) -> bool:
         self.was_used = True

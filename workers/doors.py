@@ -80,6 +80,10 @@ class Door(ABC):
         self.sent_bytes: dict[bytes, int] = {}
         """Payload that each client was sent in all."""
 
+    def client_gone(self, client: bytes) -> None:
+        """A client has hung up: nothing is to be remembered of it any longer."""
+        self.sent_bytes.pop(client, None)
+
     @abstractmethod
     def _transmit(self, client: bytes, frames: Frames) -> bool:
         """Send to a client without waiting. False: it is gone, or does not take it."""

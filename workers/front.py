@@ -42,6 +42,8 @@ BYTES_ON_THE_WAY_MAX = 128 << 20
 """What may be under way to one process; above it clients are told to come again."""
 REQUEST_BYTES = 512
 """What a request that is under way is counted with beside its own bytes: we remember it until it is answered."""
+NOTICES_UP_TO_BYTES = 16 << 20
+"""A process that leaves so much untaken is not told of clients that have gone: what waits for them ends by itself."""
 ANSWER_WITHIN_MS = 300_000
 """A process that has not answered by then will not: no request waits that long. It is refused, retriable."""
 OVERDUE_CHECK_MS = 5_000
@@ -134,7 +136,7 @@ class Front:
         self.is_ready = False
 
         limits = self.config.native
-        self.door = ClientDoor(self.context, self._serve, limits)
+        self.door = ClientDoor(self.context, self._serve, limits, self._client_gone)
         child.bind(self.door.socket, endpoints.ipc(self.config.runtime_dir, endpoints.FRONT))
         listener = child.listeners.get("native")
         if listener is not None:
@@ -227,6 +229,12 @@ class Front:
         link.connection.send([client, *told, request_id, header, *payload])
         link.bytes_on_the_way = waiting + size
         self.on_the_way[key] = (link, size, self._checks)
+
+    def _client_gone(self, client: bytes) -> None:
+        """Let the others know: what waits for that client need not wait any longer."""
+        for link in self.backend.links.values():
+            if link.connection.queued_bytes < NOTICES_UP_TO_BYTES:
+                link.connection.send([client])
 
     def _identity_of(self, name: str, incarnation: int) -> bytes:
         return identity(name, incarnation, self.child.incarnation)

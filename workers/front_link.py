@@ -26,7 +26,8 @@ class FrontLink(Door):
     """A unix stream through which one incarnation of the front hands over its clients' requests.
 
     Each message has the client's number before the request, and where the request changes something who has sent it
-    as well: `[number][][caller]`.
+    as well: `[number][][caller]`. A number alone: that client has hung up, with requests that are not answered. They
+    are to be answered all the same, for the front counts them; nobody gets that.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class FrontLink(Door):
         )
 
     def _received(self, frames: list[memoryview]) -> None:
-        if len(frames) > 3 and not frames[1]:  # request ids are never empty: the front says who asks
+        if len(frames) == 1:
+            self.client_gone(bytes(frames[0]))
+        elif len(frames) > 3 and not frames[1]:  # request ids are never empty: the front says who asks
             self.take(bytes(frames[0]), frames[3:], bytes(frames[2]))
         else:
             self.take(bytes(frames[0]) if frames else b"", frames[1:])

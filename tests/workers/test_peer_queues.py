@@ -87,6 +87,20 @@ def test_answers_that_the_front_does_not_take_are_refused_above_a_bound(
     assert codec.decode_answer(m.RecordsDeleted, answers[b"small"][0]).log_start_offset == 7
 
 
+def test_the_front_says_who_has_gone(ends: Ends) -> None:
+    link = FrontLink(ends.streams, ends.ours, lambda _asked: None, NativeConfig(), lambda _link: None)
+    link.send(b"client", [b"id", codec.encode_answer(m.RecordsDeleted(0)), b"records"])
+    assert link.sent_bytes == {b"client": 7}
+    peer = StreamConnection(Streams(ends.loop), ends.theirs, ANSWER_LIMITS, lambda _f: None, lambda _c, _w: None)
+    front: Any = types.SimpleNamespace(backend=types.SimpleNamespace(links={b"": Link(peer, b"worker-0:1:2")}))
+    Front._client_gone(front, b"client")
+    peer.flush()
+    ends.turns()
+    assert not link.sent_bytes
+    link.connection.close()
+    peer.close()
+
+
 def test_the_front_says_who_asks_and_no_client_can(ends: Ends) -> None:
     callers = []
     link = FrontLink(
