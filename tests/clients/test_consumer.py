@@ -14,6 +14,7 @@ from kbroker.errors import (
     BrokerUnavailable,
     ClientClosed,
     ConfigError,
+    DeserializationError,
     LogTruncated,
     OffsetOutOfRange,
     UnknownTopicOrPartition,
@@ -274,7 +275,7 @@ class TestPlaces:
                 while len(found) < 3:
                     found.extend(record.value for record in consumer.poll(PATIENCE_MS).get(good, ()))
 
-            with pytest.raises(ValueError, match="bad"):
+            with pytest.raises(DeserializationError, match="bad"):
                 read_on()
             assert consumer.position(good) == len(found)
             assert consumer.position(bad) == 0
