@@ -50,7 +50,7 @@ class AdminSteps:
         cluster.drop()
         unclosed.closed(self)
         if cluster.is_used:
-            unclosed.warn("an Admin", "its connections end here", self)
+            unclosed.warn("an Admin", "its connections end here")
 
     def _ended_at_exit(self, deadline_s: float) -> None:
         """Part of unclosed.Closable."""

@@ -470,7 +470,9 @@ class Cluster:
         for link in self._every_link():
             link.abandon()
         self._links, self._front, self._direct, self._owners, self._callbacks = [], None, {}, {}, {}
-        if not has_sleeper:
+        if has_sleeper:
+            del self._epoll
+        else:
             self._epoll.close()
 
     def recover(self) -> None:

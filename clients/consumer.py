@@ -14,8 +14,9 @@ from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
 
 class Consumer(ConsumerSteps):
-    """Reads partitions, alone or in a group. A context manager. For one thread at a time: a second one that comes
-    meanwhile gets ConcurrentAccess. One that is dropped unclosed leaves its group, without a commit.
+    """Reads partitions, alone or in a group. A context manager; one that is dropped unclosed leaves its group, without
+    a commit. For one thread at a time: a second one that comes meanwhile gets ConcurrentAccess. Only `assignment`,
+    `paused`, `transport` and the like may be looked at from others.
 
     `Consumer('topic', group='name')` shares the topic's partitions with all other members of that group, Kafka's
     clients included, and goes on at the offsets that the group has committed. Without a group, `Consumer('topic')`

@@ -148,9 +148,8 @@ class ConsumerSteps(ConsumerReading):
             self._start_at(cursor, committed.get(cursor.topic_partition))
         self._follow_assignment()
 
-    @exclusive
     def assignment(self) -> set[TopicPartition]:
-        """The partitions that are read."""
+        """The partitions that are read. Another thread may ask, too."""
         return set(self._core.cursors)
 
     @exclusive
@@ -204,10 +203,9 @@ class ConsumerSteps(ConsumerReading):
         for partition in partitions:
             self._cursor(partition).paused = False
 
-    @exclusive
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
-        return {partition for partition, cursor in self._core.cursors.items() if cursor.paused}
+        return {partition for partition, cursor in tuple(self._core.cursors.items()) if cursor.paused}
 
     # --- what the group has committed ---
 
@@ -263,7 +261,6 @@ class ConsumerSteps(ConsumerReading):
             for tp, one in found.items()
         }
 
-    @exclusive
     def highwater(self, partition: TopicPartition) -> int | None:
         """The high watermark as last heard of, without asking; None: never."""
         known = self._reader.high_watermark(self._cursor(partition))
@@ -291,13 +288,11 @@ class ConsumerSteps(ConsumerReading):
         return set(self._cluster.view.topics)
 
     @property
-    @exclusive
     def transport(self) -> str:
         """Which way is used now: "shm", or "zmq" when any partition is read through ZeroMQ."""
         return self._reader.transport
 
     @property
-    @exclusive
     def transport_reason(self) -> str:
         """Why it is not "shm"; empty when it is."""
         return self._reader.reason
@@ -332,9 +327,9 @@ class ConsumerSteps(ConsumerReading):
         cluster.drop()
         unclosed.closed(self)
         if heart is not None:
-            unclosed.warn(f"a Consumer of group {self.options.group!r}", "it leaves the group without a commit", self)
+            unclosed.warn(f"a Consumer of group {self.options.group!r}", "it leaves the group without a commit")
         elif cluster.is_used:
-            unclosed.warn("a Consumer", "its connections end here", self)
+            unclosed.warn("a Consumer", "its connections end here")
 
     def _ended_at_exit(self, deadline_s: float) -> None:
         """Wait until it has left its group. Part of unclosed.Closable."""

@@ -132,7 +132,7 @@ class GroupSession:
         if self._heart is None:
             self._membership.subscribe(topics, pattern)
             self._heart = self._make_heart(self._membership)
-            self._cluster.watch(self._heart.changed_fd, self._look)
+            self._cluster.watch(self._heart.changed.fd, self._look)
             return
         with self._heart.lock:
             self._membership.subscribe(topics, pattern)
@@ -366,7 +366,7 @@ class GroupSession:
             while not heart.is_over and (left := deadline - now_ms()) > 0:
                 yield from self._cluster.turn(left)
             self._heart = None
-            self._cluster.unwatch(heart.changed_fd)
+            self._cluster.unwatch(heart.changed.fd)
             heart.close()
 
     def abandon(self) -> Heartbeats | None:

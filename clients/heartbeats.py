@@ -5,9 +5,7 @@ It has a Cluster of its own, which nobody else touches; the Membership is shared
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster import Cluster, now_ms
 from kbroker.clients.group_membership import UNRELEASED_MAX_MS, Membership
 from kbroker.clients.link import Reply
+from kbroker.clients.wakeup import Wakeup
 from kbroker.errors import RetriableError
 from kbroker.wire.group_messages import GroupHeartbeatAnswer
 
@@ -32,7 +31,7 @@ LEAVE_MS = 2_000
 
 
 class Heartbeats:
-    """`attention` is set, and `changed_fd` (an eventfd) readable, when the consumer has something to do for the group.
+    """`attention` is set, and `changed` has woken who sleeps, when the consumer has something to do for the group.
 
     `progress` (a bound method, held weakly) is called from the thread: None while the caller waits inside the consumer,
     else anything that is another whenever the caller has gone on. When it stays the same for `max_poll_interval_ms`,
@@ -50,10 +49,10 @@ class Heartbeats:
     ) -> None:
         self.lock = threading.Lock()
         self.attention = False
-        self.changed_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.changed = Wakeup()
         self.expelled = False
         """The caller took too long between two polls, so the member has left; `poll` joins again."""
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wakeup = Wakeup()
         self._cluster = cluster
         self._membership = membership
         self._progress = weakref.WeakMethod(progress)
@@ -66,19 +65,18 @@ class Heartbeats:
         self._is_over = False
         self._is_abandoned = False
         self._attempts = 0  # since the last answer
-        self._to_free = [self._wake_fd, self.changed_fd]
-        cluster.watch(self._wake_fd, lambda: _drain(self._wake_fd))
+        cluster.watch(self._wakeup.fd, self._wakeup.drain)
         self._thread = threading.Thread(target=self._run, name=f"kbroker-heartbeats-{membership.group}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
         """The membership was changed by the caller: look at it."""
-        os.eventfd_write(self._wake_fd, 1)
+        self._wakeup.wake()
 
     def noticed(self) -> None:
         """The caller deals with what `attention` is about."""
         self.attention = False
-        _drain(self.changed_fd)
+        self.changed.drain()
 
     def leave(self, timeout_ms: int) -> None:
         """Leave the group; the thread waits at most so long for the coordinator's word, and then calls attention."""
@@ -94,7 +92,7 @@ class Heartbeats:
             return
         self._is_abandoned = True
         if self._is_over:
-            self._free()
+            self._cluster.drop()
         else:
             self.wake()
 
@@ -110,14 +108,9 @@ class Heartbeats:
     def close(self) -> None:
         """After `leave`: end the thread and free everything."""
         self._thread.join()
-        self._free()
-
-    def _free(self) -> None:
-        """Free everything, once."""
-        with contextlib.suppress(IndexError):  # two may come; `pop` is atomic
-            while True:
-                os.close(self._to_free.pop())
         self._cluster.drop()
+        self._wakeup.close()
+        self.changed.close()
 
     # --- in the thread ---
 
@@ -127,7 +120,7 @@ class Heartbeats:
         finally:
             self._is_over = True
             if self._is_abandoned:
-                self._free()
+                self._cluster.drop()
             else:
                 self._call_attention()
 
@@ -177,7 +170,7 @@ class Heartbeats:
 
     def _call_attention(self) -> None:
         self.attention = True
-        os.eventfd_write(self.changed_fd, 1)
+        self.changed.wake()
 
     def _watch_caller(self, now: int) -> None:
         if self._auto_commit_interval_ms is not None and now >= self._commit_due_ms:
@@ -223,8 +216,3 @@ class Heartbeats:
             elif self._is_abandoned:
                 due = now
         return max(0, due - now)
-
-
-def _drain(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(fd)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import os
 import select
 import threading
 import time
@@ -32,6 +30,7 @@ from kbroker.clients.producer_core import (
 )
 from kbroker.clients.producer_options import ProducerOptions
 from kbroker.clients.topic_partitions import TopicPartitions
+from kbroker.clients.wakeup import Wakeup
 from kbroker.clients.weakly import weakly
 from kbroker.errors import (
     BrokerUnavailable,
@@ -104,11 +103,11 @@ class ProducerLoop:
         self._told = ""  # the last error that was logged
         self._counts = {"records_sent": 0, "records_failed": 0, "batches_sent": 0, "bytes_sent": 0, "retries": 0}
         self._cluster.on_metadata = weakly(self._learn_partitions)
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._cluster.watch(self._wake_fd, functools.partial(_drain, self._wake_fd))
+        self._wakeup = Wakeup()
+        self._cluster.watch(self._wakeup.fd, self._wakeup.drain)
         self._left: list[Callable[[], object]] = []  # to be called back by the thread when it outlives the producer
         self._thread = threading.Thread(
-            target=_run, args=(weakref.ref(self), self._wake_fd, self._left), name="kbroker-producer", daemon=True
+            target=_run, args=(weakref.ref(self), self._wakeup, self._left), name="kbroker-producer", daemon=True
         )
         self._thread.start()
 
@@ -171,7 +170,7 @@ class ProducerLoop:
         """
         with self._lock:
             if self._is_changing and not self._is_over:
-                os.eventfd_write(self._wake_fd, 1)
+                self._wakeup.wake()
 
     def _await_recovery(self) -> None:
         """Wait until the loop's thread has set right what was interrupted."""
@@ -183,7 +182,7 @@ class ProducerLoop:
                 self._recover()
                 return
             self._gates.append(gate)
-            os.eventfd_write(self._wake_fd, 1)
+            self._wakeup.wake()
         gate.wait()
 
     def _await_ready(self, topic: str) -> None:
@@ -202,7 +201,7 @@ class ProducerLoop:
         with self._lock:
             self._stop = True
             if not self._is_over:
-                os.eventfd_write(self._wake_fd, 1)
+                self._wakeup.wake()
 
     def _await_space(self) -> None:
         """Wait until the buffer has room for a record. Raises BufferFull, ClientClosed."""
@@ -410,7 +409,7 @@ class ProducerLoop:
 
     def _wake(self) -> None:
         if self._sleeps_until_ms and not self._is_over:
-            os.eventfd_write(self._wake_fd, 1)
+            self._wakeup.wake()
             self._sleeps_until_ms = 0
 
     def _records_left(self) -> int:
@@ -429,7 +428,7 @@ class ProducerLoop:
         self._cluster.drop(has_sleeper=True)
         self._perform(self._core.abort(ClientClosed("the producer was garbage-collected: nobody had closed it")))
         self._left += self._take_callbacks()
-        os.eventfd_write(self._wake_fd, 1)
+        self._wakeup.wake()
         unclosed.closed(self)
         self._warn_unclosed(count)
 
@@ -438,7 +437,7 @@ class ProducerLoop:
         if count:
             fate = f"{counted(count, 'record')} not acknowledged and lost, unless just arrived"
             log.warning("a producer was not closed: %s", fate)
-        unclosed.warn("a Producer", fate, self)
+        unclosed.warn("a Producer", fate)
 
     # --- the thread ---
 
@@ -469,8 +468,9 @@ class ProducerLoop:
             self._recover()
             self._perform(self._core.abort(reason))
             callbacks = self._take_callbacks()
-            self._cluster.unwatch(self._wake_fd)
+            self._cluster.unwatch(self._wakeup.fd)
             self._cluster.close()
+            self._wakeup.close()
         _call(callbacks)
 
     def _recover(self) -> None:
@@ -513,7 +513,7 @@ class ProducerLoop:
         return None if stop else wait_ms
 
 
-def _run(reference: weakref.ref[ProducerLoop], wake_fd: int, left: list[Callable[[], object]]) -> None:
+def _run(reference: weakref.ref[ProducerLoop], _wakeup: Wakeup, left: list[Callable[[], object]]) -> None:
     """The thread of a producer that it does not keep alive: while it sleeps it holds only what it sleeps on."""
     events: list[tuple[int, int]] | None = None
     while True:
@@ -524,13 +524,7 @@ def _run(reference: weakref.ref[ProducerLoop], wake_fd: int, left: list[Callable
             break
         sleeper, wait_ms = rest
         events = sleeper.poll(wait_ms / 1000) if wait_ms else None
-    os.close(wake_fd)
     _call(left)
-
-
-def _drain(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(fd)
 
 
 def _call(callbacks: list[Callable[[], object]]) -> None:

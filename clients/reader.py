@@ -75,7 +75,7 @@ class Reader:
             return "zmq"
         if self._options.transport == "shm":
             return "shm"
-        owned = [c for c in self._core.cursors.values() if self._cluster.view.leader(c.topic_partition) >= 0]
+        owned = [c for c in tuple(self._core.cursors.values()) if self._cluster.view.leader(c.topic_partition) >= 0]
         return "shm" if all(self._shm.serves(cursor) for cursor in owned) else "zmq"
 
     @property

@@ -37,10 +37,13 @@ def closed(client: object) -> None:
     _open.pop(id(client), None)
 
 
-def warn(what: str, consequence: str, source: object) -> None:
-    """The ResourceWarning (shown by `python -X dev` or `-W default`); for finalizers, when all else is done."""
+def warn(what: str, consequence: str) -> None:
+    """The ResourceWarning (shown by `python -X dev` or `-W default`); for finalizers, when all else is done.
+
+    It does not hold the client as its `source`: who keeps warnings would keep all that it has in memory.
+    """
     text = f"{what} was not closed: {consequence}; call close(), or use it in a `with` block"
-    warnings.warn(text, ResourceWarning, stacklevel=4, source=source)
+    warnings.warn(text, ResourceWarning, stacklevel=4)
 
 
 def _end() -> None:

@@ -202,8 +202,8 @@ if TYPE_CHECKING:
     from kbroker.clients.records import RecordMetadata as RecordMetadata
     from kbroker.clients.records import TopicDescription as TopicDescription
 else:
-    # Imported on first use: the broker's own processes need no client. Not for type checkers: they know the names above,
-    # and are to complain about any other.
+    # Imported on first use: the broker's own processes need no client. Type checkers do not see this: they know the
+    # names above, and are to complain about any other.
     _HOMES = {
         "Admin": "kbroker.clients.admin",
         "Consumer": "kbroker.clients.consumer",

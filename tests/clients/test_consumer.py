@@ -74,7 +74,7 @@ class TestReading:
             transport=way,
             auto_offset_reset="earliest",
             key_deserializer=lambda key: (key or b"").decode(),
-            value_deserializer=len,  # type: ignore[arg-type]  # any function of bytes
+            value_deserializer=len,
         ) as consumer:
             ((record,),) = consumer.poll(PATIENCE_MS).values()
         assert (record.topic, record.partition, record.offset) == (topic, 0, 0)
