@@ -284,8 +284,10 @@ class Cluster:
         """
         try:
             events = self._epoll.poll(max(0, timeout_ms) / 1000)
-        except ValueError:
-            raise ClientClosed(f"this {self.client} was closed") from None
+        except (ValueError, OSError):
+            if self._closed:
+                raise ClientClosed(f"this {self.client} was closed") from None
+            raise
         self.awoke(events)
 
     def awoke(self, events: list[tuple[int, int]]) -> None:

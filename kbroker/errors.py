@@ -393,16 +393,22 @@ class CorruptRecord(ClientError):
         self.next_offset = next_offset
         self.cause = cause
 
-    def __str__(self) -> str:
+    @property
+    def fault(self) -> str:
+        """Which offsets are corrupt, and why."""
         if self.next_offset > self.offset + 1:
             place = f"offsets {self.offset} to {self.next_offset - 1} are"
         else:
             place = f"offset {self.offset} is"
-        past = self.next_offset if self.next_offset >= 0 else self.offset + 1
-        return (
-            f"{self.topic_partition}: {place} corrupt: {self.cause}; seek to {past} to go on behind, or read with "
-            "on_corrupt='skip'"
-        )
+        return f"{self.topic_partition}: {place} corrupt: {self.cause}"
+
+    @property
+    def past(self) -> int:
+        """Where to try to go on: `next_offset`, or the next one after `offset`."""
+        return self.next_offset if self.next_offset >= 0 else self.offset + 1
+
+    def __str__(self) -> str:
+        return f"{self.fault}; seek to {self.past} to go on behind, or read with on_corrupt='skip'"
 
 
 class DeserializationError(ClientError):

@@ -17,7 +17,7 @@ from kbroker.cli.options import parse_time_option, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.output import on_terminal
 from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
-from kbroker.errors import UnknownTopicOrPartition
+from kbroker.errors import CorruptRecord, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
 from kbroker.wording import counted
 
@@ -222,9 +222,11 @@ def _print(consumer: Consumer, write: Format, count: int | None, ends: dict[Topi
     while left is None or left > 0:
         if ends is not None and all(consumer.position(partition) >= end for partition, end in ends.items()):
             break
-        batches = consumer.poll(
-            timeout_ms=POLL_MS, max_records=POLL_RECORDS if left is None else min(POLL_RECORDS, left)
-        )
+        most = POLL_RECORDS if left is None else min(POLL_RECORDS, left)
+        try:
+            batches = consumer.poll(timeout_ms=POLL_MS, max_records=most)
+        except CorruptRecord as error:
+            raise click.ClickException(f"{error.fault}; --skip-corrupt goes on at offset {error.past}") from None
         for partition, records in batches.items():
             if ends is not None:
                 records = [record for record in records if record.offset < ends[partition]]
