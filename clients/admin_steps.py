@@ -39,6 +39,7 @@ class AdminSteps:
         self.cluster.close()
 
     def __del__(self) -> None:
+        unclosed.closed(self)
         if hasattr(self, "_closed"):
             self._end_at_exit()
 
@@ -48,7 +49,6 @@ class AdminSteps:
         if cluster.closed or cluster.guard.forked:
             return
         cluster.drop()
-        unclosed.closed(self)
         if cluster.is_used:
             unclosed.warn("an Admin", "its connections end here")
 

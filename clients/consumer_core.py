@@ -96,7 +96,8 @@ class Cursor:
         """Take iteration into account for good. The list that is being iterated over ends where it is."""
         if self.given is None:
             return
-        self.position, self.last_epoch, self.given = self.given.offset + 1, self.given.leader_epoch, None
+        self._moved_past(self.given)
+        self.given = None
         rest = self.records[bisect_left(self.records, self.position, key=_offset_of) :]
         self.records.clear()
         self.records = rest
@@ -244,14 +245,14 @@ class Cursor:
             del taken[count:]
         else:
             self.records = []
-        self.position, self.last_epoch = taken[-1].offset + 1, taken[-1].leader_epoch
+        self._moved_past(taken[-1])
         if not self.records:
             self._leave_batch()
         return taken
 
     def finish(self) -> None:
         """All of the decoded records were yielded."""
-        self.position, self.last_epoch = self.records[-1].offset + 1, self.records[-1].leader_epoch
+        self._moved_past(self.records[-1])
         self.records.clear()
         self.given = None
         self._leave_batch()
@@ -272,6 +273,12 @@ class Cursor:
                 at = max(at, batch.nearest_end())
             self.position, self.last_epoch = at, taken[-1].leader_epoch
         return taken
+
+    def _moved_past(self, record: ConsumerRecord) -> None:
+        # Never back: of the offsets in the middle of a batch we have only its word.
+        if record.offset >= self.position:
+            self.position = record.offset + 1
+        self.last_epoch = record.leader_epoch
 
     def _leave_batch(self) -> None:
         if self.finished is not None:

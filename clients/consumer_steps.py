@@ -126,7 +126,6 @@ class ConsumerSteps(ConsumerReading):
             yield from self._await_positions(self._core.cursors.values(), timeout_ms)
         except BaseException:
             self._cluster.close()
-            unclosed.closed(self)
             raise
 
     # --- what to read ---
@@ -312,6 +311,7 @@ class ConsumerSteps(ConsumerReading):
             self._skips.tell_rest()
 
     def __del__(self) -> None:
+        unclosed.closed(self)
         if hasattr(self, "_group"):  # else the constructor has raised
             self._end_at_exit()
 
@@ -325,7 +325,6 @@ class ConsumerSteps(ConsumerReading):
             return
         self._reader.close()
         cluster.drop()
-        unclosed.closed(self)
         if heart is not None:
             unclosed.warn(f"a Consumer of group {self.options.group!r}", "it leaves the group without a commit")
         elif cluster.is_used:

@@ -420,16 +420,17 @@ class ProducerLoop:
     # --- nobody has closed it ---
 
     def __del__(self) -> None:
-        # No lock is taken: nobody else is here, and a finalizer may come in the middle of anything.
+        unclosed.closed(self)
         if not hasattr(self, "_thread") or self._is_over or self._guard.forked:
             return
-        self._closed = self._is_over = True
-        count = self._records_left()
-        self._cluster.drop(has_sleeper=True)
-        self._perform(self._core.abort(ClientClosed("the producer was garbage-collected: nobody had closed it")))
-        self._left += self._take_callbacks()
-        self._wakeup.wake()
-        unclosed.closed(self)
+        # Who has the lock refers to this producer, so nobody has; but the loop's thread may just be looking at it.
+        with self._lock:
+            self._closed = self._is_over = True
+            count = self._records_left()
+            self._cluster.drop(has_sleeper=True)
+            self._perform(self._core.abort(ClientClosed("the producer was garbage-collected: nobody had closed it")))
+            self._left += self._take_callbacks()
+            self._wakeup.wake()
         self._warn_unclosed(count)
 
     def _warn_unclosed(self, count: int) -> None:
@@ -444,6 +445,9 @@ class ProducerLoop:
     def _work(self, events: list[tuple[int, int]] | None) -> tuple[select.epoll, int] | None:
         """What the thread does when it has slept until these events (None: it has not slept). What to sleep on next,
         and for how many ms; None: it is over."""
+        with self._lock:
+            if self._is_over:
+                return None
         reason: Exception = ClientClosed("the producer was closed before the record was acknowledged")
         try:
             if events is not None:
@@ -518,7 +522,7 @@ def _run(reference: weakref.ref[ProducerLoop], _wakeup: Wakeup, left: list[Calla
     events: list[tuple[int, int]] | None = None
     while True:
         loop = reference()
-        rest = loop._work(events) if loop is not None and not loop._is_over else None
+        rest = loop._work(events) if loop is not None else None
         del loop
         if rest is None:
             break

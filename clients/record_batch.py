@@ -10,7 +10,7 @@ from crc32c import crc32c
 
 from kbroker.clients.records import ConsumerRecord
 from kbroker.clients.skips import RAISE_ALL, Skips
-from kbroker.errors import CorruptRecord, DeserializationError
+from kbroker.errors import CorruptMessage, CorruptRecord, DeserializationError
 from kbroker.records.batch import ATTRIBUTES_POSITION, Header
 from kbroker.records.codec import decode
 from kbroker.types import TopicPartition
@@ -153,10 +153,11 @@ class RecordBatch:
         found: list[ConsumerRecord],
         at: int = -1,
     ) -> None:
-        """Append to `found` the next `count` records (None: all) of those that `open` gave; fewer: that was the end.
+        """Append to `found`, which is empty, the next `count` records (None: all) of those that `open` gave; fewer:
+        that was the end.
 
-        `at`: no record has a lower offset than this. Raises CorruptRecord and DeserializationError; what lies before
-        is in `found`, and `raw` is of no use any more.
+        `at`: no record has a lower offset than this. Raises CorruptRecord and DeserializationError; what lies before is
+        in `found`, and `raw` is of no use any more.
         """
         topic, partition = self.topic_partition
         epoch = self.header.leader_epoch
@@ -190,39 +191,43 @@ class RecordBatch:
                 pass
             # Something is wrong with one of them: again, one by one.
             raw = (record for record in self.open() if record.offset >= at)
-        left = count
-        while left is None or left > 0:
+        end = self.next_offset
+        while True:
+            key = value = r = None
+            stage = "reading"
             try:
-                r = next(raw, None)
-            except MemoryError:
-                raise
+                for r in islice(raw, None if count is None else count - len(found)):
+                    if not at <= r.offset < end:
+                        raise CorruptMessage(f"a record says that it has offset {r.offset}")
+                    at = r.offset + 1
+                    key, value = r.key, r.value
+                    if key_deserializer is not None and key is not None:
+                        stage = "key"
+                        key = key_deserializer(key)
+                    if value_deserializer is not None and value is not None:
+                        stage = "value"
+                        value = value_deserializer(value)
+                    stage = "reading"
+                    found.append(
+                        _new(
+                            ConsumerRecord,
+                            (topic, partition, epoch, r.offset, r.timestamp, r.timestamp_type, key, value, r.headers),
+                        )
+                    )
             except Exception as error:
-                raise self._corrupt(at, error) from error
-            if r is None:
-                return
-            if not at <= r.offset < self.next_offset:
-                raise self._corrupt(at, f"a record says that it has offset {r.offset}")
-            at = r.offset + 1
-            origin = "key"
-            try:
-                key = r.key if key_deserializer is None or r.key is None else key_deserializer(r.key)
-                origin = "value"
-                value = r.value if value_deserializer is None or r.value is None else value_deserializer(r.value)
-            except Exception as error:
+                if stage == "reading":
+                    if isinstance(error, MemoryError):
+                        raise
+                    raise self._corrupt(at, error) from error
+                assert r is not None
                 failure = DeserializationError(
-                    self.topic_partition, r.offset, origin, error,
+                    self.topic_partition, r.offset, stage, error,
                     key=r.key, value=r.value, headers=r.headers, timestamp=r.timestamp,
                 )  # fmt: skip
-                if self._skips.passes(failure):
-                    continue
-                raise failure from error
-            found.append(
-                ConsumerRecord(
-                    topic, partition, epoch, r.offset, r.timestamp, r.timestamp_type, key, value, r.headers,
-                )
-            )  # fmt: skip
-            if left is not None:
-                left -= 1
+                if not self._skips.passes(failure):
+                    raise failure from error
+            else:
+                return
 
     def begin_at(self, position: int) -> None:
         """All records before `position` were given out; one that lies there or behind is next."""
