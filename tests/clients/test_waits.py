@@ -15,13 +15,15 @@ import pytest
 from kbroker import Admin, BrokerUnavailable, Consumer, Producer, TopicPartition
 from kbroker.clients import cluster, heartbeats, producer_loop
 from kbroker.clients.cluster import Cluster
-from kbroker.clients.consumer_core import ConsumerCore, Cursor
+from kbroker.clients.consumer_core import ConsumerCore
+from kbroker.clients.consumer_options import ConsumerOptions
 from kbroker.clients.group_membership import Membership
 from kbroker.clients.group_session import GroupOptions, GroupSession
 from kbroker.clients.link import NotSent, Reply
+from kbroker.clients.reader import Reader
 from kbroker.clients.seldom import PERIOD_MS, Seldom
 from kbroker.clients.wakeup import Wakeup
-from kbroker.errors import GroupMaxSizeReached, RequestError
+from kbroker.errors import GroupMaxSizeReached, OffsetOutOfRange, RequestError
 from kbroker.testing import Broker
 
 PATIENCE_S = 20
@@ -197,13 +199,28 @@ def test_committed_offsets_that_cannot_be_had(error: RequestError) -> None:
     stub.close()
 
 
+def test_a_position_that_is_out_of_the_log_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    stub = StubCluster(NotSent("nobody is there"))
+    core = ConsumerCore()
+    (cursor,) = core.assign([TopicPartition("t", 0)])
+    reader = Reader(stub, core, ConsumerOptions(auto_offset_reset="earliest", transport="zmq"))
+    pauses = []
+    for offset in range(10):
+        cursor.move(offset)
+        reader._failed(cursor, OffsetOutOfRange(f"offset {offset}"))
+        pauses.append(max(0, cursor.retry_at_ms - cluster.now_ms()))
+    assert pauses[0] == 0
+    assert pauses[-1] > 500
+    assert len(caplog.records) == 1
+    stub.close()
+
+
 def test_the_next_retry_is_not_hidden_by_one_that_is_over() -> None:
     core = ConsumerCore()
     one, two = core.assign([TopicPartition("t", 0), TopicPartition("t", 1)])
     one.retry_at_ms, two.retry_at_ms = 10, 500
     assert core.next_retry_ms(100) == 500
     assert core.next_retry_ms(500) is None
-    assert isinstance(one, Cursor)
 
 
 def test_lines_come_seldom(caplog: pytest.LogCaptureFixture) -> None:
