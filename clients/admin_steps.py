@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kbroker.clients import unclosed
 from kbroker.clients.cluster import Cluster, ClusterSettings
 from kbroker.clients.group_membership import by_topic
 from kbroker.clients.groups import GroupDescription, GroupListing, MemberDescription
@@ -25,14 +26,34 @@ class AdminSteps:
         self, server: str | None = None, *, client_id: str = "kbroker-admin", api_timeout_ms: int = 10_000
     ) -> None:
         self._timeout_ms = whole_number("api_timeout_ms", api_timeout_ms, 1)
-        self.cluster = Cluster(server, ClusterSettings(client_id=client_id, request_timeout_ms=api_timeout_ms))
+        settings = ClusterSettings(client_id=client_id, request_timeout_ms=api_timeout_ms)
+        self.cluster = Cluster(server, settings, "admin")
         self._broker_timeout_ms = max(1, api_timeout_ms - 500)  # so that the broker says itself that it took too long
         self._closed = False
+        unclosed.opened(self)
 
     def close(self) -> None:
         """Free everything. A second call does nothing."""
         self._closed = True
+        unclosed.closed(self)
         self.cluster.close()
+
+    def __del__(self) -> None:
+        unclosed.closed(self)
+        if hasattr(self, "_closed"):
+            self._end_at_exit()
+
+    def _end_at_exit(self, deadline_s: float = 0.0) -> None:  # noqa: ARG002  # nothing is waited for
+        """Free everything, if nobody has, and say so. Part of unclosed.Closable."""
+        cluster = self.cluster
+        if cluster.closed or cluster.guard.forked:
+            return
+        cluster.drop()
+        if cluster.is_used:
+            unclosed.warn("an Admin", "its connections end here")
+
+    def _ended_at_exit(self, deadline_s: float) -> None:
+        """Part of unclosed.Closable."""
 
     def connect(self) -> Steps[None]:
         """Wait for the broker's greeting. Raises BrokerUnavailable; then all is closed."""

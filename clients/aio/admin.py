@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Never
 
 from kbroker.clients.admin_steps import AdminSteps
 from kbroker.clients.aio.sleeper import Sleeper, awaiting
+from kbroker.clients.arguments import check_unknown
 from kbroker.clients.steps import Steps, T
 
 
@@ -13,8 +15,14 @@ class Admin:
     """As `kbroker.Admin`, with coroutines: `async with Admin() as admin: await admin.list_topics()`."""
 
     def __init__(
-        self, server: str | None = None, *, client_id: str = "kbroker-admin", api_timeout_ms: int = 10_000
+        self,
+        server: str | None = None,
+        *,
+        client_id: str = "kbroker-admin",
+        api_timeout_ms: int = 10_000,
+        **unknown: Never,
     ) -> None:
+        check_unknown(type(self), unknown)
         self.steps = AdminSteps(server, client_id=client_id, api_timeout_ms=api_timeout_ms)
         self._sleeper = Sleeper(self.steps.cluster)
 
