@@ -27,6 +27,8 @@ RECOVERY_POINT: Final = "recovery-point"
 COMPACTION_CHECKPOINT: Final = "compaction-checkpoint"
 CLEAN_SHUTDOWN: Final = "clean-shutdown"
 FLUSH_FAILED: Final = "flush-failed"
+DAMAGE: Final = "damage"
+"""What is missing or damaged, and whether somebody has accepted it: see `kbroker/log/damage.py`."""
 
 NAME_BYTES_MAX: Final = 255
 _DELETED_FOLDER = re.compile(r".+\.[0-9a-f]{32}-delete")

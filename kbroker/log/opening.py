@@ -11,6 +11,7 @@ from kbroker.config import LogConfig
 from kbroker.errors import StartError, StorageError
 from kbroker.log import names
 from kbroker.log.checkpoint import encode_metadata, id_text, parse_metadata
+from kbroker.log.damage import Repair
 from kbroker.log.recovery import Recovered, recover
 from kbroker.log.storage import File, Storage
 from kbroker.types import TopicPartition
@@ -27,7 +28,10 @@ def take_over(
     config: LogConfig,
     leader_epoch: int,
     now_ms: int,
-    distrust_cache: bool,
+    *,
+    distrust_cache: bool = False,
+    had_log: bool = False,
+    repair: Repair = Repair.NONE,
 ) -> tuple[File, Recovered]:
     """Lock, check whose folder it is, recover, and begin a leader epoch. Raises StartError, StorageError."""
     lock: File | None = None
@@ -39,7 +43,16 @@ def take_over(
             pass
         lock = _lock(storage, folder)
         _check_owner(storage, folder, partition, topic_id)
-        recovered = recover(storage, folder, config, leader_epoch, now_ms, distrust_cache)
+        recovered = recover(
+            storage,
+            folder,
+            config,
+            leader_epoch,
+            now_ms,
+            distrust_cache=distrust_cache,
+            had_log=had_log,
+            repair=repair,
+        )
         if not recovered.segments:
             raise AssertionError("recovery leaves a segment")
         _begin_epoch(storage, folder, recovered, leader_epoch)

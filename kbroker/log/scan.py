@@ -13,6 +13,7 @@ _CHUNK_BYTES = 4 << 20
 _MAGIC_BYTE = bytes([MAGIC])
 GAP_MAX = 2**31
 """A good batch behind a bad place begins within this many offsets: a segment holds no more."""
+OFFSET_MAX = 2**63 - 1
 _unpack = HEADER.unpack_from
 
 
@@ -65,8 +66,11 @@ class Scan:
             self.next_offset = facts.base_offset + facts.last_offset_delta + 1
             yield facts
 
-    def seek_good(self) -> bool:
-        """Go on to the next good batch behind a bad place: `position` and `next_offset` are its. False: none."""
+    def seek_good(self, offset_limit: int = OFFSET_MAX) -> bool:
+        """Go on to the next good batch behind a bad place: `position` and `next_offset` are its. False: none.
+
+        The CRC does not cover a batch's base offset: one that says it ends past `offset_limit` is not believed.
+        """
         position = self.position + 1
         while position + HEADER_BYTES <= self.end:
             chunk = self.storage.pread_all(self.file, min(_CHUNK_BYTES, self.end - position), position)
@@ -78,6 +82,7 @@ class Scan:
                 if (
                     facts is not None
                     and self.next_offset < facts.base_offset < self.next_offset + GAP_MAX
+                    and facts.base_offset + facts.last_offset_delta < offset_limit
                     and self._whole_and_right(view, at, facts)
                 ):
                     self.position = position + at
