@@ -44,6 +44,7 @@ class Admin:
     create_partitions = waiting(AdminSteps.create_partitions)
     delete_records = waiting(AdminSteps.delete_records)
     broker_status = waiting(AdminSteps.broker_status)
+    repair_log = waiting(AdminSteps.repair_log)
     list_consumer_groups = waiting(AdminSteps.list_consumer_groups)
     describe_consumer_groups = waiting(AdminSteps.describe_consumer_groups)
     list_consumer_group_offsets = waiting(AdminSteps.list_consumer_group_offsets)

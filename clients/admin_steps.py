@@ -170,6 +170,20 @@ class AdminSteps:
         document: dict[str, Any] = json.loads(answer.document)
         return document
 
+    def repair_log(self, place: TopicPartition, *, accept_loss: bool = False) -> Steps[messages.LogRepaired]:
+        """Go past what is corrupt in a partition's log, with `accept_loss` also past what is lost of it. It is out of
+        service meanwhile. What is passed over is kept beside the log, and its offsets stay empty.
+
+        Raises UnknownTopicOrPartition, KafkaStorageError.
+        """
+        described = yield from self.describe_topics([place.topic])
+        if place.partition not in {partition.partition for partition in described[0].partitions}:
+            raise UnknownTopicOrPartition(f"there is no partition {place}")
+        self.cluster.add_topics({place.topic})
+        request = messages.RepairLog(place.topic, place.partition, accept_loss)
+        answer: messages.LogRepaired = yield from self._call(request, messages.LogRepaired, owner_of=place)
+        return answer
+
     # --- consumer groups ---
 
     def list_consumer_groups(self, states: Iterable[str] = (), types: Iterable[str] = ()) -> Steps[list[GroupListing]]:

@@ -23,6 +23,7 @@ from kbroker.log.storage import Storage
 from kbroker.records.codec import BatchBuilder, decode_list, iter_batches
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.recoveries import tell_recovery
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ BATCH_BYTES_MAX = 256 << 20
 
 
 def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cache: bool) -> PartitionLog:
-    """The log of `__consumer_offsets-0`, recovered. May block. Raises StorageError, StartError."""
+    """The log of `__consumer_offsets-0`, recovered. May block. Raises StartError, StorageError: also where records
+    that were on the disk are lost, until somebody has accepted that; its folder is free meanwhile.
+    """
     folder = config.data_dir / str(PARTITION)
     topic_id = read_topic_id(folder / PARTITION_METADATA) or uuid.uuid4().bytes
     # Not for users' settings: what retention took would be forgotten.
@@ -51,7 +54,12 @@ def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cach
         flush_acks_all="fdatasync",
         message_max_bytes=BATCH_BYTES_MAX,
     )
-    return PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, storage, distrust_cache=distrust_cache)
+    opened = PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, storage, distrust_cache=distrust_cache)
+    tell_recovery(opened)
+    if opened.refusal is not None:
+        opened.abandon()
+        raise StorageError(opened.refusal)
+    return opened
 
 
 def stored_records(partition_log: PartitionLog) -> Iterator[Record]:

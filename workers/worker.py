@@ -16,6 +16,7 @@ from typing import Any
 from kbroker.config import Config, make_config
 from kbroker.errors import (
     InvalidRequest,
+    KafkaStorageError,
     KbrokerError,
     MessageTooLarge,
     NotLeaderOrFollower,
@@ -25,6 +26,8 @@ from kbroker.errors import (
     UnknownTopicId,
     code_of,
 )
+from kbroker.log.damage import Repair
+from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult, SegmentInfo
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
@@ -114,6 +117,7 @@ class Worker:
             m.Fetch: self._fetch,
             m.ListOffsets: self._list_offsets,
             m.DeleteRecords: self._delete_records,
+            m.RepairLog: self._repair_log,
             m.Hello: self._hello,
         }
 
@@ -328,6 +332,21 @@ class Worker:
                 asked.refuse(error)
 
         start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked.caller)
+
+    def _repair_log(self, asked: Asked, request: m.RepairLog) -> None:
+        partition = self.table.get(request.topic, request.partition)
+        repair = Repair.ACCEPT_LOSS if request.accept_loss else Repair.PAST_CORRUPTION
+        log.info("%s: its log is repaired%s", partition.name, ", a loss accepted" if request.accept_loss else "")
+
+        def repaired(opened: PartitionLog | None, error: KbrokerError | None) -> None:
+            if opened is None:
+                asked.refuse(error or KafkaStorageError(f"{partition.name} could not be repaired"))
+                return
+            passed_over = [f"offsets {damage.offsets} ({damage.what})" for damage in opened.recovery.accepted]
+            pending = [damage.told(partition.name) for damage in opened.damage.pending]
+            asked.answer(codec.encode_answer(m.LogRepaired(passed_over, pending)))
+
+        self.table.repair(partition, repair, repaired)
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:

@@ -41,6 +41,7 @@ class Admin:
     create_partitions = awaiting(AdminSteps.create_partitions)
     delete_records = awaiting(AdminSteps.delete_records)
     broker_status = awaiting(AdminSteps.broker_status)
+    repair_log = awaiting(AdminSteps.repair_log)
     list_consumer_groups = awaiting(AdminSteps.list_consumer_groups)
     describe_consumer_groups = awaiting(AdminSteps.describe_consumer_groups)
     list_consumer_group_offsets = awaiting(AdminSteps.list_consumer_group_offsets)

@@ -1,4 +1,4 @@
-"""`kbroker log`: look into a partition's files, with no broker. Only reads."""
+"""`kbroker log`: look into a partition's files, with no broker, and repair them (`repair.py`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from kbroker.cli.options import json_option
 from kbroker.cli.output import print_json, say
+from kbroker.cli.repair import repair
 from kbroker.cli.table import print_table
 from kbroker.errors import KbrokerError
 
@@ -112,7 +113,10 @@ def inspect(path: Path) -> SegmentReport:
 
 @click.group()
 def command() -> None:
-    """Look into a partition's files, with no broker. Only reads."""
+    """Look into a partition's files, and go past what is damaged in them."""
+
+
+command.add_command(repair)
 
 
 @command.command()

@@ -145,6 +145,8 @@ class _Group:
         self.sources = sources
         self.base_offset = sources[0].base_offset
         self.end_offset = sources[-1].end_offset
+        self.timestamps = (-1, -1, -1)
+        """Of what was written: the largest with its offset, and the first batch's."""
 
 
 class Compaction:
@@ -254,6 +256,7 @@ class Compaction:
             return
         segment.time_index.maybe_append(segment.max_timestamp, segment.max_timestamp_offset - segment.base_offset)
         segment.write_indexes()
+        group.timestamps = (segment.max_timestamp, segment.max_timestamp_offset, segment.rolling_timestamp)
         for file in (segment.offset_index_file, segment.time_index_file, segment.file):
             storage.fdatasync(file)
         # The log last: its new name says that all is there.
@@ -314,6 +317,7 @@ class Compaction:
         for suffix in (names.LOG, names.INDEX, names.TIME_INDEX):
             storage.rename(self._path(group, suffix + names.SWAP), self._path(group, suffix))
         made = Segment(storage, self._folder, group.base_offset, log.config.index_interval_bytes, gone[-1].created_ms)
+        made.max_timestamp, made.max_timestamp_offset, made.rolling_timestamp = group.timestamps
         log.put_in_place_of(gone, made)
 
 

@@ -54,6 +54,18 @@ class Damage(NamedTuple):
             return str(self.first_offset)
         return f"{self.first_offset} to {self.next_offset - 1}"
 
+    def outage(self, partition: TopicPartition) -> tuple[str, str]:
+        """In few words what clients cannot use, and why: for `kbroker status`."""
+        if self.kind == LOST:
+            return (
+                f"writes to {partition}",
+                f"offsets {self.offsets} were on the disk and are not there; "
+                f"`kbroker log repair {partition} --accept-loss` goes on without them",
+            )
+        state = "corrupt, readers stop there" if self.kind == CORRUPT else "missing"
+        way = "goes past them" if self.kind == CORRUPT else "confirms it"
+        return f"offsets {self.offsets} of {partition}", f"{state}; `kbroker log repair {partition}` {way}"
+
     def told(self, partition: TopicPartition) -> str:
         """One sentence for people, with the way on."""
         if self.kind == LOST:
@@ -128,14 +140,15 @@ class KnownDamage:
         """Before every byte is looked at again: what is still corrupt is found again."""
         self.entries = [entry for entry in self.entries if entry.kind != CORRUPT]
 
-    def accept(self, repair: Repair) -> None:
-        """Nobody need be told of it any longer; it stays known that these offsets are missing."""
-        self.entries = [
-            entry
-            if entry.kind == CORRUPT or (entry.kind == LOST and repair < Repair.ACCEPT_LOSS)
-            else entry._replace(is_accepted=True)
-            for entry in self.entries
-        ]
+    def accept(self, repair: Repair) -> list[Damage]:
+        """Nobody need be told of it any longer; it stays known that these offsets are missing. Returns what that is."""
+        accepted = []
+        for number, entry in enumerate(self.entries):
+            is_for_repair = entry.kind == DAMAGED or (entry.kind == LOST and repair >= Repair.ACCEPT_LOSS)
+            if is_for_repair and not entry.is_accepted:
+                accepted.append(entry)
+                self.entries[number] = entry._replace(is_accepted=True)
+        return accepted
 
     def cut_start(self, log_start_offset: int) -> None:
         """Forget what lies before the log's start, unless it still is to be accepted."""

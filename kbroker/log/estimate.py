@@ -1,4 +1,4 @@
-"""Bytes at the end of a segment in which no whole batch is found: what they were, and which offsets they may have had."""
+"""Bytes at the end of a segment in which no whole batch is found: what they were, which offsets they may have had."""
 
 from __future__ import annotations
 

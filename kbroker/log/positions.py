@@ -50,7 +50,7 @@ class SegmentInfo(NamedTuple):
 @dataclass(slots=True)
 class RecoveryReport:
     """What opening a log found and did. `set_aside` has a sentence for each damaged file: what it is kept as. `found`
-    are the offsets that are missing and were not known to be.
+    are the offsets that are missing and were not known to be, `accepted` those that somebody has accepted now.
     """
 
     clean: bool = False
@@ -59,4 +59,5 @@ class RecoveryReport:
     truncated_bytes: int = 0
     set_aside: list[str] = field(default_factory=list)
     found: list[Damage] = field(default_factory=list)
+    accepted: list[Damage] = field(default_factory=list)
     rebuilt_indexes: int = 0

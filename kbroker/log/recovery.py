@@ -115,7 +115,10 @@ class _Recovery:
         return ProducerStates.parse(self.storage.read_file(self.folder / name)) if name in self.listing else None
 
     def _segment(self, base_offset: int) -> Segment:
-        return Segment(self.storage, self.folder, base_offset, self.config.index_interval_bytes, self.now_ms)
+        segment = Segment(self.storage, self.folder, base_offset, self.config.index_interval_bytes, self.now_ms)
+        # When it was made is not known any more; it is as old as its last change at least.
+        segment.created_ms = min(self.now_ms, self.storage.changed_ms(segment.file))
+        return segment
 
     def run(self) -> Recovered:
         self._finish_swaps()
@@ -130,14 +133,15 @@ class _Recovery:
         if producers is not None and mark is not None:
             self.report.clean = True
             self.producers, self.replay_from = producers, mark.offset
-            active = segments[-1]
-            active.next_offset = mark.offset
+            segments[-1].next_offset = mark.offset
             segments, next_offset = self._check(segments, len(segments), None)
-            active.max_timestamp, active.max_timestamp_offset = mark.max_timestamp, mark.max_timestamp_offset
         else:
             segments, next_offset = self._check(segments, *self._start(segments))
         self._remember_damage()
         self._check_indexes(segments)
+        if self.report.clean and mark is not None:
+            segments[-1].max_timestamp = mark.max_timestamp
+            segments[-1].max_timestamp_offset = mark.max_timestamp_offset
         self.producers.restored(self.now_ms)
         start_offset = max(self.known.start_offset, segments[0].base_offset)
         if not self.report.clean:
@@ -191,7 +195,7 @@ class _Recovery:
     def _remember_damage(self) -> None:
         """On the disk before anything that makes the log look whole."""
         if self.repair:
-            self.damage.accept(self.repair)
+            self.report.accepted = self.damage.accept(self.repair)
         self.damage.cut_start(self.known.start_offset)
         data = self.damage.encode()
         if data != self.damage_told or (self.damage.entries and names.DAMAGE not in self.listing):
@@ -433,7 +437,7 @@ class _Recovery:
         return parts, missing, scan.next_offset if following is None else max(scan.next_offset, following)
 
     def _end_of(self, following: int | None) -> int | None:
-        """Where a segment ends, as others know it: where the next one begins, or the log was closed. None: not known."""
+        """Where a segment ends, as others know it: where the next one begins, or the log was closed; None: nobody."""
         return self.known.exact_end() if following is None else following
 
     def _write_part(self, segment: Segment, part: _Part) -> Segment:
@@ -480,7 +484,10 @@ class _Recovery:
                 self.storage.unlink(path)
 
     def _check_indexes(self, segments: Iterable[Segment]) -> None:
-        """Rebuild missing indexes now; the content is looked at when it is used. The last segment's are loaded."""
+        """Rebuild missing indexes now; the content is looked at when it is used. The last segment's are loaded.
+
+        Of each segment the largest timestamp is known then: look-ups, retention and compaction ask for it.
+        """
         *closed, active = segments
         for segment in closed:
             if segment.indexes_loaded:
@@ -488,12 +495,13 @@ class _Recovery:
                     segment.max_timestamp, segment.max_timestamp_offset - segment.base_offset
                 )
                 segment.write_indexes()
-            elif not self._index_sizes_fit(segment):
+            elif not (self._index_sizes_fit(segment) and segment.recall_timestamps()):
                 segment.rebuild_indexes()
                 self.report.rebuilt_indexes += 1
                 segment.drop_indexes()
         if not active.indexes_loaded and active.load_indexes():
             self.report.rebuilt_indexes += 1
+        active.recall_first_timestamp()
         active.write_indexes()
 
     def _index_sizes_fit(self, segment: Segment) -> bool:

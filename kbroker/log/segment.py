@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from kbroker.errors import StorageError
 from kbroker.log import names
-from kbroker.log.index import OFFSET_ENTRY, OffsetIndex, TimeIndex
+from kbroker.log.index import OFFSET_ENTRY, TIME_ENTRY, OffsetIndex, TimeIndex
 from kbroker.log.scan import Scan
 from kbroker.log.storage import File, Storage
-from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC
+from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC, read_header
 
 _CHUNK_BYTES = 8192
 _INDEX_GAP_MAX = 16 << 20
@@ -185,6 +185,35 @@ class Segment:
             return self.storage.read_file(self._path(suffix))
         except FileNotFoundError:
             return None
+
+    def recall_timestamps(self) -> bool:
+        """Make the largest timestamp of a closed segment known, from the last entry of its time index.
+
+        False: the index has no entry although the records have timestamps. Raises OSError.
+        """
+        if not self.recall_first_timestamp():
+            return False
+        file = self.storage.open_to_read(self._path(names.TIME_INDEX))
+        size = self.storage.size(file)
+        if size < TIME_ENTRY.size:
+            return self.rolling_timestamp < 0
+        timestamp, relative_offset = TIME_ENTRY.unpack(
+            self.storage.pread(file, TIME_ENTRY.size, size - TIME_ENTRY.size)
+        )
+        if timestamp < self.rolling_timestamp or relative_offset < 0:
+            return False
+        self.max_timestamp, self.max_timestamp_offset = timestamp, self.base_offset + relative_offset
+        return True
+
+    def recall_first_timestamp(self) -> bool:
+        """Make the largest timestamp of the first batch known, by which a segment rolls. False: there is no batch."""
+        if self.rolling_timestamp >= 0 or not self.size_bytes:
+            return True
+        head = self.storage.pread_all(self.file, HEADER_BYTES, 0)
+        if len(head) < HEADER_BYTES:
+            return False
+        self.rolling_timestamp = read_header(head).max_timestamp
+        return True
 
     def rebuild_indexes(self) -> None:
         """Make both indexes anew from the log and write them. Stops at the first bad batch."""

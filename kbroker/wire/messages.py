@@ -361,6 +361,29 @@ class RecordsDeleted:
     log_start_offset: int
 
 
+@dataclass(slots=True)
+class RepairLog:
+    """Check every byte of a partition's log and go past what is corrupt; with `accept_loss` also past what is lost.
+
+    The partition is out of service meanwhile: some seconds for each GB.
+    """
+
+    OP: ClassVar[str] = "repair_log"
+    topic: str
+    partition: int
+    accept_loss: bool = False
+
+
+@dataclass(slots=True)
+class LogRepaired:
+    """Sentences that name offsets: `passed_over` without which the log goes on from now, `pending` what still keeps it
+    from taking records: it is lost, and that was not accepted.
+    """
+
+    passed_over: list[str]
+    pending: list[str]
+
+
 Request = Any
 """One of the messages above that has an OP."""
 
@@ -378,7 +401,8 @@ REQUESTS: tuple[type, ...] = (
     Fetch,
     ListOffsets,
     DeleteRecords,
+    RepairLog,
 )
 
-PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP})
+PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP, RepairLog.OP})
 """Operations that go to the worker owning a partition; all others but `hello` go to the coordinator."""

@@ -34,9 +34,7 @@ def open_log(folder: Path) -> PartitionLog:
     return PartitionLog.open(folder, PARTITION, TOPIC_ID, CONFIG, 0, 9_000, UnsyncedDisk())
 
 
-DEEPER = settings(
-    MODERATE, max_examples=int(os.environ.get("KBROKER_TEST_EXAMPLES", "100"))
-)
+DEEPER = settings(MODERATE, max_examples=int(os.environ.get("KBROKER_TEST_EXAMPLES", "100")))
 """`KBROKER_TEST_EXAMPLES=20000 make test` looks deeper."""
 
 
