@@ -26,7 +26,7 @@ from kbroker.errors import (
     UnknownTopicId,
     code_of,
 )
-from kbroker.log.damage import Repair
+from kbroker.log.damage import Damage, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult, SegmentInfo
 from kbroker.shm.server import DescriptorServer
@@ -51,6 +51,7 @@ from kbroker.workers.loop import Loop
 from kbroker.workers.outages import outage_facts
 from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.rewriting import Rewriting
+from kbroker.workers.scrubbing import Scrub
 from kbroker.workers.stream_connection import Streams
 from kbroker.workers.table import PartitionTable
 
@@ -86,6 +87,9 @@ class Worker:
         self._answers: list[tuple[Asked, AppendResult]] = []
         self._repeated: dict[bytes, m.Produce] = {}
         """Headers that were decoded before: a producer sends the same one with each batch of a partition."""
+        self.scrub = Scrub(
+            self.loop, self.table.serving, lambda: self.config.log.scrub_bytes_per_second, self._found_damage
+        )
         self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
         first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
         self._next_retention_ms = self.loop.now_ms() + first_ms
@@ -138,6 +142,7 @@ class Worker:
         self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         self.loop.at_turn_end(self.commits.end_turn, self.commits.wanted)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
+        self.scrub.start()
         self._follow_peers()
         self.loop.run()
         if self.kafka is not None:
@@ -177,6 +182,8 @@ class Worker:
             self.kafka.door.stop_listening()
         for partition in self.table.serving.values():
             partition.publish()
+
+        self.scrub.end()
 
         def closed() -> None:
             self.io.close(1)
@@ -429,6 +436,8 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
+            if partition.log.suspects:
+                self.scrub.suspect(partition)
         self._report()
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
@@ -439,6 +448,10 @@ class Worker:
                 partition.log.delete_due(self.now_ms())
             except StorageError as error:
                 partition.tell_once(str(error))
+
+    def _found_damage(self, partition: Partition, found: list[Damage]) -> None:
+        partition.note_damage(found, self.io)
+        self._report()
 
     def _report(self) -> None:
         stalled_ms = self.io.stalled_ms()

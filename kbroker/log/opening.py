@@ -129,3 +129,9 @@ def leave_failure_mark(log: PartitionLog, reason: str) -> None:
     with contextlib.suppress(OSError):
         log.storage.replace_file(log.folder / names.FLUSH_FAILED, f"{reason}\n".encode())
         log.storage.fsync_folder(log.folder)
+
+
+def save_damage(log: PartitionLog, data: bytes) -> None:
+    """Remember what is damaged, for the next owner too. On an I/O thread. Raises OSError."""
+    log.storage.replace_file(log.folder / names.DAMAGE, data)
+    log.storage.fsync_folder(log.folder)

@@ -20,16 +20,26 @@ _unpack = HEADER.unpack_from
 class Scan:
     """Iterates over the good batches from `start`; `position` and `next_offset` then tell where it stopped.
 
-    `end` is the size of the file. A batch is good when its length fits, its CRC is right and it begins at the offset
-    where the one before ended: the CRC does not cover the base offset, and a segment has no gaps.
+    `end` is the size of the file, `chunk_bytes` what is read at once. A batch is good when its length fits, its CRC is
+    right and it begins at the offset where the one before ended: the CRC does not cover the base offset, and a segment
+    has no gaps.
     """
 
-    def __init__(self, storage: Storage, file: File, start: int, end: int, next_offset: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        file: File,
+        start: int,
+        end: int,
+        next_offset: int,
+        chunk_bytes: int = _CHUNK_BYTES,
+    ) -> None:
         self.storage = storage
         self.file = file
         self.position = start
         self.end = end
         self.next_offset = next_offset
+        self._chunk_bytes = chunk_bytes
 
     @property
     def done(self) -> bool:
@@ -46,7 +56,7 @@ class Scan:
             if at + HEADER_BYTES > len(chunk):
                 if end - position < HEADER_BYTES:
                     return
-                chunk = memoryview(self.storage.pread_all(self.file, min(_CHUNK_BYTES, end - position), position))
+                chunk = memoryview(self.storage.pread_all(self.file, min(self._chunk_bytes, end - position), position))
                 chunk_start, at = position, 0
                 if len(chunk) < HEADER_BYTES:
                     return
@@ -56,7 +66,7 @@ class Scan:
             if at + facts.size_bytes > len(chunk):
                 chunk = memoryview(
                     self.storage.pread_all(
-                        self.file, min(max(_CHUNK_BYTES, facts.size_bytes), end - position), position
+                        self.file, min(max(self._chunk_bytes, facts.size_bytes), end - position), position
                     )
                 )
                 chunk_start, at = position, 0

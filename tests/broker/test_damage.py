@@ -1,4 +1,4 @@
-"""Records that were on the disk and are gone, or have changed there: clients and operators are told, nobody is led on."""
+"""Records that were on the disk and are gone, or have changed there: clients and operators are told."""
 
 from __future__ import annotations
 
