@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from kbroker.log.damage import CORRUPT, Damage
+from kbroker.log.damage import Damage
 from kbroker.log.scrub import SegmentCheck
 from kbroker.log.segment import Segment
 from kbroker.log.storage import File, Storage
@@ -166,9 +166,5 @@ class Scrub:
 def _end_of(partition: Partition, segment: Segment, following: int) -> int:
     """Where a closed segment ends: where the next one begins, or a gap that is known of."""
     known = partition.log.damage
-    gaps = [
-        entry.first_offset
-        for entry in known.entries
-        if entry.kind != CORRUPT and segment.base_offset < entry.first_offset < following
-    ]
+    gaps = [entry.first_offset for entry in known.entries if segment.base_offset < entry.first_offset < following]
     return next((offset for offset in sorted(gaps) if known.covers(offset, following)), following)

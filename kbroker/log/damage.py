@@ -107,10 +107,12 @@ class KnownDamage:
         more = f" (and {len(loss) - 1} more ranges)" if len(loss) > 1 else ""
         return f"{partition}: {loss[0].told(partition)}{more}"
 
-    def covers(self, first_offset: int, next_offset: int) -> bool:
+    def covers(self, first_offset: int, next_offset: int, *, or_corrupt: bool = False) -> bool:
         """Whether those offsets are known to be missing, from one entry or several that follow one another."""
         at = first_offset
         for entry in sorted(self.entries, key=lambda entry: entry.first_offset):
+            if entry.kind == CORRUPT and not or_corrupt:
+                continue
             if entry.first_offset <= at and (entry.next_offset > at or entry.next_offset == UNKNOWN):
                 if entry.next_offset == UNKNOWN:
                     return True
@@ -119,8 +121,13 @@ class KnownDamage:
 
     def add(self, damage: Damage) -> bool:
         """Take note of it. False: it was known."""
-        if damage.next_offset != UNKNOWN and self.covers(damage.first_offset, damage.next_offset):
+        is_corrupt = damage.kind == CORRUPT
+        if damage.next_offset != UNKNOWN and self.covers(
+            damage.first_offset, damage.next_offset, or_corrupt=is_corrupt
+        ):
             return False
+        if not is_corrupt:  # what was corrupt there is set aside now
+            self.entries = [entry for entry in self.entries if not _lies_in(entry, damage)]
         if damage in self.entries:
             return False
         if len(self.entries) < KEPT_MAX:
@@ -186,3 +193,10 @@ class KnownDamage:
         except ValueError:
             return None
         return cls(entries)
+
+
+def _lies_in(entry: Damage, damage: Damage) -> bool:
+    """Whether a corrupt place is part of what is missing now."""
+    if entry.kind != CORRUPT or entry.first_offset < damage.first_offset:
+        return False
+    return damage.next_offset == UNKNOWN or entry.first_offset < damage.next_offset

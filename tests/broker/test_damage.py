@@ -10,6 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer as KafkaReader
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from kbroker import Consumer, Producer
 from kbroker.errors import PolicyViolation
@@ -155,3 +158,60 @@ def test_repair_says_what_was_wrong_with_its_arguments(broker: Broker) -> None:
     missing = run(broker, "log", "repair", "nothing-0")
     assert missing.returncode == 2
     assert "there is no folder" in missing.stderr
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x40
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(content[position : position + 1])
+
+
+@pytest.mark.parametrize("found_by", [pytest.param("scrub", marks=pytest.mark.slow), "native", "kafka"])
+def test_a_corrupt_segment_is_told_and_gone_past(found_by: str) -> None:
+    with Broker(log_scrub_bytes_per_second=1 << 30 if found_by == "scrub" else 0) as broker:
+        files = with_segments(broker)
+        if found_by == "scrub":
+            flip(files[1], files[1].stat().st_size - 5)  # in the last record: only the CRC tells
+        else:
+            flip(files[1], 16)  # the magic: a reader stumbles over it
+            with RawClient(broker.server) as client:
+                if found_by == "native":
+                    client.fetch(TOPIC, 15, max_wait_ms=0)
+                else:
+                    reader = KafkaReader({"bootstrap.servers": broker.bootstrap_servers, "group.id": "g"})
+                    reader.assign([KafkaPartition(TOPIC, 0, 15)])
+                    broker.wait_until(lambda: reader.poll(0.1) is None and "corrupt" in broker.log, 20)
+                    reader.close()
+        broker.wait_until(lambda: broker.status()["outages_in_all"] == 1, 25)
+        status = run(broker, "status").stdout
+        assert "offsets 10 to 19 of orders-0: corrupt, readers stop there; `kbroker log repair orders-0`" in status
+        assert "ERROR worker 0: orders-0: offsets 10 to 19 are corrupt" in broker.log
+        with RawClient(broker.server) as client:
+            assert client.produce(TOPIC, batch(1)).base_offset == 50, "writes go on"
+        content = files[1].read_bytes()
+        broker.kill("worker-0")
+        broker.wait_until(lambda: broker.is_ready("worker-0"))
+        assert broker.status()["outages_in_all"] == 1, "whoever comes next knows it"
+        repaired = run(broker, "log", "repair", "orders-0")
+        assert repaired.returncode == 0, repaired.stderr
+        assert "goes on without offsets 10 to 19" in repaired.stdout
+        assert files[1].with_name(f"{files[1].name}.corrupt").read_bytes() == content
+        broker.wait_until(lambda: broker.status()["state"] == "ready")
+        assert offsets(broker) == [*range(10), *range(20, 51)]
+
+
+def test_the_largest_timestamp_is_found_after_a_restart(broker: Broker) -> None:
+    with_segments(broker)
+    with RawClient(broker.server) as client:
+        client.produce(TOPIC, bytes(log_batch([b"x"], timestamp_ms=700)))  # older than all others
+    for _ in range(2):
+        broker.restart()
+        with AdminClient({"bootstrap.servers": broker.bootstrap_servers}) as admin:
+            asked = {KafkaPartition(TOPIC, 0): OffsetSpec.max_timestamp()}
+            ((_, future),) = admin.list_offsets(asked).items()
+            found = future.result(20)
+        assert (found.offset, found.timestamp) == (49, 5_009)
+        broker.kill("worker-0")
+        broker.wait_until(lambda: broker.is_ready("worker-0"))

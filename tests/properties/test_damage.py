@@ -34,9 +34,8 @@ def open_log(folder: Path) -> PartitionLog:
     return PartitionLog.open(folder, PARTITION, TOPIC_ID, CONFIG, 0, 9_000, UnsyncedDisk())
 
 
-DEEPER = settings(MODERATE, max_examples=int(os.environ.get("KBROKER_TEST_EXAMPLES", "100")))
-"""`KBROKER_TEST_EXAMPLES=20000 make test` looks deeper."""
-
+DEEPER = settings(deadline=None, suppress_health_check=MODERATE.suppress_health_check)
+"""`pytest tests/properties --hypothesis-profile=deep` looks at many more."""
 
 Original = tuple[Path, dict[int, bytes]]
 

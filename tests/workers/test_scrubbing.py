@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kbroker.config import LogConfig
-from kbroker.log.damage import CORRUPT, Damage
+from kbroker.log import names
+from kbroker.log.damage import CORRUPT, Damage, KnownDamage
 from kbroker.log.log import PartitionLog
 from kbroker.log.scrub import READ_BYTES, SegmentCheck
 from kbroker.log.storage import Storage
@@ -194,11 +195,9 @@ def test_it_finds_what_nobody_has_read(opened: PartitionLog, monkeypatch: pytest
     assert opened.damage.pending == [found]
     assert running.turns <= 4, "a turn of the loop for each segment, whatever its size, and one to remember"
     assert opened.refusal is None
-    saved = PartitionLog.open  # the folder knows it too
-    opened.abandon()
-    again = saved(opened.folder, NAME, TOPIC_ID, LogConfig(), 1, 9_000)
-    assert again.damage.pending == [found]
-    again.abandon()
+    saved = KnownDamage.parse((opened.folder / names.DAMAGE).read_bytes())
+    assert saved is not None
+    assert saved.pending == [found], "the folder knows it too"
 
 
 def test_a_reader_that_stops_has_its_segment_looked_at_at_once(opened: PartitionLog) -> None:
