@@ -10,6 +10,8 @@ from tests.skips import StrictSkips
 
 # For `make test-fast`: properties are looked at, not searched.
 settings.register_profile("fast", max_examples=20)
+# For who has time: what has no number of its own is searched for long.
+settings.register_profile("deep", max_examples=20_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -196,7 +196,9 @@ class Coordinator:
 
     def _tell_outage(self) -> None:
         why = self.groups.outage
-        self.child.report(**outage_facts([Outage("groups", why)] if why else []))
+        outages = [Outage("groups", why)] if why else []
+        outages += [Outage(*told) for told in self.groups.damage]
+        self.child.report(**outage_facts(outages))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()

@@ -122,6 +122,7 @@ class Worker:
             m.ListOffsets: self._list_offsets,
             m.DeleteRecords: self._delete_records,
             m.RepairLog: self._repair_log,
+            m.ReportCorrupt: self._report_corrupt,
             m.Hello: self._hello,
         }
 
@@ -354,6 +355,12 @@ class Worker:
             asked.answer(codec.encode_answer(m.LogRepaired(passed_over, pending)))
 
         self.table.repair(partition, repair, repaired)
+
+    def _report_corrupt(self, asked: Asked, request: m.ReportCorrupt) -> None:
+        """Only the checksum tells, and that only readers look at."""
+        partition = self.table.get(request.topic, request.partition)
+        partition.log.suspect(request.offset)
+        asked.answer(codec.encode_answer(m.CorruptReported()))
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:

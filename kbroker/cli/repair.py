@@ -10,7 +10,7 @@ import click
 
 from kbroker.cli.options import json_option, print_json, server_option
 from kbroker.errors import BrokerUnavailable, KbrokerError, StartError
-from kbroker.types import TopicPartition
+from kbroker.types import OFFSETS_TOPIC, TopicPartition
 
 if TYPE_CHECKING:
     from kbroker.wire.messages import LogRepaired
@@ -105,6 +105,10 @@ def _repair(name: str, accept_loss: bool, data_dir: Path | None, server: str | N
     except StartError:
         if here is None:
             raise
+        if partition.topic == OFFSETS_TOPIC:
+            raise KbrokerError(
+                f"{name} is in use by the broker's coordinator: stop the broker, repair it, and start the broker again"
+            ) from None
         return name, _repair_through_broker(partition, accept_loss, str(here[0]))
 
 

@@ -30,9 +30,11 @@ class Repair(IntEnum):
     """What opening a log may do about damage that it knows of."""
 
     NONE = 0
-    PAST_CORRUPTION = 1
-    """Check every byte, set corrupt parts aside, go on without them. Lost records stay to be accepted."""
-    ACCEPT_LOSS = 2
+    SET_ASIDE = 1
+    """Check every byte, set corrupt parts aside, go on without them. It is still told, until somebody accepts it."""
+    PAST_CORRUPTION = 2
+    """The same, and it is accepted. Lost records stay to be accepted."""
+    ACCEPT_LOSS = 3
     """Also go on without what is lost."""
 
 
@@ -151,8 +153,8 @@ class KnownDamage:
         """Nobody need be told of it any longer; it stays known that these offsets are missing. Returns what that is."""
         accepted = []
         for number, entry in enumerate(self.entries):
-            is_for_repair = entry.kind == DAMAGED or (entry.kind == LOST and repair >= Repair.ACCEPT_LOSS)
-            if is_for_repair and not entry.is_accepted:
+            needed = {DAMAGED: Repair.PAST_CORRUPTION, LOST: Repair.ACCEPT_LOSS}.get(entry.kind)
+            if needed is not None and repair >= needed and not entry.is_accepted:
                 accepted.append(entry)
                 self.entries[number] = entry._replace(is_accepted=True)
         return accepted

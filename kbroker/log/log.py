@@ -420,6 +420,10 @@ class PartitionLog:
         self.roll(now_ms)
         return True
 
+    def suspect(self, offset: int) -> None:
+        """Somebody says that the record there is damaged: its segment is to be looked at. Raises OffsetOutOfRange."""
+        self.suspects.add(self.segment_for(offset).base_offset)
+
     def segment_for(self, offset: int) -> SegmentInfo:
         """The segment that has `offset`, or would. Raises OffsetOutOfRange."""
         if not self.log_start_offset <= offset <= self.next_offset:
@@ -465,7 +469,7 @@ class PartitionLog:
             self.suspects.add(error.base_offset)
             raise
         except OSError as error:
-            self.suspects.add(self.bases[bisect_right(self.bases, offset) - 1])
+            self.suspect(offset)
             raise StorageError(f"{self.partition}: cannot read at offset {offset}: {error}") from error
 
     def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int] | None:

@@ -384,6 +384,21 @@ class LogRepaired:
     pending: list[str]
 
 
+@dataclass(slots=True)
+class ReportCorrupt:
+    """A reader says that the batch which has `offset` is corrupt: the worker looks at its segment, once in a while."""
+
+    OP: ClassVar[str] = "report_corrupt"
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class CorruptReported:
+    """It will be looked at. What is found shows in the broker's status and log."""
+
+
 Request = Any
 """One of the messages above that has an OP."""
 
@@ -402,7 +417,8 @@ REQUESTS: tuple[type, ...] = (
     ListOffsets,
     DeleteRecords,
     RepairLog,
+    ReportCorrupt,
 )
 
-PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP, RepairLog.OP})
+PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP, RepairLog.OP, ReportCorrupt.OP})
 """Operations that go to the worker owning a partition; all others but `hello` go to the coordinator."""

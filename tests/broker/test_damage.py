@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer as KafkaReader
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from kbroker import Consumer, Producer
-from kbroker.errors import PolicyViolation
+from kbroker.errors import OffsetOutOfRange, PolicyViolation
 from kbroker.testing import Broker
+from kbroker.wire import messages as m
 
 from ..log.batches import batch as log_batch
 from .kafka_client import KafkaClient
 from .raw_client import RawClient, batch
+from .test_kafka_fetch import list_offsets
 
 TOPIC = "orders"
+MAX_TIMESTAMP = -3
 
 
 @pytest.fixture
@@ -168,12 +170,18 @@ def flip(path: Path, position: int) -> None:
         file.write(content[position : position + 1])
 
 
-@pytest.mark.parametrize("found_by", [pytest.param("scrub", marks=pytest.mark.slow), "native", "kafka"])
+@pytest.mark.parametrize("found_by", [pytest.param("scrub", marks=pytest.mark.slow), "native", "kafka", "report"])
 def test_a_corrupt_segment_is_told_and_gone_past(found_by: str) -> None:
     with Broker(log_scrub_bytes_per_second=1 << 30 if found_by == "scrub" else 0) as broker:
         files = with_segments(broker)
-        if found_by == "scrub":
+        if found_by in ("scrub", "report"):
             flip(files[1], files[1].stat().st_size - 5)  # in the last record: only the CRC tells
+            if found_by == "report":
+                with RawClient(broker.server) as client:
+                    for offset in (17, 17, 31):
+                        client.ask(m.CorruptReported, m.ReportCorrupt(TOPIC, 0, offset))
+                    with pytest.raises(OffsetOutOfRange):
+                        client.ask(m.CorruptReported, m.ReportCorrupt(TOPIC, 0, 10_000))
         else:
             flip(files[1], 16)  # the magic: a reader stumbles over it
             with RawClient(broker.server) as client:
@@ -208,10 +216,7 @@ def test_the_largest_timestamp_is_found_after_a_restart(broker: Broker) -> None:
         client.produce(TOPIC, bytes(log_batch([b"x"], timestamp_ms=700)))  # older than all others
     for _ in range(2):
         broker.restart()
-        with AdminClient({"bootstrap.servers": broker.bootstrap_servers}) as admin:
-            asked = {KafkaPartition(TOPIC, 0): OffsetSpec.max_timestamp()}
-            ((_, future),) = admin.list_offsets(asked).items()
-            found = future.result(20)
-        assert (found.offset, found.timestamp) == (49, 5_009)
+        with KafkaClient(broker, 1) as kafka:
+            assert list_offsets(kafka, TOPIC, 0, MAX_TIMESTAMP) == (0, 49, 5_009)
         broker.kill("worker-0")
         broker.wait_until(lambda: broker.is_ready("worker-0"))
