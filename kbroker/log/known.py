@@ -53,8 +53,8 @@ class Known:
 
     @property
     def has_nothing(self) -> bool:
-        """Whether no file says that this folder ever had a log."""
-        return self.mark is None and self.point is None and not self.epochs_read and not self.durable_end
+        """Whether no file says how far the log went."""
+        return self.mark is None and self.point is None and not self.durable_end
 
     @property
     def start_offset(self) -> int:

@@ -90,9 +90,11 @@ class _Recovery:
         self.known = Known.read(storage, folder, self.listing)
         self.epochs = self.known.epochs
         self.damage = self._read_damage()
-        self.damage_told = self.damage.encode()
         stems = [name.partition(names.LOG)[0] for name in self.listing if name.endswith(names.CORRUPT)]
         self.set_aside_before = [int(stem) for stem in stems if stem.isdigit() and names.DAMAGE not in self.listing]
+        # The first version that keeps a list writes one, though it be empty: from then on every gap is told.
+        is_written = names.DAMAGE in self.listing or not self.set_aside_before
+        self.damage_told = self.damage.encode() if is_written else b""
         if repair:
             self.damage.forget_corrupt()
 
@@ -137,6 +139,9 @@ class _Recovery:
             segments, next_offset = self._check(segments, len(segments), None)
         else:
             segments, next_offset = self._check(segments, *self._start(segments))
+        if self.repair:
+            self.report.accepted = self.damage.accept(self.repair)
+        self.damage.cut_start(self.known.start_offset)
         self._remember_damage()
         self._check_indexes(segments)
         if self.report.clean and mark is not None:
@@ -194,13 +199,12 @@ class _Recovery:
 
     def _remember_damage(self) -> None:
         """On the disk before anything that makes the log look whole."""
-        if self.repair:
-            self.report.accepted = self.damage.accept(self.repair)
-        self.damage.cut_start(self.known.start_offset)
         data = self.damage.encode()
-        if data != self.damage_told or (self.damage.entries and names.DAMAGE not in self.listing):
-            self.storage.replace_file(self.folder / names.DAMAGE, data)
-            self.storage.fsync_folder(self.folder)
+        if data == self.damage_told:
+            return
+        self.storage.replace_file(self.folder / names.DAMAGE, data)
+        self.storage.fsync_folder(self.folder)
+        self.damage_told = data
 
     def _finish_swaps(self) -> None:
         """Put compacted segments in their places, where a crash has left that undone."""
@@ -386,9 +390,6 @@ class _Recovery:
         parts, missing, next_offset = self._good_parts(segment, scan, following)
         if missing:
             aside = names.aside(segment.path, self.listing)
-            self.storage.link(segment.path, aside)
-            self.listing.add(aside.name)
-            self.storage.fsync_folder(self.folder)
             what = f"{segment.path.name} is damaged: kept as {aside.name}"
             self.report.set_aside.append(what)
             for first_offset, end, is_gone in missing:
@@ -396,6 +397,10 @@ class _Recovery:
                     self._miss_gap(first_offset, end, what)
                 else:
                     self._miss(DAMAGED, first_offset, end, what)
+            self._remember_damage()  # before there is a file that an older version may have set aside
+            self.storage.link(segment.path, aside)
+            self.listing.add(aside.name)
+            self.storage.fsync_folder(self.folder)
         replaced = []
         for part in reversed(parts):
             replaced.append(self._write_part(segment, part))

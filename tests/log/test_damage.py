@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,13 @@ def remove_all_segments(folder: Path, _bases: list[int]) -> tuple[int, int]:
     return 0, 120
 
 
+def remove_all_but_the_epochs(folder: Path, _bases: list[int]) -> tuple[int, int]:
+    for path in folder.iterdir():
+        if path.name not in (names.LEADER_EPOCHS, names.PARTITION_METADATA):
+            path.unlink()
+    return 0, UNKNOWN
+
+
 def remove_all(folder: Path, _bases: list[int]) -> tuple[int, int]:
     for path in folder.iterdir():
         path.unlink()
@@ -118,6 +126,7 @@ def remove_all(folder: Path, _bases: list[int]) -> tuple[int, int]:
 HARMS: list[Harm] = [
     cut_last_in_the_middle, empty_last, remove_last, cut_closed_in_the_middle, cut_closed_between_batches,
     empty_closed, remove_closed, remove_first, zero_closed_tail, remove_all_segments, remove_all,
+    remove_all_but_the_epochs,
 ]  # fmt: skip
 
 
@@ -232,6 +241,56 @@ def test_a_gap_that_an_older_version_has_left_stops_nobody(folder: Path) -> None
     assert log.refusal is None
     assert [entry[:3] for entry in log.recovery.found] == [(DAMAGED, bases[1], bases[2])]
     log.close(9_000)
+    path_of(folder, bases[3]).unlink()
+    assert opened(folder).refusal is not None, "that version is gone: every gap is told from now on"
+
+
+class DyingDisk(UnsyncedDisk):
+    """The process dies at the `dies_at`-th change of a name."""
+
+    def __init__(self, dies_at: int) -> None:
+        super().__init__()
+        self.left = dies_at
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._step()
+        super().rename(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        self._step()
+        super().link(old, new)
+
+    def unlink(self, path: Path) -> None:
+        self._step()
+        super().unlink(path)
+
+
+@pytest.mark.parametrize("harm", [cut_last_in_the_middle, cut_closed_in_the_middle, zero_closed_tail, empty_closed])
+def test_a_loss_is_told_whenever_recovery_dies(folder: Path, harm: Harm) -> None:
+    bases = log_of(folder)
+    first, following = harm(folder, bases)
+    harmed = folder.with_name("harmed")
+    folder.rename(harmed)
+    for dies_at in range(30):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(harmed, folder)
+        disk = DyingDisk(dies_at)
+        try:
+            PartitionLog.open(folder, PARTITION, TOPIC_ID, CONFIG, 0, 9_000, disk).abandon()
+        except KeyboardInterrupt:
+            assert disk.left < 0
+        log = opened(folder)
+        assert [entry[:3] for entry in log.damage.loss] == [(LOST, first, following)], dies_at
+        assert log.next_offset == 120
+        log.abandon()
+        if disk.left >= 0:
+            return
+    raise AssertionError("recovery does not end")
 
 
 def test_repair_goes_past_what_is_corrupt(folder: Path) -> None:
