@@ -29,6 +29,8 @@ from kbroker.workers.partition import Partition
 
 log = logging.getLogger(__name__)
 
+FIRST_PASS_MS: Final = 3_000
+"""After the start: whoever waits for it goes first."""
 PASS_PAUSE_MS: Final = 10_000
 """Between the end of a pass over all segments and the next one."""
 SUSPECT_BYTES_PER_SECOND: Final = 64 << 20
@@ -85,7 +87,7 @@ class Scrub:
 
     def start(self) -> None:
         """Begin the first pass a while from now."""
-        self._loop.call_later(PASS_PAUSE_MS, self._begin_pass)
+        self._loop.call_later(FIRST_PASS_MS, self._begin_pass)
 
     def suspect(self, partition: Partition) -> None:
         """Readers have found no batch where one must be: look at those segments before all others."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kbroker.cli.options import json_option, print_json, server_option
+from kbroker.cli.options import json_option, server_option
+from kbroker.cli.output import print_json, say
 from kbroker.errors import BrokerUnavailable, KbrokerError, StartError
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
 
@@ -28,20 +29,15 @@ def _partition_of(name: str) -> TopicPartition:
 
 def _broker_here(server: str | None, data_dir: Path | None) -> tuple[Path, Path] | None:
     """Runtime and data folder of the broker on this host that is meant; None: there is none, or another one is."""
-    from kbroker.cli.status import find_runtime_dir
-    from kbroker.wire.endpoints import FRONT, resolve_server
+    from kbroker.cli.status import local_runtime_dir
+    from kbroker.wire.endpoints import FRONT
     from kbroker.wire.status import read_status
 
+    is_in_data = data_dir is not None and server is None and (data_dir / "run" / FRONT).exists()
+    runtime_dir = local_runtime_dir(str(data_dir.absolute()) if is_in_data and data_dir is not None else server)
+    if runtime_dir is None:
+        return None
     try:
-        if server is not None:
-            endpoint = resolve_server(server)
-            if not endpoint.startswith("ipc://"):
-                return None
-            runtime_dir = Path(endpoint.removeprefix("ipc://").removesuffix(f"/{FRONT}"))
-        elif data_dir is not None and (data_dir / "run" / FRONT).exists():
-            runtime_dir = data_dir / "run"
-        else:
-            runtime_dir = find_runtime_dir()
         found = Path(read_status(runtime_dir)["data_dir"])
     except BrokerUnavailable:
         return None
@@ -88,14 +84,15 @@ def _repair_through_broker(partition: TopicPartition, accept_loss: bool, server:
 
 
 def _repair(name: str, accept_loss: bool, data_dir: Path | None, server: str | None) -> tuple[str, LogRepaired]:
-    from kbroker.wire.endpoints import default_data_dir, resolve_server
+    from kbroker.cli.status import local_runtime_dir
+    from kbroker.wire.endpoints import default_data_dir
 
     if os.sep in name and Path(name).is_dir():
         folder = Path(name).resolve()
         name, data_dir = folder.name, folder.parent
     partition = _partition_of(name)
     here = _broker_here(server, data_dir)
-    if here is None and data_dir is None and server is not None and resolve_server(server).startswith("tcp:"):
+    if here is None and data_dir is None and server is not None and local_runtime_dir(server) is None:
         return name, _repair_through_broker(partition, accept_loss, server)
     folder = (data_dir or (here[1] if here else default_data_dir())) / name
     if not folder.is_dir():
@@ -133,8 +130,8 @@ def repair(name: str, accept_loss: bool, data_dir: Path | None, server: str | No
         print_json({"partition": partition, "passed_over": repaired.passed_over, "pending": repaired.pending})
     else:
         for text in repaired.passed_over:
-            click.echo(f"{partition}: goes on without {text}")
+            say(f"{partition}: goes on without {text}")
         if not repaired.passed_over and not repaired.pending:
-            click.echo(f"{partition}: nothing is corrupt or lost")
+            say(f"{partition}: nothing is corrupt or lost")
     if repaired.pending:
         raise KbrokerError(f"{partition}: " + "; ".join(repaired.pending))

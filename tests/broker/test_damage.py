@@ -23,6 +23,8 @@ from .kafka_client import KafkaClient
 from .raw_client import RawClient, batch
 from .test_kafka_fetch import list_offsets
 
+pytestmark = pytest.mark.slow
+
 TOPIC = "orders"
 MAX_TIMESTAMP = -3
 
@@ -170,7 +172,7 @@ def flip(path: Path, position: int) -> None:
         file.write(content[position : position + 1])
 
 
-@pytest.mark.parametrize("found_by", [pytest.param("scrub", marks=pytest.mark.slow), "native", "kafka", "report"])
+@pytest.mark.parametrize("found_by", ["scrub", "native", "kafka", "report"])
 def test_a_corrupt_segment_is_told_and_gone_past(found_by: str) -> None:
     with Broker(log_scrub_bytes_per_second=1 << 30 if found_by == "scrub" else 0) as broker:
         files = with_segments(broker)

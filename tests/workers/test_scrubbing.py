@@ -184,7 +184,7 @@ class Running:
 
 
 def test_it_finds_what_nobody_has_read(opened: PartitionLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrubbing, "PASS_PAUSE_MS", 10)
+    monkeypatch.setattr(scrubbing, "FIRST_PASS_MS", 10)
     flip(opened.segments[1].path, 5_000)
     running = Running(opened, 1 << 30)
     running.scrub.start()
@@ -220,7 +220,7 @@ def test_a_reader_that_stops_has_its_segment_looked_at_at_once(opened: Partition
 def test_a_slow_pass_makes_way_for_a_suspect_and_for_the_end(
     opened: PartitionLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrubbing, "PASS_PAUSE_MS", 1)
+    monkeypatch.setattr(scrubbing, "FIRST_PASS_MS", 1)
     flip(opened.segments[2].path, 10)
     running = Running(opened, 1)  # a byte in a second
     running.scrub.start()
