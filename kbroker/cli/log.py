@@ -129,8 +129,9 @@ def verify(path: Path, as_json: bool) -> None:
     """
     reports = [inspect(segment) for segment in _segments(path)]
     for before, after in pairwise(reports):
-        same = Path(before.path).parent == Path(after.path).parent
-        if same and before.next_offset != after.base_offset and not before.problems:
+        folder = Path(before.path).parent
+        is_gap = before.next_offset != after.base_offset and not before.problems
+        if folder == Path(after.path).parent and is_gap and not _is_accepted(folder, before, after):
             after.problems.append(f"begins at {after.base_offset}, but the segment before ends at {before.next_offset}")
     if as_json:
         print_json([asdict(report) for report in reports])
@@ -153,7 +154,20 @@ def verify(path: Path, as_json: bool) -> None:
         )
     damaged = sum(1 for report in reports if report.problems)
     if damaged:
-        raise KbrokerError(f"{damaged} of {len(reports)} segments are damaged")
+        raise KbrokerError(f"{damaged} of {len(reports)} segments are damaged: `kbroker log repair` goes past that")
+
+
+def _is_accepted(folder: Path, before: SegmentReport, after: SegmentReport) -> bool:
+    """Whether somebody has accepted that the offsets between two segments are missing (`kbroker log repair`)."""
+    from kbroker.log.damage import KnownDamage
+    from kbroker.log.names import DAMAGE
+
+    path = folder / DAMAGE
+    known = KnownDamage.parse(path.read_bytes()) if path.exists() else None
+    if known is None:
+        return False
+    accepted = KnownDamage(entry for entry in known.entries if entry.is_accepted)
+    return accepted.covers(before.next_offset, after.base_offset)
 
 
 def _batch_facts(facts: BatchFacts) -> dict[str, Any]:

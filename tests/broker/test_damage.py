@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer as KafkaReader
+from confluent_kafka import Producer as KafkaWriter
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from kbroker import Consumer, Producer
@@ -83,11 +84,18 @@ def test_a_lost_segment_keeps_its_partition_from_writing(broker: Broker) -> None
             broker.kill_all()
     with Producer(broker.server) as producer, pytest.raises(PolicyViolation, match="accept-loss"):
         producer.send(TOPIC, b"x").get(10)
+    refused: list[object] = []
+    writer = KafkaWriter({"bootstrap.servers": broker.bootstrap_servers})
+    writer.produce(TOPIC, b"x", on_delivery=lambda error, _record: refused.append(error and error.name()))
+    assert writer.flush(10) == 0, "at once, not after the time-out"
+    assert refused == ["POLICY_VIOLATION"]
 
     assert run(broker, "log", "repair", "orders-0").returncode == 1, "a loss is accepted by name only"
+    assert "ends at 10" in run(broker, "log", "verify", str(files[0].parent)).stdout
     repaired = run(broker, "log", "repair", "orders-0", "--accept-loss")
     assert repaired.returncode == 0, repaired.stderr
     assert "orders-0: goes on without offsets 10 to 19" in repaired.stdout
+    assert run(broker, "log", "verify", str(files[0].parent)).returncode == 0, "what is accepted is no fault"
     with RawClient(broker.server) as client:
         assert client.produce(TOPIC, batch(1)).base_offset == 50
     broker.wait_until(lambda: broker.status()["state"] == "ready")
