@@ -12,7 +12,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from kbroker.log.segment import Segment
 from kbroker.log.storage import File, Storage
 from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
-from kbroker.workers.loop import Loop
+from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.page_cache import PageCache
 from kbroker.workers.partition import Partition
 
@@ -82,12 +82,13 @@ class Scrub:
         self._suspects: deque[tuple[TopicPartition, int]] = deque()
         self._looked_at: set[tuple[TopicPartition, int]] = set()
         """Suspects of this pass: whoever reads there again and again has them looked at once."""
-        self._queue: deque[tuple[TopicPartition, int]] = deque()
+        self._pass: Iterator[tuple[TopicPartition, int]] = iter(())
         self._is_running = False
+        self._timer: Timer | None = None
 
     def start(self) -> None:
         """Begin the first pass a while from now."""
-        self._loop.call_later(FIRST_PASS_MS, self._begin_pass)
+        self._pass_later(FIRST_PASS_MS)
 
     def suspect(self, partition: Partition) -> None:
         """Readers have found no batch where one must be: look at those segments before all others."""
@@ -106,22 +107,36 @@ class Scrub:
         if self._threads is not None:
             self._threads.close(1)
 
+    def _pass_later(self, pause_ms: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(pause_ms, self._begin_pass)
+
     def _begin_pass(self) -> None:
         if self._ended.is_set() or self._is_running:
             return
         self._looked_at.clear()
         if self._rate():
-            self._queue.extend(
-                (name, base_offset) for name, partition in self._serving.items() for base_offset in partition.log.bases
-            )
+            self._pass = self._all_segments([*self._serving])
         self._next()
         if not self._is_running:
-            self._loop.call_later(PASS_PAUSE_MS, self._begin_pass)
+            self._pass_later(PASS_PAUSE_MS)
+
+    def _all_segments(self, names: list[TopicPartition]) -> Iterator[tuple[TopicPartition, int]]:
+        """Each partition is asked for its segments when it is its turn: there may be many."""
+        for name in names:
+            partition = self._serving.get(name)
+            if partition is not None:
+                for base_offset in [*partition.log.bases]:
+                    yield name, base_offset
 
     def _next(self) -> None:
-        while not self._is_running and not self._ended.is_set() and (self._suspects or self._queue):
+        while not self._is_running and not self._ended.is_set():
             is_suspect = bool(self._suspects)
-            name, base_offset = (self._suspects or self._queue).popleft()
+            found = self._suspects.popleft() if is_suspect else next(self._pass, None)
+            if found is None:
+                return
+            name, base_offset = found
             partition = self._serving.get(name)
             if partition is None:
                 continue
@@ -162,7 +177,7 @@ class Scrub:
             self._found(partition, found)
         self._next()
         if not self._is_running and not self._ended.is_set():
-            self._loop.call_later(PASS_PAUSE_MS, self._begin_pass)
+            self._pass_later(PASS_PAUSE_MS)
 
 
 def _end_of(partition: Partition, segment: Segment, following: int) -> int:

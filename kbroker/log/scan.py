@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crc32c import crc32c
 
@@ -76,14 +76,17 @@ class Scan:
             self.next_offset = facts.base_offset + facts.last_offset_delta + 1
             yield facts
 
-    def seek_good(self, offset_limit: int = OFFSET_MAX) -> bool:
+    def seek_good(
+        self, offset_limit: int = OFFSET_MAX, pause: Callable[[int], bool] = lambda _size_bytes: True
+    ) -> bool:
         """Go on to the next good batch behind a bad place: `position` and `next_offset` are its. False: none.
 
         The CRC does not cover a batch's base offset: one that says it ends past `offset_limit` is not believed.
+        `pause` is called between pieces; False from it ends the search.
         """
         position = self.position + 1
         while position + HEADER_BYTES <= self.end:
-            chunk = self.storage.pread_all(self.file, min(_CHUNK_BYTES, self.end - position), position)
+            chunk = self.storage.pread_all(self.file, min(self._chunk_bytes, self.end - position), position)
             view = memoryview(chunk)
             magic_at = chunk.find(_MAGIC_BYTE, 16)
             while 0 <= magic_at <= len(chunk) - (HEADER_BYTES - 16):
@@ -100,6 +103,8 @@ class Scan:
                     return True
                 magic_at = chunk.find(_MAGIC_BYTE, magic_at + 1)
             position += max(1, len(chunk) - HEADER_BYTES + 1)
+            if not pause(len(chunk)):
+                return False
         return False
 
     def _whole_and_right(self, view: memoryview, at: int, facts: BatchFacts) -> bool:

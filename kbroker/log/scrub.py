@@ -67,7 +67,16 @@ class SegmentCheck:
                     self._miss(scan.next_offset, self._next_offset, scan.position, "ends before them")
                 return True
             position, offset = scan.position, scan.next_offset
-            is_over = len(self._found) >= FOUND_MAX or not scan.seek_good(self._next_offset)
+            is_given_up = False
+
+            def search(size_bytes: int) -> bool:
+                nonlocal is_given_up
+                is_given_up = not pause(size_bytes)
+                return not is_given_up
+
+            is_over = len(self._found) >= FOUND_MAX or not scan.seek_good(self._next_offset, search)
+            if is_given_up:
+                return False
             self._miss(offset, self._next_offset if is_over else scan.next_offset, position, "no valid batch")
             if is_over:
                 return True

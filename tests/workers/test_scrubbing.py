@@ -108,6 +108,31 @@ def test_it_gives_others_a_turn_and_can_be_given_up(opened: PartitionLog) -> Non
     assert asked[0] <= READ_BYTES + segment.size_bytes
 
 
+def test_a_large_damaged_place_gives_others_a_turn_too(tmp_path: Path) -> None:
+    log = PartitionLog.open(tmp_path / "orders-3", NAME, TOPIC_ID, LogConfig(), 1, 9_000)
+    log.append(batch(1), 9_000, sync=False)
+    first_bytes = log.size_bytes
+    for _ in range(3):
+        log.append(batch(1, size_bytes=1_000_000), 9_000, sync=False)
+    segment = log.segments[0]
+    with segment.path.open("r+b") as file:
+        file.seek(first_bytes)
+        file.write(b"\x02" * (segment.size_bytes - first_bytes))
+    asked: list[int] = []
+
+    def pause(size_bytes: int) -> bool:
+        asked.append(size_bytes)
+        return len(asked) < 3
+
+    made = SegmentCheck(Storage(), segment.path, 0, segment.size_bytes, log.next_offset)
+    assert made.run(pause) is None
+    assert max(asked) <= READ_BYTES
+    found = SegmentCheck(Storage(), segment.path, 0, segment.size_bytes, log.next_offset).run(lambda _: True)
+    assert found is not None
+    assert [(one.first_offset, one.next_offset) for one in found] == [(1, 4)]
+    log.abandon()
+
+
 @pytest.mark.parametrize("record_bytes", [20, 4_000])
 def test_it_costs_next_to_nothing(tmp_path: Path, record_bytes: int) -> None:
     """CPU for what it reads in a second at the default rate, the smallest batches and usual ones."""
@@ -215,6 +240,27 @@ def test_a_reader_that_stops_has_its_segment_looked_at_at_once(opened: Partition
     running.scrub.suspect(running.partition)
     assert not running.scrub._suspects, "who reads again and again has it looked at once"
     running.end()
+
+
+def test_suspects_begin_no_second_series_of_passes(opened: PartitionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrubbing, "FIRST_PASS_MS", 1)
+    monkeypatch.setattr(scrubbing, "PASS_PAUSE_MS", 50)
+    running = Running(opened, 1 << 30)
+    begun: list[int] = []
+    begin_pass = running.scrub._begin_pass
+
+    def counted() -> None:
+        begun.append(running.loop.now_ms())
+        begin_pass()
+
+    monkeypatch.setattr(running.scrub, "_begin_pass", counted)
+    running.scrub.start()
+    for number in range(20):
+        opened.suspects.add(opened.bases[number % 3])
+        running.scrub.suspect(running.partition)
+    running.run(220)
+    running.end()
+    assert 1 <= len(begun) <= 6
 
 
 def test_a_slow_pass_makes_way_for_a_suspect_and_for_the_end(
