@@ -10,9 +10,11 @@ from kbroker.clients.producer_options import whole_number
 from kbroker.clients.reader import Reader
 from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord
+from kbroker.clients.skips import Skips
 from kbroker.clients.steps import Steps
 from kbroker.errors import ClientClosed, ConcurrentAccess, KbrokerError
 from kbroker.types import TopicPartition
+from kbroker.wire.messages import CorruptReported, ReportCorrupt
 
 FOREVER_MS = 1 << 40
 ITERATED_AT_ONCE = 128
@@ -36,6 +38,7 @@ class ConsumerReading:
     _cluster: Cluster
     _core: ConsumerCore
     _reader: Reader
+    _skips: Skips
     _group: GroupSession | None
     _closed: bool
     _read_last: tuple[object, object]
@@ -152,8 +155,20 @@ class ConsumerReading:
         if who is not None:
             self._read_last = (who, self._user())
         self._core.settle()
+        if self._skips.corrupt:
+            self._report_corrupt()
         if self._group is not None:
             self._group.polls += 1
+
+    def _report_corrupt(self) -> None:
+        """Tell the owners where records were corrupt: only readers look at their checksums. Nobody waits for it."""
+        reported = set()
+        while self._skips.corrupt:
+            place, offset = self._skips.corrupt.popleft()
+            if (place, offset) not in reported:
+                reported.add((place, offset))
+                request = ReportCorrupt(place.topic, place.partition, offset)
+                self._cluster.ask_owner(place, request, CorruptReported, lambda _reply: None)
 
     def _check_alone(self, iteration: Iteration) -> None:
         """Raises ConcurrentAccess when another thread, or task, has asked for records since this iteration did."""

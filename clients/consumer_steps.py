@@ -302,6 +302,7 @@ class ConsumerSteps(ConsumerReading):
         self._closed = True
         unclosed.closed(self)
         self._core.settle()
+        self._report_corrupt()
         try:
             if self._group is not None:
                 yield from self._group.close()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from kbroker.clients.seldom import Seldom
 from kbroker.errors import CorruptRecord, DeserializationError
+from kbroker.types import TopicPartition
 
 log = logging.getLogger(__name__)
+
+_TO_REPORT_MAX = 16
 
 
 class Skips:
@@ -22,10 +26,13 @@ class Skips:
         self._corrupt = corrupt
         self._undecodable = undecodable
         self._seldom = Seldom(log)
+        self.corrupt: deque[tuple[TopicPartition, int]] = deque(maxlen=_TO_REPORT_MAX)
+        """Places whose owner is to be told; batches may be decoded on any thread."""
 
     def passes(self, error: CorruptRecord | DeserializationError) -> bool:
         """Whether to go on behind it; then it is told, at a bounded rate. False: it is to be raised."""
         if isinstance(error, CorruptRecord):
+            self.corrupt.append((error.topic_partition, error.offset))
             if self._corrupt:
                 behind = max(error.next_offset, error.offset + 1)
                 offsets = f"offset {error.offset}" if behind == error.offset + 1 else f"offsets {error.offset}"

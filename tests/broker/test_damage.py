@@ -15,7 +15,7 @@ from confluent_kafka import Producer as KafkaWriter
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from kbroker import Consumer, Producer
-from kbroker.errors import OffsetOutOfRange, PolicyViolation
+from kbroker.errors import CorruptRecord, OffsetOutOfRange, PolicyViolation
 from kbroker.testing import Broker
 from kbroker.wire import messages as m
 
@@ -180,11 +180,11 @@ def flip(path: Path, position: int) -> None:
         file.write(content[position : position + 1])
 
 
-@pytest.mark.parametrize("found_by", ["scrub", "native", "kafka", "report"])
+@pytest.mark.parametrize("found_by", ["scrub", "native", "kafka", "report", "shm", "zmq"])
 def test_a_corrupt_segment_is_told_and_gone_past(found_by: str) -> None:
     with Broker(log_scrub_bytes_per_second=1 << 30 if found_by == "scrub" else 0) as broker:
         files = with_segments(broker)
-        if found_by in ("scrub", "report"):
+        if found_by in ("scrub", "report", "shm", "zmq"):
             flip(files[1], files[1].stat().st_size - 5)  # in the last record: only the CRC tells
             if found_by == "report":
                 with RawClient(broker.server) as client:
@@ -192,6 +192,13 @@ def test_a_corrupt_segment_is_told_and_gone_past(found_by: str) -> None:
                         client.ask(m.CorruptReported, m.ReportCorrupt(TOPIC, 0, offset))
                     with pytest.raises(OffsetOutOfRange):
                         client.ask(m.CorruptReported, m.ReportCorrupt(TOPIC, 0, 10_000))
+            elif found_by != "scrub":
+                with (
+                    Consumer(TOPIC, server=broker.server, auto_offset_reset="earliest", transport=found_by) as consumer,
+                    pytest.raises(CorruptRecord),
+                ):
+                    for _ in consumer:
+                        pass
         else:
             flip(files[1], 16)  # the magic: a reader stumbles over it
             with RawClient(broker.server) as client:
