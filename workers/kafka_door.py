@@ -23,6 +23,7 @@ from kbroker.workers.complaints import Complaints
 from kbroker.workers.kafka_connection import Asked, Connection
 from kbroker.workers.listeners import host_port
 from kbroker.workers.loop import READ, Loop
+from kbroker.workers.request_memory import RequestMemory
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,7 @@ class KafkaDoor:
         self.limits = limits
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.spill = self.buffer[:SPILL_BYTES]
-        self.buffered_bytes = 0
-        """Of requests that are not whole, of all connections."""
+        self.memory = RequestMemory(loop, limits.buffered_bytes_max, limits.stall_max_ms)
         self.answer_bytes = 0
         """Of answers that are given and not sent, of all connections; not those in files."""
         self.complaints = Complaints(loop)
@@ -112,11 +112,16 @@ class KafkaDoor:
         for connection in list(self.connections):
             connection.close()
 
-    def frame_buffer(self, size_bytes: int) -> bytearray:
-        """Memory for a frame that comes in pieces."""
-        if size_bytes <= KEPT_FRAME_BYTES and self.buffered_bytes < KEPT_FRAMES * KEPT_FRAME_BYTES:
+    def frame_buffer(self, least_bytes: int, best_bytes: int) -> bytearray:
+        """Memory for a frame that comes in pieces: the best, unless memory is short."""
+        memory = self.memory
+        if (
+            best_bytes <= KEPT_FRAME_BYTES
+            and memory.held_bytes < KEPT_FRAMES * KEPT_FRAME_BYTES
+            and memory.has_room(KEPT_FRAME_BYTES)
+        ):
             return self._frame_buffers.take(KEPT_FRAME_BYTES)
-        return bytearray(size_bytes)
+        return bytearray(best_bytes if memory.has_room(best_bytes) else least_bytes)
 
     def _flush(self) -> None:
         """Send what was answered in this turn. Last answered first: readers who waited for what was written in this
@@ -200,12 +205,17 @@ class KafkaDoor:
             self.loop.call_later(STALL_CHECK_MS, self._check_stalled)
 
     def _check_stalled(self) -> None:
-        now_ms = self.loop.now_ms()
-        for connection in list(self._stalled):
-            if not connection.check_stall(now_ms, self.limits.stall_max_ms):
+        now_ms, limits = self.loop.now_ms(), self.limits
+        # Who has asked for data may take its time with it, as long as that costs nobody else anything.
+        costly_bytes = limits.answer_bytes_max // 2
+        for connection in sorted(self._stalled, key=attrgetter("answer_bytes"), reverse=True):
+            is_costly = self.answer_bytes > costly_bytes
+            untaken_max_ms = min(limits.stall_max_ms, limits.idle_max_ms) if is_costly else limits.idle_max_ms
+            if not connection.check_stall(now_ms, limits.stall_max_ms, untaken_max_ms):
                 self._stalled.discard(connection)
-        self._is_checking = bool(self._stalled)
-        if self._stalled:
+        self.memory.check(now_ms, self.connections)
+        self._is_checking = bool(self._stalled) or self.memory.anybody_waits
+        if self._is_checking:
             self.loop.call_later(STALL_CHECK_MS, self._check_stalled)
 
     def _close_idle(self) -> None:

@@ -20,7 +20,10 @@ from kbroker.wire.frames import receivable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+ENDED = select.EPOLLHUP | select.EPOLLERR
+LEFT = select.EPOLLRDHUP
+"""The peer sends nothing more; told to those who ask for it."""
+HANGUP = ENDED | LEFT
 
 
 class Timer:
