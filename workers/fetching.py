@@ -24,7 +24,7 @@ from kbroker.types import TopicPartition
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.workers.doors import Asked
-from kbroker.workers.parking import ParkedFetch
+from kbroker.workers.parking import ParkedFetch, count_bytes, least_bytes
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -93,19 +93,24 @@ class FetchInProgress(ParkedFetch):
 
     def _gather(self) -> bool:
         """Look up each partition. True when there is enough to answer, or an error that must not wait."""
-        left = min(self._request.max_bytes, self._worker.config.native.fetch_bytes_max)
-        found = 0
+        most_bytes = left = min(self._request.max_bytes, self._worker.config.native.fetch_bytes_max)
+        found = reached = most_of_each = 0
         is_urgent = False
         self._served = []
         for item in self._request.partitions:
             answer = m.FetchedPartition(item.topic, item.partition)
             piece = None
+            most = min(item.max_bytes, left)
+            most_of_each += item.max_bytes
             try:
-                # At least one batch in all, whatever its size; after that only what fits.
                 if left > 0:
-                    piece = self._look_up(item, answer, min(item.max_bytes, left))
-                    if piece is not None and found and piece.size_bytes > left:
-                        piece = None
+                    piece = self._look_up(item, answer, most)
+                if piece is not None:
+                    # At least one batch in all, whatever its size; after that only what fits.
+                    fits = not found or piece.size_bytes <= left
+                    is_all = fits and piece.next_offset >= answer.high_watermark
+                    reached += count_bytes(piece.size_bytes, most, is_all)
+                    piece = piece if fits else None
             except (RequestError, StorageError) as error:
                 answer.error, answer.message = code_of(error), str(error)
                 is_urgent = True
@@ -115,7 +120,7 @@ class FetchInProgress(ParkedFetch):
                 found += piece.size_bytes
                 left -= piece.size_bytes
             self._served.append((answer, piece))
-        return is_urgent or found >= max(1, self._request.min_bytes)
+        return is_urgent or reached >= least_bytes(self._request.min_bytes, most_bytes, most_of_each)
 
     def _look_up(self, item: m.FetchPartition, answer: m.FetchedPartition, max_bytes: int) -> LogSlice | None:
         partition = self._worker.table.get(item.topic, item.partition)

@@ -102,8 +102,8 @@ class Connection:
 
     __slots__ = (
         "_door", "_file_sent", "_framer", "_is_paused", "_memory", "_out", "_pending", "_socket",
-        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "has_left", "held_bytes", "held_ms", "host",
-        "is_closed", "is_ready", "partial_ms",
+        "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "has_left", "held_bytes", "held_ms",
+        "host", "is_closed", "is_ready", "partial_ms",
     )  # fmt: skip
 
     def __init__(self, door: KafkaDoor, sock: socket.socket, address: str, frame_limits: FrameLimits) -> None:

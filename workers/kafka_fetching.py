@@ -36,7 +36,7 @@ from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.loop import Loop
 from kbroker.workers.page_cache import CachedFiles
-from kbroker.workers.parking import ParkedFetch
+from kbroker.workers.parking import ParkedFetch, count_bytes, least_bytes
 from kbroker.workers.partition import HighWatermarkWaiter
 
 WAIT_MS_MAX = 60_000
@@ -133,8 +133,8 @@ class KafkaFetch(ParkedFetch):
     def _gather(self) -> bool:
         """Look up each partition. True when there is enough to answer, or something that must not wait."""
         request = self._request
-        left = min(request.max_bytes, self._source.bytes_max)
-        found = 0
+        most_bytes = left = min(request.max_bytes, self._source.bytes_max)
+        found = reached = most_of_each = 0
         is_urgent = not self._fetching.partitions
         served = self._served = []
         for wanted in self._fetching.partitions:
@@ -142,19 +142,25 @@ class KafkaFetch(ParkedFetch):
             served.append(answer)
             try:
                 # A full answer is looked no further for than the facts that every partition gets.
-                most = min(wanted.max_bytes, left) if left > 0 or not found else None
-                piece = self._look_up(wanted, answer, most)
+                most = min(wanted.max_bytes, left)
+                piece = self._look_up(wanted, answer, most if left > 0 or not found else None)
             except (RequestError, StorageError) as error:
                 answer.fail(code_of(error))
                 is_urgent = True
                 continue
             is_urgent = is_urgent or answer.diverging is not None
+            most_of_each += wanted.max_bytes
+            if piece is None:
+                continue
+            size_bytes = piece.size_bytes
             # At least one batch in all, whatever its size; after that only what fits.
-            if piece is not None and (not found or piece.size_bytes <= min(wanted.max_bytes, left)):
+            fits = not found or size_bytes <= most
+            if fits:
                 answer.records = piece
-                found += piece.size_bytes
-                left = max(0, left - piece.size_bytes)
-        return is_urgent or found >= max(1, request.min_bytes)
+                found += size_bytes
+                left = max(0, left - size_bytes)
+            reached += count_bytes(size_bytes, most, fits and piece.next_offset >= answer.high_watermark)
+        return is_urgent or reached >= least_bytes(request.min_bytes, most_bytes, most_of_each)
 
     def _look_up(self, wanted: WantedPartition, answer: Fetched, max_bytes: int | None) -> LogSlice | None:
         if self._request.is_replica:

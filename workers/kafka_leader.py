@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from kbroker.kafka import (
     metadata,
     produce,
 )
-from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.apis import BY_KEY, ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
@@ -58,6 +58,7 @@ _MENDED_BY_RETRIES = frozenset(
         UnknownTopicId.code,
     }
 )
+_PREPARE_INTERVAL_MS = 200
 
 
 class _Gathered:
@@ -97,8 +98,20 @@ class KafkaLeader:
             self._forwarding.forward,
             by_hand={ApiKey.FETCH: records.fetch},
         )
+        api = BY_KEY[ApiKey.PRODUCE]
+        versions = iter(range(api.min_version, api.max_version + 1))
+        worker.loop.call_later(_PREPARE_INTERVAL_MS, partial(self._prepare_refusals, versions))
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
+
+    def _prepare_refusals(self, versions: Iterator[int]) -> None:
+        """Make what writes them, one now and then: on first use files would be opened, and the reason for refusing may
+        be that no more can be."""
+        version = next(versions, None)
+        if version is not None:
+            codec.response_types(ApiKey.PRODUCE)
+            codec.response_writer(ApiKey.PRODUCE, version)
+            self._worker.loop.call_later(_PREPARE_INTERVAL_MS, partial(self._prepare_refusals, versions))
 
     # --- the cluster ---
 

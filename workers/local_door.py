@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from functools import partial
@@ -10,16 +9,14 @@ from functools import partial
 from kbroker.config import NativeConfig
 from kbroker.errors import KbrokerError, ThrottlingQuotaExceeded
 from kbroker.wire.stream import MessageLimits
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, NATIVE, Caller
 from kbroker.workers.doors import Asked, Door, Frames, Serve, too_many_unanswered
-from kbroker.workers.loop import READ, Loop
+from kbroker.workers.loop import Loop
 from kbroker.workers.stream_connection import StreamConnection, Streams
 
 log = logging.getLogger(__name__)
 
-TURN_ACCEPTS = 64
-ACCEPT_PAUSE_MS = 500
-"""How long nobody is let in when this process has no descriptor left."""
 STALL_CHECK_MS = 1_000
 STALL_MAX_MS = 30_000
 """A client that takes nothing of its answers, or does not end a request, for so long is hung up on."""
@@ -84,19 +81,16 @@ class LocalDoor:
         self.message_limits = request_limits(limits)
         self.clients: set[LocalClient] = set()
         self._loop: Loop = streams.loop
-        self._listener = listener
-        self._is_listening = False
+        self._acceptor = Acceptor(streams.loop, (listener,), self._let_in, "native clients")
 
     def listen(self) -> None:
         """Begin to accept, and to look after those who stall."""
-        self._listen()
+        self._acceptor.start()
         self._loop.call_every(STALL_CHECK_MS, self._check_stalled)
 
     def close(self) -> None:
         """Say what is still to be said, as far as clients take it at once; hang up on everybody."""
-        if self._is_listening:
-            self._is_listening = False
-            self._loop.remove(self._listener.fileno())
+        self._acceptor.stop()
         for client in list(self.clients):
             client.connection.flush()
             client.connection.close()
@@ -107,31 +101,12 @@ class LocalDoor:
         if why:
             log.warning("hung up on a native client of this host: %s", why)
 
-    def _listen(self) -> None:
-        if not self._is_listening:
-            self._is_listening = True
-            self._loop.add(self._listener.fileno(), READ, self._accept)
-
-    def _accept(self, _events: int) -> None:
-        for _ in range(TURN_ACCEPTS):
-            try:
-                sock, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no more native clients can be taken: %s", error.strerror)
-                    self._is_listening = False
-                    self._loop.remove(self._listener.fileno())
-                    self._loop.call_later(ACCEPT_PAUSE_MS, self._listen)
-                    return
-                continue
-            sock.setblocking(False)
-            client = LocalClient(self, sock)
-            self.clients.add(client)
-            if len(self.clients) > self.limits.clients_max:
-                most = self.limits.clients_max
-                client.connection.refuse(ThrottlingQuotaExceeded(f"native.clients.max={most} are connected already"))
+    def _let_in(self, sock: socket.socket, _address: object) -> None:
+        client = LocalClient(self, sock)
+        self.clients.add(client)
+        if len(self.clients) > self.limits.clients_max:
+            most = self.limits.clients_max
+            client.connection.refuse(ThrottlingQuotaExceeded(f"native.clients.max={most} are connected already"))
 
     def _check_stalled(self) -> None:
         oldest_ms = self._loop.now_ms() - STALL_MAX_MS

@@ -11,6 +11,20 @@ from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.partition import HighWatermarkWaiter
 
 
+def least_bytes(min_bytes: int, max_bytes: int, of_each: int) -> int:
+    """What is enough for an answer: fetch.min.bytes, or all that it may hold (KIP-541), one byte at least.
+
+    `max_bytes`: the smaller of what client and broker allow; `of_each`: what is allowed of each partition, together.
+    """
+    return max(1, min(min_bytes, max_bytes, of_each))
+
+
+def count_bytes(size_bytes: int, most_bytes: int, is_all: bool) -> int:
+    """What a partition's records count towards that. Where there is more than the answer may hold of them it is full,
+    though whole batches seldom fill it to the byte."""
+    return size_bytes if is_all else max(size_bytes, most_bytes)
+
+
 class Parkable(Protocol):
     """A partition at which fetches wait."""
 

@@ -1,7 +1,7 @@
 """What the half-received requests of a door's connections hold in memory, and who is read from while that is short.
 
-Above `queued.max.request.bytes` nobody is hung up on for coming late: who needs more memory is not read from until there
-is some again, as Kafka mutes its connections. Nothing waits for ever:
+Above `queued.max.request.bytes` nobody is hung up on for coming late: who needs more memory is not read from until
+there is some again, as Kafka mutes its connections. Nothing waits for ever:
 
 - One of those who wait is favoured: its request may come in whole, whatever the others hold. Then the next one is.
 - While somebody waits, a request must end within `kafka.stall.max.ms`, whatever its client or its answers are waiting

@@ -29,12 +29,14 @@ from kbroker.errors import (
 from kbroker.log.damage import Damage, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult, SegmentInfo
+from kbroker.shm.connection import refuse_descriptors
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.caller import Caller
 from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
@@ -101,7 +103,10 @@ class Worker:
         shm_path = ""
         self.descriptors: DescriptorServer | None = None
         if self.config.shm.enabled and "shm" in child.listeners:
-            self.descriptors = DescriptorServer(child.listeners["shm"], self.loop, self.table.get, self.config.shm)
+            self.descriptors = DescriptorServer(self.loop, self.table.get, self.config.shm)
+            refuse_descriptors(child.listeners["shm"])
+            readers = Acceptor(self.loop, (child.listeners["shm"],), self.descriptors.admit, "readers of shared memory")
+            readers.start()
             shm_path = str(runtime / endpoints.worker_shm(child.worker_index))
         self.control = ControlLink(
             self.streams,

@@ -33,8 +33,8 @@ class KafkaConfig:
         least=1, most=1 << 20,
     )  # fmt: skip
     idle_max_ms: int = setting(
-        "connections.max.idle.ms", 600_000, "A Kafka connection that asks nothing for this long, or takes nothing of an "
-        "answer, is closed.",
+        "connections.max.idle.ms", 600_000,
+        "A Kafka connection that asks nothing, or takes nothing of an answer, for this long is closed.",
         unit="ms", least=1_000, most=INT64_MAX,
     )  # fmt: skip
     stall_max_ms: int = setting(

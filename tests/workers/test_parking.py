@@ -8,7 +8,7 @@ import pytest
 
 from kbroker.types import TopicPartition
 from kbroker.workers.loop import Loop
-from kbroker.workers.parking import ParkedFetch
+from kbroker.workers.parking import ParkedFetch, count_bytes, least_bytes
 from kbroker.workers.partition import HighWatermarkWaiter
 
 NAME = TopicPartition("t", 0)
@@ -78,3 +78,17 @@ def test_a_fault_ends_it_alone(loop: Loop, wait_ms: int) -> None:
         loop.turn(0)
     waiting.look_again()
     assert (waiting.answers, place.parked) == ([fault], {other})
+
+
+def test_enough_is_never_more_than_an_answer_may_hold() -> None:
+    assert least_bytes(1, 1_000, 1_000) == 1
+    assert least_bytes(2_000, 1_000, 5_000) == 1_000
+    assert least_bytes(2_000, 5_000, 1_000) == 1_000
+    assert least_bytes(-5, 5_000, 1_000) == 1
+    assert least_bytes(10, -1, -2) == 1
+
+
+def test_a_partition_that_has_more_than_the_answer_may_hold_counts_as_full() -> None:
+    assert count_bytes(900, 1_000, is_all=True) == 900
+    assert count_bytes(900, 1_000, is_all=False) == 1_000
+    assert count_bytes(5_000, 1_000, is_all=False) == 5_000  # one batch at least, whatever its size
