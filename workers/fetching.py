@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from kbroker.errors import (
     KafkaStorageError,
     RequestError,
+    RequestTimedOut,
     StorageError,
     ThrottlingQuotaExceeded,
     UnknownServerError,
@@ -65,7 +66,7 @@ class FetchInProgress(ParkedFetch):
     __slots__ = ("_asked", "_request", "_served", "_worker")
 
     def __init__(self, worker: Worker, asked: Asked, request: m.Fetch) -> None:
-        super().__init__(worker.loop)
+        super().__init__(worker.parking, asked)
         self._worker = worker
         self._asked = asked
         self._request = request
@@ -77,8 +78,15 @@ class FetchInProgress(ParkedFetch):
         if self._gather() or self._request.max_wait_ms <= 0:
             self._respond()
             return
-        names = (TopicPartition(item.topic, item.partition) for item in self._request.partitions)
-        self._park(names, self._worker.table.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
+        names = [TopicPartition(item.topic, item.partition) for item in self._request.partitions]
+        if not self._park(names, self._worker.table.serving, min(self._request.max_wait_ms, WAIT_MS_MAX)):
+            self._respond()
+
+    def cancel(self) -> None:
+        """The client has hung up. The front is told all the same: it counts what is not answered."""
+        super().cancel()
+        if not self._asked.is_gone:
+            self._asked.refuse(RequestTimedOut("the client has hung up"))
 
     def _check_credit(self) -> None:
         """A client that does not take its answers is sent no more. Raises ThrottlingQuotaExceeded."""
@@ -156,13 +164,18 @@ class FetchInProgress(ParkedFetch):
             return
 
         def done(data: list[bytes | StorageError] | None, error: BaseException | None) -> None:
+            if self._asked.is_gone:
+                return
             if data is None:
                 self._asked.refuse(KafkaStorageError(str(error)))
                 return
             found.update((id(piece), read) for piece, read in zip(cold, data, strict=True))
             self._step(partial(self._answer, found))
 
-        self._worker.io.submit(lambda: [_tried(LogSlice.read, piece) for piece in cold], done)
+        def read() -> list[bytes | StorageError]:
+            return [] if self._asked.is_gone else [_tried(LogSlice.read, piece) for piece in cold]
+
+        self._worker.io.submit(read, done)
 
     def _fail(self, error: Exception) -> None:
         log.exception("a fetch that waited")

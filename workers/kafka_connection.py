@@ -43,7 +43,7 @@ class Waits(Protocol):
     """What waits to give an answer."""
 
     def cancel(self) -> None:
-        """Nobody wants it any longer."""
+        """The client has hung up: nobody wants it any longer."""
 
 
 class Asked:
@@ -63,7 +63,15 @@ class Asked:
     @property
     def is_gone(self) -> bool:
         """Whether the client has hung up: nobody wants the answer."""
-        return self.connection.is_closed
+        return self.connection.is_closed or self.connection.has_left
+
+    def begin_waiting(self, waits: Waits) -> None:
+        """`waits` has to wait before it can give the answer."""
+        self.waits = waits
+
+    def end_waiting(self, _waits: Waits) -> None:
+        """It does not wait any longer."""
+        self.waits = None
 
     def cancel(self) -> None:
         """The client has hung up."""
@@ -76,6 +84,7 @@ class Asked:
         connection = self.connection
         if self.parts is None and not connection.is_closed:
             self.parts = parts
+            self.waits = None
             connection.take_answer(parts)
 
     def fail(self, error: Exception) -> None:

@@ -44,6 +44,7 @@ class LocalClient(Door):
         )
 
     def _ended(self, _connection: StreamConnection, why: str) -> None:
+        self.all_gone()
         self._owner.gone(self, why)
 
     def caller(self, _asked: Asked) -> Caller:

@@ -51,7 +51,8 @@ from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalClient, LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.outages import outage_facts
-from kbroker.workers.partition import AckWaiter, Partition
+from kbroker.workers.parking import Parking
+from kbroker.workers.partition import AckWaiter, Asker, Partition
 from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.scrubbing import Scrub
 from kbroker.workers.stream_connection import Streams
@@ -77,6 +78,7 @@ class Worker:
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.commits = GroupCommits(self.loop, self._flush)
+        self.parking = Parking(self.loop)
         self.has_catalog = False
         self.is_draining = False
         self.change_log = ChangeLog(self.loop)
@@ -277,7 +279,7 @@ class Worker:
         if result.sync_needed:
             deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
             done = partial(_answer_synced, asked, result)
-            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done, asked))
         else:
             self._answers.append((asked, result))
 
@@ -316,6 +318,7 @@ class Worker:
         before_offset: int,
         timeout_ms: int,
         done: Callable[[KbrokerError | None], None],
+        asker: Asker,
         caller: Caller,
     ) -> int:
         """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
@@ -327,7 +330,7 @@ class Worker:
             raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
         wanted = partition.log.high_watermark if before_offset == -1 else before_offset
         before = partition.log.log_start_offset
-        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
+        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done, asker)
         self._dirty.add(partition)  # the end of this turn flushes it
         if start > before:
             self.change_log.records_deleted(caller, str(partition.name), start)
@@ -344,7 +347,7 @@ class Worker:
             else:
                 asked.refuse(error)
 
-        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked.caller)
+        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked, asked.caller)
 
     def _repair_log(self, asked: Asked, request: m.RepairLog) -> None:
         partition = self.table.get(request.topic, request.partition)
@@ -405,8 +408,8 @@ class Worker:
                 continue
             if self.descriptors is not None:
                 self.descriptors.published(partition.name, partition.control_page)
-            for waiter in (*partition.parked,):
-                waiter.look_again()
+            if partition.parked:
+                self.parking.wake(partition.parked)
         for partition in dirty:
             if partition.has_waiters or partition.log.flush_due:
                 self.commits.want(partition)
@@ -467,7 +470,12 @@ class Worker:
 
     def _report(self) -> None:
         stalled_ms = self.io.stalled_ms()
-        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
+        self.child.report(
+            **self.table.counts(),
+            **outage_facts(self.table.outages()),
+            io_stalled_ms=stalled_ms,
+            waiting_fetches=self.parking.fetches,
+        )
 
     def _retain(self, partition: Partition) -> None:
         def take(now_ms: int) -> list[SegmentInfo]:
