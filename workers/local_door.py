@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 from functools import partial
+from operator import attrgetter
 
 from kbroker.config import NativeConfig
 from kbroker.errors import KbrokerError, ThrottlingQuotaExceeded
+from kbroker.wire import codec
 from kbroker.wire.stream import MessageLimits
 from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, NATIVE, Caller
@@ -19,7 +21,10 @@ log = logging.getLogger(__name__)
 
 STALL_CHECK_MS = 1_000
 STALL_MAX_MS = 30_000
-"""A client that takes nothing of its answers, or does not end a request, for so long is hung up on."""
+"""A client that does not end a request for so long is hung up on; one that takes nothing of its answers only once half
+of native.queued.answer.max.bytes waits to be taken."""
+UNTAKEN_MAX_MS = 600_000
+"""Until then it has so long: it has asked for data, and may work between two reads."""
 
 
 def request_limits(limits: NativeConfig, extra_frames: int = 0) -> MessageLimits:
@@ -67,6 +72,8 @@ class LocalClient(Door):
     def send(self, client: bytes, frames: Frames) -> None:
         """Answer one request; the answer is dropped when the client is gone."""
         self._unanswered -= 1
+        if len(frames) > 2 and (full := self._owner.why_full()):
+            frames = [frames[0], codec.encode_error(full)]
         self.connection.send(frames)
         if len(frames) > 2:
             self._count_sent(client, frames)
@@ -96,6 +103,15 @@ class LocalDoor:
             client.connection.flush()
             client.connection.close()
 
+    def why_full(self) -> KbrokerError | None:
+        """Why no more records are sent to anybody just now."""
+        untaken, most = self.streams.untaken_bytes, self.limits.answer_bytes_max
+        if untaken <= most:
+            return None
+        return ThrottlingQuotaExceeded(
+            f"{untaken} bytes of answers wait to be taken, and native.queued.answer.max.bytes={most}: try again"
+        )
+
     def gone(self, client: LocalClient, why: str) -> None:
         """A connection was closed."""
         self.clients.discard(client)
@@ -110,10 +126,12 @@ class LocalDoor:
             client.connection.refuse(ThrottlingQuotaExceeded(f"native.clients.max={most} are connected already"))
 
     def _check_stalled(self) -> None:
-        oldest_ms = self._loop.now_ms() - STALL_MAX_MS
-        for client in list(self.clients):
-            connection = client.connection
-            if 0 < connection.blocked_ms < oldest_ms:
-                connection.close(f"it took nothing of its answers for {STALL_MAX_MS} ms")
-            elif 0 < connection.partial_ms < oldest_ms:
+        now_ms = self._loop.now_ms()
+        stalled = [client.connection for client in self.clients if client.connection.is_stalling]
+        for connection in sorted(stalled, key=attrgetter("queued_bytes"), reverse=True):
+            is_costly = self.streams.untaken_bytes > self.limits.answer_bytes_max // 2
+            untaken_max_ms = STALL_MAX_MS if is_costly else UNTAKEN_MAX_MS
+            if connection.blocked_ms and now_ms - connection.blocked_ms > untaken_max_ms:
+                connection.close(f"it took nothing of its answers for {untaken_max_ms} ms")
+            elif connection.partial_ms and now_ms - connection.partial_ms > STALL_MAX_MS:
                 connection.close(f"it sent half a request and did not end it within {STALL_MAX_MS} ms")

@@ -99,7 +99,7 @@ def test_administers_produces_and_consumes(library: str, program: Path, broker: 
 
 @pytest.mark.parametrize("library", ["sarama-default", "sarama", "kafka-go"])
 def test_large_values_come_first_on_a_connection(library: str, program: Path, broker: Broker, topic: str) -> None:
-    """Sarama's default protocol version is one without ApiVersions. Also on the connections after a worker's restart."""
+    """Sarama asks no versions by default. Also on the connections after a worker's restart."""
     command = [str(program), library, "large", broker.bootstrap_servers, topic]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
