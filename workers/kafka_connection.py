@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kbroker.errors import RequestError, StorageError
+from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import FrameLimits, Request, RequestFramer
 from kbroker.log.slices import LogSlice
 from kbroker.workers.loop import ENDED, LEFT, READ, WRITE
@@ -25,6 +26,8 @@ _PARTS_MAX: Final = 256
 """Parts of answers that wait to be sent; with more the connection's next requests wait too."""
 _ANSWER_BYTES_MAX: Final = 1 << 20
 """The same for their bytes in memory; what is sent from files does not count."""
+_PARKED_MAX: Final = 4
+"""Fetches of a connection that wait; with more its next requests wait too. Clients send one at a time."""
 _JOINED_BYTES_MAX: Final = 16 << 10
 """Parts of answers are copied together up to this size, so that one call sends them. For so few bytes of a file that
 costs two thirds of sendfile between two calls (14 of 21 µs at 200 bytes), and the client wakes up once, not twice."""
@@ -66,12 +69,14 @@ class Asked:
         return self.connection.is_closed or self.connection.has_left
 
     def begin_waiting(self, waits: Waits) -> None:
-        """`waits` has to wait before it can give the answer."""
+        """A fetch has to wait before it can give the answer."""
         self.waits = waits
+        self.connection.parked += 1
 
     def end_waiting(self, _waits: Waits) -> None:
         """It does not wait any longer."""
         self.waits = None
+        self.connection.parked -= 1
 
     def cancel(self) -> None:
         """The client has hung up."""
@@ -112,7 +117,7 @@ class Connection:
     __slots__ = (
         "_door", "_file_sent", "_framer", "_is_paused", "_memory", "_out", "_pending", "_socket",
         "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "has_left", "held_bytes", "held_ms",
-        "host", "is_closed", "is_ready", "partial_ms",
+        "host", "is_closed", "is_ready", "parked", "partial_ms",
     )  # fmt: skip
 
     def __init__(self, door: KafkaDoor, sock: socket.socket, address: str, frame_limits: FrameLimits) -> None:
@@ -129,6 +134,7 @@ class Connection:
         self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
         self.answer_bytes = 0  # of answers that were given and are not sent, in memory
+        self.parked = 0  # fetches that wait
         self.is_closed = False
         self.is_ready = False  # an answer was given in this turn of the loop
         self.active_ms = door.loop.now_ms()
@@ -224,7 +230,7 @@ class Connection:
         in_flight_max = door.limits.requests_in_flight_max
         try:
             while not self.is_closed:
-                if len(pending) >= in_flight_max or self.answer_bytes > _ANSWER_BYTES_MAX:
+                if len(pending) >= in_flight_max or self.parked >= _PARKED_MAX or self.answer_bytes > _ANSWER_BYTES_MAX:
                     door.served_all()
                     if self.has_left:
                         self._drop_waiting()
@@ -238,6 +244,8 @@ class Connection:
                 request = framer.next_request()
                 if request is None:
                     break
+                if self.has_left and request.api_key == ApiKey.FETCH:
+                    continue
                 asked = Asked(self, request)
                 pending.append(asked)
                 try:
@@ -350,6 +358,7 @@ class Connection:
     def _has_room(self) -> bool:
         return (
             len(self._pending) < self._door.limits.requests_in_flight_max
+            and self.parked < _PARKED_MAX
             and len(self._out) < _PARTS_MAX
             and self.answer_bytes <= _ANSWER_BYTES_MAX
         )

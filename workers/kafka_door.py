@@ -136,7 +136,7 @@ class KafkaDoor:
                 name, most = "max.connections", limits.connections_max
                 if per_address:
                     name, most = "max.connections.per.ip", limits.connections_per_address_max
-                log.warning("kafka client %s refused: %s=%d is reached", address, name, most)
+                log.warning("kafka client %s refused: %s is reached (%d)", address, name, most)
             return
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -152,7 +152,7 @@ class KafkaService:
             by_hand(asked)
             return
         call = Call(request, connection.host, asked.answer, connection.close, connection.address)
-        asked.begin_waiting(call)
+        asked.waits = call
         self.serve_call(call)
 
     def serve_call(self, call: Call) -> None:

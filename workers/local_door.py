@@ -13,6 +13,7 @@ from kbroker.wire import codec
 from kbroker.wire.stream import MessageLimits
 from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, NATIVE, Caller
+from kbroker.workers.complaints import Complaints
 from kbroker.workers.doors import Asked, Door, Frames, Serve, too_many_unanswered
 from kbroker.workers.loop import Loop
 from kbroker.workers.stream_connection import StreamConnection, Streams
@@ -89,6 +90,7 @@ class LocalDoor:
         self.message_limits = request_limits(limits)
         self.clients: set[LocalClient] = set()
         self._loop: Loop = streams.loop
+        self._complaints = Complaints(streams.loop, "native clients of this host")
         self._acceptor = Acceptor(streams.loop, (listener,), self._let_in, "native clients")
 
     def listen(self) -> None:
@@ -116,7 +118,7 @@ class LocalDoor:
         """A connection was closed."""
         self.clients.discard(client)
         if why:
-            log.warning("hung up on a native client of this host: %s", why)
+            self._complaints.say(f"hung up on a native client of this host: {why}")
 
     def _let_in(self, sock: socket.socket, _address: object) -> None:
         client = LocalClient(self, sock)
