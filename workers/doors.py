@@ -108,7 +108,7 @@ class Door(ABC):
         self.is_closed = False
 
     def client_gone(self, client: bytes) -> None:
-        """A client has hung up: nothing waits for it any longer."""
+        """A client has hung up: nothing waits for it any longer, or is remembered of it."""
         self.sent_bytes.pop(client, None)
         for waits in (*self.waiting.get(client, ()),):
             waits.cancel()
@@ -118,10 +118,6 @@ class Door(ABC):
         self.is_closed = True
         for client in (*self.waiting,):
             self.client_gone(client)
-
-    def client_gone(self, client: bytes) -> None:
-        """A client has hung up: nothing is to be remembered of it any longer."""
-        self.sent_bytes.pop(client, None)
 
     @abstractmethod
     def _transmit(self, client: bytes, frames: Frames) -> bool:
