@@ -58,7 +58,8 @@ def fitted(config: Config, limit: int) -> Config:
     Raises ConfigError where those that somebody has set do not fit.
     """
     room = limit - OWN - kept_for_log(limit)
-    wanted = {name: _value(config, name) for name in LIMITS if config.shm.enabled or not name.startswith("shm.")}
+    there = {"max.connections": bool(config.kafka.listeners), "shm.connections.max": config.shm.enabled}
+    wanted = {name: _value(config, name) for name in LIMITS if there.get(name, True)}
     by_hand = {name: value for name, value in wanted.items() if name in config.set_by_hand}
     by_itself = {name: value for name, value in wanted.items() if name not in by_hand}
     left = room - sum(by_hand.values())

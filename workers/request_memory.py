@@ -82,14 +82,16 @@ class RequestMemory:
         return False
 
     def _may_receive(self, receiver: Receiver, growth_bytes: int, promised_bytes: int = 0) -> bool:
-        favoured = self.favoured
-        if receiver is favoured:
+        if receiver is self.favoured:
             return True
         if receiver.held_bytes:
             return not growth_bytes or self.has_room(promised_bytes + growth_bytes)
+        return not self._is_full(promised_bytes)
+
+    def _is_full(self, promised_bytes: int) -> bool:
         # What the favoured one takes beyond the bound is not for those to pay who begin.
-        of_favoured = 0 if favoured is None else favoured.held_bytes
-        return self.held_bytes - of_favoured + promised_bytes < self._most_bytes
+        of_favoured = 0 if self.favoured is None else self.favoured.held_bytes
+        return self.held_bytes - of_favoured + promised_bytes >= self._most_bytes
 
     def is_waiting(self, receiver: Receiver) -> bool:
         """Whether it is not read from until there is room."""
@@ -116,6 +118,8 @@ class RequestMemory:
         self._is_letting_on = False
         promised = 0  # they take their memory when they are read from
         for receiver in list(self._waiting):
+            if self.favoured is not None and self._is_full(promised):
+                break
             growth_bytes = receiver.missing_bytes if receiver.held_bytes else SMALL_RECEIVE_BYTES
             if not self._may_receive(receiver, growth_bytes, promised):
                 if not receiver.held_bytes or self.favoured is not None:
@@ -141,5 +145,6 @@ class RequestMemory:
         late = [r for r in receivers if r.held_bytes and r.held_ms < begun_before_ms and r not in self._waiting]
         for receiver in late:
             receiver.close(
-                f"it has held half a request for {stall_ms} ms, and others wait for memory (queued.max.request.bytes)"
+                f"it holds requests that are not served for {stall_ms} ms, and others wait for memory "
+                "(queued.max.request.bytes)"
             )

@@ -46,6 +46,8 @@ def test_a_door_that_is_not_there_takes_nothing() -> None:
     room = 1_200 - OWN - kept_for_log(1_200)
     kafka, native, _ = together({"shm.enable": "false"}, 1_200)
     assert room - 3 <= kafka + native <= room
+    _, native, readers = together({"listeners": ""}, 1_200)
+    assert room - 3 <= native + readers <= room
 
 
 def test_too_few_for_anything_are_refused() -> None:
