@@ -52,6 +52,7 @@ from kbroker.workers.listeners import host_port
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 from kbroker.workers.parking import Parking
+from kbroker.workers.record_work import RecordWork
 from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ class KafkaCoordinator:
         coordinator.groups.follow_log(self._lead)
         kafka = coordinator.config.kafka
         self._refusals = RefusalLog(coordinator.loop)
-        records = KafkaRecords(parking, coordinator.io, self._internal, self._cluster, kafka, self._refusals)
+        work = RecordWork(coordinator.loop)
+        records = KafkaRecords(
+            coordinator.loop, parking, coordinator.io, work, self._internal, self._cluster, kafka, self._refusals
+        )
         self._service = KafkaService(
             {
                 **records.serves,

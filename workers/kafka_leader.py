@@ -86,7 +86,14 @@ class KafkaLeader:
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
         self._refusals = RefusalLog(worker.loop)
         records = KafkaRecords(
-            worker.parking, worker.io, worker.table, self._cluster, worker.config.kafka, self._refusals
+            worker.loop,
+            worker.parking,
+            worker.io,
+            worker.record_work,
+            worker.table,
+            self._cluster,
+            worker.config.kafka,
+            self._refusals,
         )
         self.service = KafkaService(
             {

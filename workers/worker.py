@@ -46,13 +46,16 @@ from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
+from kbroker.workers.in_turns import InTurns
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalClient, LocalDoor
 from kbroker.workers.loop import Loop
+from kbroker.workers.offset_lookup import OffsetLookup, Place
 from kbroker.workers.outages import outage_facts
 from kbroker.workers.parking import Parking
 from kbroker.workers.partition import AckWaiter, Asker, Partition
+from kbroker.workers.record_work import RecordWork
 from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.scrubbing import Scrub
 from kbroker.workers.stream_connection import Streams
@@ -94,7 +97,8 @@ class Worker:
         self.scrub = Scrub(
             self.loop, self.table.serving, lambda: self.config.log.scrub_bytes_per_second, self._found_damage
         )
-        self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
+        self.record_work = RecordWork(self.loop)
+        self.rewriting = Rewriting(self.record_work, self.now_ms, self._is_served)
         first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
         self._next_retention_ms = self.loop.now_ms() + first_ms
 
@@ -376,10 +380,21 @@ class Worker:
         FetchInProgress(self, asked, request).start()
 
     def _list_offsets(self, asked: Asked, request: m.ListOffsets) -> None:
-        asked.answer(codec.encode_answer(m.OffsetsAnswer([self._find(query) for query in request.partitions])))
+        def done(found: list[m.OffsetFound]) -> None:
+            asked.answer(codec.encode_answer(m.OffsetsAnswer(found)))
 
-    def _find(self, query: m.OffsetQuery) -> m.OffsetFound:
+        InTurns(self.loop, request.partitions, self._find, done).start()
+
+    def _find(self, query: m.OffsetQuery, settle: Callable[[m.OffsetFound], None]) -> None:
         found = m.OffsetFound(query.topic, query.partition)
+
+        def looked(place: Place | None, error: KbrokerError | None) -> None:
+            if error is not None:
+                found.error, found.message = code_of(error), str(error)
+            elif place is not None:
+                found.offset, found.timestamp_ms = place
+            settle(found)
+
         try:
             partition_log = self.table.get(query.topic, query.partition).log
             found.leader_epoch = partition_log.leader_epoch
@@ -390,12 +405,11 @@ class Worker:
             elif query.timestamp_ms < 0:
                 raise InvalidRequest(f"timestamp {query.timestamp_ms} means nothing; -2 earliest, -1 latest, or ≥ 0")
             else:
-                place = partition_log.offset_for_timestamp(query.timestamp_ms)
-                if place is not None and place[0] < partition_log.high_watermark:
-                    found.offset, found.timestamp_ms = place
+                OffsetLookup(self.record_work, partition_log, query.timestamp_ms, looked).start()
+                return
         except (RequestError, StorageError) as error:
             found.error, found.message = code_of(error), str(error)
-        return found
+        settle(found)
 
     # --- the end of a turn ---
 

@@ -177,19 +177,20 @@ def compress_batch(batch: bytearray, codec: int) -> bytearray:
     return _with_records(batch, packed, codec)
 
 
-def recompress(batch: bytearray, codec: int, level: int | None) -> bytearray:
+def recompress(batch: bytearray | memoryview, codec: int, level: int | None) -> bytearray:
     """An uncompressed batch with its records compressed, smaller or not; `codec` 0 leaves them, and mends the CRC."""
     records = memoryview(batch)[HEADER_BYTES:]
-    return _with_records(batch, compress(codec, records, level) if codec else bytes(records), codec)
+    return _with_records(batch, compress(codec, records, level) if codec else records, codec)
 
 
-def uncompressed(batch: memoryview, max_bytes: int) -> bytearray:
+def uncompressed(batch: memoryview, max_bytes: int) -> memoryview:
     """A compressed batch without compression; its CRC is left as it was. Raises as `decode`."""
     return _unpacked(batch, read_header(batch), max_bytes)
 
 
-def _with_records(batch: bytearray, packed: bytes, codec: int) -> bytearray:
-    batch = batch[:HEADER_BYTES] + packed
+def _with_records(batch: bytearray | memoryview, packed: bytes | memoryview, codec: int) -> bytearray:
+    batch = bytearray(batch[:HEADER_BYTES])
+    batch += packed
     (attributes,) = _SHORT.unpack_from(batch, ATTRIBUTES_POSITION)
     _SHORT.pack_into(batch, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
     _INT.pack_into(batch, LENGTH_POSITION, len(batch) - LENGTH_END)
@@ -225,7 +226,7 @@ def decode(
     if header.record_count < 0:
         raise CorruptMessage(f"the batch at offset {header.base_offset} says {header.record_count} records")
     if header.codec:
-        view = memoryview(_unpacked(view, header, max_bytes))
+        view = _unpacked(view, header, max_bytes)
     records: Iterator[Any] = _aiokafka().DefaultRecordBatch(view)
     return records
 
@@ -265,7 +266,7 @@ def iter_batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         position = end
 
 
-def _unpacked(view: memoryview, header: Header, max_bytes: int) -> bytearray:
+def _unpacked(view: memoryview, header: Header, max_bytes: int) -> memoryview:
     """The same batch without compression (its CRC left as it was), for the codec to read."""
     output = decompress(header.codec, view[HEADER_BYTES:], max_bytes, head_bytes=HEADER_BYTES)
     plain = header._replace(length=len(output) - LENGTH_END, attributes=header.attributes & ~CODEC_MASK)
