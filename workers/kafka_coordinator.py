@@ -13,6 +13,7 @@ from kbroker.errors import (
     InvalidTopic,
     KbrokerError,
     RequestError,
+    ThrottlingQuotaExceeded,
     TopicAlreadyExists,
     UnknownTopicId,
     code_of,
@@ -61,6 +62,16 @@ if TYPE_CHECKING:
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
+AUTO_CREATED_MAX = 100
+"""Topics that one Metadata request makes; who asks again for the others gets the next so many."""
+CHANGES_MAX = 1000
+"""Topics and settings that one request makes, deletes or alters; the others are refused as above a quota (KIP-599), and
+Java's admin asks for them again by itself."""
+
+
+_TOO_MANY = Result(
+    ThrottlingQuotaExceeded.code, f"one request may change {CHANGES_MAX} topics or settings: ask for the others again"
+)
 
 
 class _Topics(Mapping[str, m.TopicInfo]):
@@ -126,6 +137,7 @@ class KafkaCoordinator:
                 ).serves,
             },
             by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
+            elements_max=kafka.request_elements_max,
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
@@ -166,7 +178,7 @@ class KafkaCoordinator:
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._topics)
+        missing = metadata.missing(call.request, call.version, self._topics)[:AUTO_CREATED_MAX]
         if not missing or not coordinator.config.server.auto_create_topics:
             self._answer_metadata(call, illegal_names(call.request, self._topics))
             return
@@ -321,6 +333,7 @@ class KafkaCoordinator:
         done: Callable[[list[Result]], None],
     ) -> None:
         """Make the changes that can be made, each on its own; `done` gets a result for every name, in order."""
+        decisions = [*decisions[:CHANGES_MAX], *[_TOO_MANY] * len(decisions[CHANGES_MAX:])]
         results = [item if isinstance(item, Result) else Result() for item in decisions]
         open_ones = [(number, item) for number, item in enumerate(decisions) if not isinstance(item, Result)]
         if validate_only:
@@ -349,7 +362,7 @@ class KafkaCoordinator:
 
     def _produce(self, asked: Asked) -> None:
         head = asked.request
-        request = produce.read(head.version, head.body)
+        request = produce.read(head.version, head.body, self._coordinator.config.kafka.request_elements_max)
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [

@@ -48,6 +48,7 @@ class KafkaRecords:
         self._work = work
         self._leads = leads
         self._refusals = refusals
+        self._elements_max = config.request_elements_max
         sessions = FetchSessions(config.fetch_sessions_max, _session_id)
         self._source = FetchSource(parking, io, leads, sessions, cluster, config.fetch_bytes_max)
         self.serves: dict[int, Serve] = {
@@ -59,7 +60,7 @@ class KafkaRecords:
     def fetch(self, asked: Asked) -> None:
         """Serve a Fetch, whose body is read by hand. Raises MalformedRequest."""
         head = asked.request
-        KafkaFetch(self._source, asked, fetch_request.read(head.version, head.body)).start()
+        KafkaFetch(self._source, asked, fetch_request.read(head.version, head.body, self._elements_max)).start()
 
     def _list_offsets(self, call: Call) -> None:
         def done(results: list[list_offsets.Found]) -> None:

@@ -65,11 +65,11 @@ BATCHES_MAX: Final = 1 << 20
 EXPANDED_BYTES_MAX: Final = 64 << 20
 """What a batch's records may decompress to, when the caller names no bound."""
 
-_HEADER_AND_FIRST: Final = Struct(HEADER.format + "I")  # with the first four bytes of the records
-_FIRST_BYTES: Final = 4
-_CODEC_MAGIC: Final = {1: 0x1F8B0800, 3: 0x04224D18, 4: 0x28B52FFD}
-"""What gzip (its first three bytes), LZ4 frames and zstd begin with."""
-_XERIAL_MAGIC: Final = 0x82534E41
+_HEADER_AND_FIRST: Final = Struct(HEADER.format + "H")  # with the first two bytes of the records
+_WITH_FIRST_BYTES: Final = _HEADER_AND_FIRST.size
+_CODEC_MAGIC: Final = {1: b"\x1f\x8b\x08", 3: b"\x04\x22\x4d\x18", 4: b"\x28\xb5\x2f\xfd"}
+"""What gzip, LZ4 frames and zstd begin with."""
+_XERIAL_MAGIC: Final = b"\x82SNAPPY\0"
 """What snappy begins with in snappy-java's framing; raw snappy begins with the size of what it decompresses to."""
 _EXPANSION_MAX: Final = {1: 1032, 2: 64, 3: 256, 4: 1 << 16}
 """How much more than its bytes a codec can ever say, by its format."""
@@ -186,7 +186,7 @@ def check_batches(
     found: list[BatchFacts] = []
     while position < end:
         left = end - position
-        if left < _HEADER_AND_FIRST.size:
+        if left < _WITH_FIRST_BYTES:
             raise _short_batch(view, position, left, max_bytes)
         (
             base_offset,
@@ -228,16 +228,20 @@ def check_batches(
         # The first record's length, in one or two bytes as nearly all have it: it ends where the others, of 7 bytes at
         # least, still have room.
         if attributes & 0x07:
-            _check_packed(position, size_bytes - 61, attributes & 0x07, record_count, first, expanded_bytes_max)
+            packed = view[position + 61 : position + size_bytes]
+            _check_packed(packed, position, attributes & 0x07, record_count, expanded_bytes_max)
         else:
-            if first < 0x80000000:
-                following = 62 + (first >> 25)
-            elif not first & 0x00800000:
-                following = 63 + (first >> 25 & 0x3F | first >> 10 & 0x1FC0)
+            if first < 0x8000:
+                following = 62 + (first >> 9)
+            elif not first & 0x80:
+                following = 63 + (first >> 9 & 0x3F | (first & 0x7F) << 6)
             else:
                 following = _long_first(view, position)
-            rest = size_bytes - following - 7 * (record_count - 1)
-            if rest < 0 or following < 68 or first & 0x01000000 or (rest and record_count == 1):
+            if first & 0x0100 or (
+                not 68 <= following <= size_bytes - 7 * record_count + 7
+                if record_count > 1
+                else following != size_bytes or following < 68
+            ):
                 raise _wrong_records(view, position, size_bytes, record_count)
         found.append(
             # As BatchFacts(…), in half the time.
@@ -259,11 +263,11 @@ def check_batches(
                 ),
             )
         )
-        if len(found) > batches_max:
+        position += size_bytes
+        if position < end and len(found) >= batches_max:
             raise RecordListTooLarge(
                 f"more than {batches_max} batches in one request (produce.batches.max): send larger batches, or fewer"
             )
-        position += size_bytes
     if not found:
         raise CorruptMessage("no record batch: the payload is empty")
     return found
@@ -287,27 +291,23 @@ def _short_batch(view: memoryview, position: int, left: int, max_bytes: int) -> 
     return _wrong_records(view, position, header.size_bytes, header.record_count)
 
 
-def _check_packed(
-    position: int, packed_bytes: int, codec: int, record_count: int, first: int, expanded_max: int
-) -> None:
-    """What can be told of compressed records without decompressing them.
-
-    Raises InvalidRecord, MessageTooLarge.
-    """
+def _check_packed(packed: memoryview, position: int, codec: int, record_count: int, expanded_max: int) -> None:
+    """What can be told of compressed records without decompressing them. Raises InvalidRecord, MessageTooLarge."""
     records_bytes = record_count * RECORD_BYTES_MIN
-    if packed_bytes < _FIRST_BYTES or records_bytes > packed_bytes * _EXPANSION_MAX[codec]:
+    if records_bytes > len(packed) * _EXPANSION_MAX[codec]:
         raise InvalidRecord(
-            f"the batch at byte {position} says {record_count} records; {packed_bytes} bytes of its compression cannot "
+            f"the batch at byte {position} says {record_count} records; {len(packed)} bytes of its compression cannot "
             "hold them"
         )
+    start = bytes(packed[:8])
     if codec == 2:
-        is_right = first == _XERIAL_MAGIC or _raw_snappy_bytes(first) >= min(records_bytes, 1 << 21)
+        is_right = start == _XERIAL_MAGIC or _raw_snappy_bytes(start) >= min(records_bytes, 1 << 21)
     else:
-        is_right = (first & 0xFFFFFF00 if codec == 1 else first) == _CODEC_MAGIC[codec]
+        is_right = start.startswith(_CODEC_MAGIC[codec])
     if not is_right:
         raise InvalidRecord(
-            f"the batch at byte {position} says it is compressed by {_CODEC_NAMES[codec]}, and its records begin with "
-            f"{first:#010x}, as {_CODEC_NAMES[codec]} never does"
+            f"the batch at byte {position} says that it is compressed by {_CODEC_NAMES[codec]}, and its records begin "
+            f"with {start.hex() or 'nothing'}, as {_CODEC_NAMES[codec]} never does"
         )
     if records_bytes > expanded_max:
         raise MessageTooLarge(
@@ -319,10 +319,10 @@ def _check_packed(
 _CODEC_NAMES: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 
 
-def _raw_snappy_bytes(first: int) -> int:
+def _raw_snappy_bytes(start: bytes) -> int:
     """The size that raw snappy announces, as far as three bytes have it; 2 MiB stands for more."""
     size = 0
-    for number, byte in enumerate(first.to_bytes(4, "big")[:3]):
+    for number, byte in enumerate(start[:3]):
         size |= (byte & 0x7F) << 7 * number
         if byte < 0x80:
             return size
