@@ -301,7 +301,7 @@ def _check_packed(packed: memoryview, position: int, codec: int, record_count: i
         )
     start = bytes(packed[:8])
     if codec == 2:
-        is_right = start == _XERIAL_MAGIC or _raw_snappy_bytes(start) >= min(records_bytes, 1 << 21)
+        is_right = start == _XERIAL_MAGIC or _is_raw_snappy(start, records_bytes)
     else:
         is_right = start.startswith(_CODEC_MAGIC[codec])
     if not is_right:
@@ -319,14 +319,14 @@ def _check_packed(packed: memoryview, position: int, codec: int, record_count: i
 _CODEC_NAMES: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 
 
-def _raw_snappy_bytes(start: bytes) -> int:
-    """The size that raw snappy announces, as far as three bytes have it; 2 MiB stands for more."""
+def _is_raw_snappy(start: bytes, least_bytes: int) -> bool:
+    """Whether raw snappy of so many bytes at least may begin so: a varint of the size, and a literal's tag."""
     size = 0
-    for number, byte in enumerate(start[:3]):
+    for number, byte in enumerate(start[:5]):
         size |= (byte & 0x7F) << 7 * number
         if byte < 0x80:
-            return size
-    return 1 << 21
+            return size >= least_bytes and start[number + 1 : number + 2] != b"" and not start[number + 1] & 3
+    return False
 
 
 def _long_first(view: memoryview, position: int) -> int:
