@@ -81,22 +81,23 @@ class KafkaRecords:
         try:
             log = self._leads.get(query.topic, query.partition).log
             check_epoch(log, query.current_leader_epoch)
-            if timestamp_ms == list_offsets.MAX_TIMESTAMP:
-                timestamp_ms = max(segment.max_timestamp for segment in log.segments)
         except (RequestError, StorageError) as error:
             settle(list_offsets.Found(code_of(error)))
             return
 
         end = log.last_stable_offset if query.read_committed else log.high_watermark
+        looked_for = timestamp_ms
+        if timestamp_ms == list_offsets.MAX_TIMESTAMP:
+            looked_for = max(segment.max_timestamp for segment in log.segments)
         if timestamp_ms in (list_offsets.EARLIEST, list_offsets.EARLIEST_LOCAL):
             offset = log.log_start_offset
             settle(list_offsets.Found(0, offset, -1, log.epochs.at(offset)))
         elif timestamp_ms == list_offsets.LATEST:
             settle(list_offsets.Found(0, end, -1, log.leader_epoch))
-        elif timestamp_ms < 0:  # lies elsewhere, where nothing does; or there is no timestamp at all
+        elif looked_for < 0:  # lies elsewhere, where nothing does; or there is no timestamp at all
             settle(list_offsets.Found())
         else:
-            OffsetLookup(self._work, log, timestamp_ms, partial(_found_place, log, end, settle)).start()
+            OffsetLookup(self._work, log, looked_for, partial(_found_place, log, end, settle)).start()
 
     def _offset_for_leader_epoch(self, call: Call) -> None:
         call.answer(offset_for_leader_epoch.answer(call.request, self._find_epoch_end))

@@ -15,10 +15,12 @@ from kbroker.errors import CorruptMessage, InvalidRecord
 from kbroker.records.batch import HEADER_BYTES, RECORD_BYTES_MIN, read_header
 from kbroker.records.steps import TURN, Steps
 
-SLICE_RECORDS: Final = 400
+SLICE_RECORDS: Final = 300
 NAMED_MAX: Final = 100
 """So many records at fault are named one by one; the message counts them all."""
 _NO_TIMESTAMP: Final = -1
+_NULL: Final = 1
+"""A length of -1 as it is written."""
 _VARINT_BYTES_MAX: Final = 10
 
 
@@ -83,67 +85,95 @@ def walk(plain: memoryview, *, needs_keys: bool = False, earliest_ms: int | None
     if count * RECORD_BYTES_MIN > end - HEADER_BYTES:
         raise InvalidRecord(f"a batch says {count} records, which do not fit into its {end - HEADER_BYTES} bytes")
     position = HEADER_BYTES
-    max_timestamp = -1
+    max_delta: int | None = None
+    earliest_delta = None if earliest_ms is None else earliest_ms - base_timestamp
     keyless: dict[int, str] = {}
     old: dict[int, str] = {}
     keyless_count = old_count = number = work = 0
     try:
+        # Varints of one byte are read here: a call for each would take longer than all else.
         for number in range(count):
             work += 1
             if work >= SLICE_RECORDS:
                 work = 0
                 yield TURN
-            size, position = _read(plain, position)
-            following = position + size
-            if size < 0 or following > end:
-                raise InvalidRecord(f"record {number} says {size} bytes, {end - position} are left")
-            delta, position = _read(plain, position + 1)
-            offset_delta, position = _read(plain, position)
-            if offset_delta != number:
-                raise InvalidRecord(f"record {number} of the batch says offset delta {offset_delta}")
-            timestamp = base_timestamp + delta
-            max_timestamp = max(max_timestamp, timestamp)
-            size, position = _read(plain, position)
-            if size >= 0:
-                position += size
+            value = plain[position]
+            position += 1
+            if value > 0x7F:
+                value, position = _varint(plain, position, value)
+            following = position + (value >> 1)
+            if value & 1 or following > end:
+                raise InvalidRecord(f"record {number} says {_signed(value)} bytes, {end - position} are left")
+            value = plain[position + 1]  # behind the attributes
+            position += 2
+            if value > 0x7F:
+                value, position = _varint(plain, position, value)
+            delta = value >> 1 ^ -(value & 1)
+            if max_delta is None or delta > max_delta:
+                max_delta = delta
+            if earliest_delta is not None and delta < earliest_delta and base_timestamp + delta != _NO_TIMESTAMP:
+                old_count += 1
+                if old_count <= NAMED_MAX:
+                    old[number] = (
+                        f"timestamp {base_timestamp + delta} is before {earliest_ms}, the earliest by "
+                        "message.timestamp.before.max.ms"
+                    )
+            value = plain[position]
+            position += 1
+            if value > 0x7F:
+                value, position = _varint(plain, position, value)
+            if value != number + number:
+                raise InvalidRecord(f"record {number} of the batch says offset delta {_signed(value)}")
+            value = plain[position]
+            position += 1
+            if value > 0x7F:
+                value, position = _varint(plain, position, value)
+            if not value & 1:
+                position += value >> 1
+            elif value != _NULL:
+                raise InvalidRecord(f"record {number} says {_signed(value)} bytes of key")
             elif needs_keys:
                 keyless_count += 1
                 if keyless_count <= NAMED_MAX:
                     keyless[number] = "a compacted topic takes no record without a key"
-            if earliest_ms is not None and _NO_TIMESTAMP != timestamp < earliest_ms:
-                old_count += 1
-                if old_count <= NAMED_MAX:
-                    old[number] = (
-                        f"timestamp {timestamp} is before {earliest_ms}, the earliest by "
-                        "message.timestamp.before.max.ms"
-                    )
-            value_bytes, position = _read(plain, position)
-            position += max(0, value_bytes)
-            headers, position = _read(plain, position)
-            # A length below -1 would step back, and a count be a loop of its own.
-            if size < -1 or value_bytes < -1 or not 0 <= headers <= following - position:
-                raise InvalidRecord(
-                    f"record {number} says {size} bytes of key, {value_bytes} of value and {headers} headers"
-                )
-            for _ in range(headers):
-                work += 1
-                if work >= SLICE_RECORDS:
-                    work = 0
-                    yield TURN
-                name_bytes, position = _read(plain, position)
-                if name_bytes < 0:
-                    raise InvalidRecord(f"record {number} has a header whose name has {name_bytes} bytes")
-                value_bytes, position = _read(plain, position + name_bytes)
-                if value_bytes < -1 or position > following:
-                    raise InvalidRecord(f"record {number} has a header of {value_bytes} bytes")
-                position += max(0, value_bytes)
+            value = plain[position]
+            position += 1
+            if value > 0x7F:
+                value, position = _varint(plain, position, value)
+            if not value & 1:
+                position += value >> 1
+            elif value != _NULL:
+                raise InvalidRecord(f"record {number} says {_signed(value)} bytes of value")
+            value = plain[position]
+            position += 1
+            if value:
+                if value > 0x7F:
+                    value, position = _varint(plain, position, value)
+                if value & 1 or value >> 1 > following - position:
+                    raise InvalidRecord(f"record {number} says {_signed(value)} headers")
+                for _ in range(value >> 1):
+                    work += 1
+                    if work >= SLICE_RECORDS:
+                        work = 0
+                        yield TURN
+                    position = _header(plain, position, following, number)
             if position != following:
                 raise InvalidRecord(f"record {number} ends {position - following} bytes past where its length says")
     except IndexError:
         raise InvalidRecord(f"record {number} goes past the end of its batch") from None
     if position != end:
         raise InvalidRecord(f"{end - position} bytes are left behind the {count} records that the batch says")
+    max_timestamp = base_timestamp + (max_delta or 0)
     return Walked(max_timestamp, keyless, keyless_count, old, old_count)
+
+
+def _header(plain: memoryview, position: int, end: int, number: int) -> int:
+    """Where a header of a record ends that ends at `end`. Raises InvalidRecord, IndexError."""
+    name_bytes, position = _read(plain, position)
+    value_bytes, position = _read(plain, position + max(0, name_bytes))
+    if name_bytes < 0 or value_bytes < -1 or position > end:
+        raise InvalidRecord(f"record {number} has a header with {name_bytes} bytes of name and {value_bytes} of value")
+    return position + max(0, value_bytes)
 
 
 def _signed(value: int) -> int:
