@@ -6,6 +6,8 @@ from typing import Final
 
 from kbroker.workers.loop import Loop
 
+LARGE_BYTES: Final = 16 << 10
+"""A request, but for its records, that is so large may hold the loop for long: it is served when it is its turn."""
 FACTOR: Final = 9
 """For each millisecond that such a request has taken others have so many."""
 REST_MS_MAX: Final = 10_000

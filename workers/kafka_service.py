@@ -12,7 +12,7 @@ from kbroker.kafka import acls, api_versions, codec, credentials, listings, quot
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.caller import KAFKA, NOBODY, Caller
-from kbroker.workers.dear_time import WAITING_BYTES_MAX
+from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX
 from kbroker.workers.kafka_connection import Asked, Part
 
 SERVED = frozenset(
@@ -65,8 +65,6 @@ SERVED = frozenset(
 
 DEAR_MS: Final = 3
 """Who held the loop for so long by one request is served on only after a rest."""
-LARGE_BYTES: Final = 16 << 10
-"""A request other than Produce that is so large may hold the loop for long: it is served when it is its turn."""
 FORWARDED_BYTES_PER_MS: Final = 16 << 10
 """What the coordinator does of a request that was handed over to it, at a guess."""
 

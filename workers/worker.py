@@ -23,6 +23,7 @@ from kbroker.errors import (
     PolicyViolation,
     RequestError,
     StorageError,
+    ThrottlingQuotaExceeded,
     UnknownTopicId,
     code_of,
 )
@@ -41,6 +42,7 @@ from kbroker.workers.caller import Caller
 from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
+from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX, DearTime
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
@@ -98,6 +100,7 @@ class Worker:
             self.loop, self.table.serving, lambda: self.config.log.scrub_bytes_per_second, self._found_damage
         )
         self.record_work = RecordWork(self.loop)
+        self.dear_time = DearTime(self.loop)
         self.rewriting = Rewriting(self.record_work, self.now_ms, self._is_served)
         first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
         self._next_retention_ms = self.loop.now_ms() + first_ms
@@ -212,6 +215,24 @@ class Worker:
     # --- requests ---
 
     def _serve(self, asked: Asked) -> None:
+        if len(asked.header) < LARGE_BYTES:
+            self._serve_now(asked)
+        elif not self.dear_time.wait_ms:
+            began_ns = time.thread_time_ns()
+            self._serve_now(asked)
+            self.dear_time.spent((time.thread_time_ns() - began_ns) // 1_000_000)
+        elif asked.payload or self.dear_time.waiting_bytes + len(asked.header) > WAITING_BYTES_MAX:
+            asked.refuse(ThrottlingQuotaExceeded("too many large requests wait already; try again"))
+        else:
+            self.dear_time.waiting_bytes += len(asked.header)
+            self.loop.call_later(self.dear_time.wait_ms, partial(self._serve_later, asked))
+
+    def _serve_later(self, asked: Asked) -> None:
+        """A large request has waited for its turn."""
+        self.dear_time.waiting_bytes -= len(asked.header)
+        self._serve(asked)
+
+    def _serve_now(self, asked: Asked) -> None:
         try:
             repeated = self._repeated.get(asked.header)
             if repeated is not None:

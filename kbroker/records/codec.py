@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from operator import attrgetter
 from struct import Struct
 from typing import Any
@@ -41,6 +42,7 @@ _SHORT = Struct(">h")
 _FROM_MAX_TIMESTAMP = Struct(">qqhii")  # max_timestamp, producer_id, producer_epoch, base_sequence, record_count
 assert MAX_TIMESTAMP_POSITION + _FROM_MAX_TIMESTAMP.size == HEADER_BYTES
 _NO_BOUND = 1 << 30
+_SLICE_RECORDS = 500
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _to_tuple = attrgetter("offset", "timestamp", "timestamp_type", "key", "value", "headers")
 
@@ -244,6 +246,21 @@ def decode_list(
     """All records of one whole batch as tuples; whatever is wrong inside raises CorruptMessage here, at once."""
     try:
         return list(map(_to_tuple, decode(batch, max_bytes=max_bytes, check_crc=check_crc)))
+    except (_aiokafka().CorruptRecordException, UnicodeDecodeError) as error:
+        raise CorruptMessage(f"records do not decode: {error}") from None
+
+
+def decode_slices(
+    batch: bytes | bytearray | memoryview, *, max_bytes: int = OUTPUT_BYTES_MAX
+) -> Iterator[list[RecordTuple]]:
+    """As `decode_list`, some hundred records at a time: between them others may have a turn."""
+    records = decode_tuples(batch, max_bytes=max_bytes)
+    try:
+        while True:
+            some = list(islice(records, _SLICE_RECORDS))
+            yield some
+            if len(some) < _SLICE_RECORDS:
+                return  # at its end the codec must not be asked again
     except (_aiokafka().CorruptRecordException, UnicodeDecodeError) as error:
         raise CorruptMessage(f"records do not decode: {error}") from None
 
