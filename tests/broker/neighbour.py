@@ -15,6 +15,8 @@ ROUND_REQUESTS = 200
 FLOOR_MS = 25.0
 """On a machine that is busy otherwise a request may wait so long for a processor."""
 FACTOR = 3
+ATTEMPTS = 3
+"""What makes it wait does so each time; what else the machine has to do does not."""
 
 
 class Neighbour:
@@ -43,7 +45,18 @@ class Neighbour:
 
     def is_well_beside(self, ask: Callable[[], None]) -> None:
         """Fails when it waits longer while `ask`, a request and its answer, is done again and again."""
-        quiet_ms = self.p99_ms()
+        before = pids(self._broker)
+        said = []
+        for _ in range(ATTEMPTS):
+            quiet_ms = self.p99_ms()
+            beside_ms = self._beside_ms(ask)
+            assert pids(self._broker) == before, "a process was replaced"
+            if beside_ms <= max(FLOOR_MS, FACTOR * quiet_ms):
+                return
+            said.append(f"{beside_ms:.1f} ms beside it, {quiet_ms:.1f} ms in quiet")
+        raise AssertionError(f"p99 {'; '.join(said)}")
+
+    def _beside_ms(self, ask: Callable[[], None]) -> float:
         stop, asked = threading.Event(), threading.Event()
         failures: list[BaseException] = []
 
@@ -56,7 +69,6 @@ class Neighbour:
                 failures.append(error)
                 asked.set()
 
-        before = pids(self._broker)
         thread = threading.Thread(target=go_on)
         thread.start()
         try:
@@ -67,9 +79,7 @@ class Neighbour:
             thread.join(60)
         if failures:
             raise failures[0]
-        assert pids(self._broker) == before, "a process was replaced"
-        most_ms = max(FLOOR_MS, FACTOR * quiet_ms)
-        assert beside_ms <= most_ms, f"p99 {beside_ms:.1f} ms beside it, {quiet_ms:.1f} ms in quiet"
+        return beside_ms
 
 
 def pids(broker: Broker) -> dict[str, int]:

@@ -18,6 +18,7 @@ from kbroker.records.compression import CODECS, compress
 from kbroker.testing import Broker
 from kbroker.wire import codec as native_codec
 from kbroker.wire import messages as m
+from kbroker.wire.stream import head
 
 from .kafka_client import KafkaClient, now_ms
 from .kafka_raw import dial, frame, receive
@@ -145,15 +146,47 @@ def test_a_native_produce_of_many_batches(broker: Broker, topic: str, neighbour:
         maker.create(topic)
     with RawClient(direct(broker)) as client:
         client.produce(topic, small_batch([b"x"]) * 256)
-        request, payload = m.Produce(topic, 0, 1), small_batch([b""]) * 380_000
-        frames = [native_codec.encode_request(request), payload]
+        frames = [b"once", native_codec.encode_request(m.Produce(topic, 0, 1)), small_batch([b""]) * 380_000]
+        sent = head(frames) + b"".join(frames)  # made once: the neighbour lives in this process too
 
         def ask() -> None:
+            client.socket.stream.sendall(sent)
             with pytest.raises(RecordListTooLarge, match=r"produce\.batches\.max"):
-                native_codec.decode_answer(m.ProduceAnswer, client.take(client.send_header(*frames))[0])
+                native_codec.decode_answer(m.ProduceAnswer, client.take(b"once")[0])
 
         neighbour.is_well_beside(ask)
         assert len(client.records(topic)) == 256
+
+
+def test_native_requests_of_many_tiny_batches_one_behind_the_other(
+    broker: Broker, topic: str, neighbour: Neighbour
+) -> None:
+    with RawClient(broker.server) as maker:
+        maker.create(topic)
+    with RawClient(direct(broker)) as client:
+        header, payload = native_codec.encode_request(m.Produce(topic, 0, 1)), small_batch([b""]) * 256
+
+        def ask() -> None:
+            for sent in [client.send_header(header, payload) for _ in range(30)]:
+                native_codec.decode_answer(m.ProduceAnswer, client.take(sent)[0])
+
+        neighbour.is_well_beside(ask)
+
+
+@pytest.mark.parametrize("kind", ["list_offsets", "fetch"])
+def test_native_requests_that_name_many_things(broker: Broker, kind: str, neighbour: Neighbour) -> None:
+    numbers = range(15_000)
+    request: Any = m.ListOffsets([m.OffsetQuery("x", n, -1) for n in numbers])
+    if kind == "fetch":
+        request = m.Fetch([m.FetchPartition("x", n, 0) for n in numbers], max_wait_ms=0)
+    header = native_codec.encode_request(request)
+    with RawClient(direct(broker)) as client:
+        client.set_timeout_ms(60_000)
+
+        def ask() -> None:
+            assert client.take(client.send_header(header))
+
+        neighbour.is_well_beside(ask)
 
 
 def many_produce(count: int) -> Any:
