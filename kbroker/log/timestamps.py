@@ -84,8 +84,8 @@ def _after(segment: Segment, timestamp_ms: int) -> int:
 def steps(where: Stretch, timestamp_ms: int, budget: Budget) -> Steps[tuple[int, int] | None]:
     """Offset and timestamp of the record, or None: it is not in this stretch. Uses nothing of the log but its file.
 
-    Of a batch that decompresses to more than `budget` allows, the first offset is said, with the batch's own largest
-    timestamp: who reads on from there misses nothing. Raises OSError, StorageError, CorruptMessage.
+    Of a batch that takes more than `budget` has left, the first offset is said, with the batch's own largest timestamp:
+    who reads on from there misses nothing. Raises OSError, StorageError, CorruptMessage.
     """
     segment, position, limit, offset = where
     chunk, chunk_start = b"", 0
@@ -115,11 +115,13 @@ def _in_batch(
     if header.attributes & LOG_APPEND_TIME:
         return start
     plain = view
-    if header.codec:
-        try:
+    try:
+        if header.codec:
             plain = yield from expanded(view, budget)
-        except MessageTooLarge:
-            return start
+        else:
+            budget.take(len(view))
+    except MessageTooLarge:
+        return start
     found = yield from first_at(plain, timestamp_ms, offset)
     if plain is not view:
         compression.free(plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kbroker.errors import MessageTooLarge
+from kbroker.records.batch import HEADER_BYTES
 from kbroker.records.codec import uncompressed
 from kbroker.records.steps import MEMORY, Steps
 
@@ -13,7 +14,7 @@ SMALL_BYTES: Final = 4 << 20
 
 
 class Budget:
-    """What one piece of work may still decompress, in bytes, of all its batches together."""
+    """What one piece of work may still look into, in bytes without compression, of all its batches together."""
 
     __slots__ = ("has_memory", "left_bytes", "most_bytes")
 
@@ -21,6 +22,18 @@ class Budget:
         self.most_bytes = most_bytes
         self.left_bytes = most_bytes
         self.has_memory = False
+
+    def take(self, size_bytes: int) -> None:
+        """So much is looked into. Raises MessageTooLarge when that is more than is left."""
+        if size_bytes > self.left_bytes:
+            raise self.exceeded()
+        self.left_bytes -= size_bytes
+
+    def exceeded(self) -> MessageTooLarge:
+        """What is said of a batch for which not enough is left."""
+        return MessageTooLarge(
+            f"records take more than record.decompressed.bytes.max={self.most_bytes} bytes without compression"
+        )
 
 
 def expanded(batch: memoryview, budget: Budget) -> Steps[memoryview]:
@@ -39,8 +52,6 @@ def expanded(batch: memoryview, budget: Budget) -> Steps[memoryview]:
         try:
             plain = uncompressed(batch, budget.left_bytes)
         except MessageTooLarge:
-            raise MessageTooLarge(
-                f"records decompress to more than record.decompressed.bytes.max={budget.most_bytes}"
-            ) from None
-    budget.left_bytes -= len(plain)
+            raise budget.exceeded() from None
+    budget.take(len(plain) - HEADER_BYTES)
     return plain
