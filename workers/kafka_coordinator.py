@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kbroker.catalog.topics import check_name
+from kbroker.catalog.topics import AUTO_CREATED_MAX, CHANGES_MAX, check_name
 from kbroker.errors import (
     CoordinatorNotAvailable,
     InvalidRequest,
@@ -62,12 +62,6 @@ if TYPE_CHECKING:
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
-AUTO_CREATED_MAX = 100
-"""Topics that one Metadata request makes; who asks again for the others gets the next so many."""
-CHANGES_MAX = 1000
-"""Topics and settings that one request makes, deletes or alters; the others are refused as above a quota (KIP-599), and
-Java's admin asks for them again by itself."""
-
 
 _TOO_MANY = Result(
     ThrottlingQuotaExceeded.code, f"one request may change {CHANGES_MAX} topics or settings: ask for the others again"

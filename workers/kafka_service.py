@@ -65,8 +65,8 @@ SERVED = frozenset(
 
 DEAR_MS: Final = 3
 """Who held the loop for so long by one request is served on only after a rest."""
-FORWARDED_BYTES_PER_MS: Final = 16 << 10
-"""What the coordinator does of a request that was handed over to it, at a guess."""
+LATER_BYTES_PER_MS: Final = 4 << 10
+"""What is still to be done of a request that has no answer yet, at a guess: here in slices, or by the coordinator."""
 
 Send = Callable[[Sequence[Part]], None]
 GiveUp = Callable[[str], None]
@@ -179,8 +179,8 @@ class KafkaService:
             asked.waits = call
             self.serve_call(call)
         took_ms = (time.thread_time_ns() - began_ns) // 1_000_000
-        if is_elsewhere:
-            took_ms += len(request.body) // FORWARDED_BYTES_PER_MS
+        if by_hand is None and asked.parts is None:
+            took_ms += len(request.body) // LATER_BYTES_PER_MS
         if took_ms >= DEAR_MS:
             connection.rest(took_ms)
 

@@ -48,7 +48,7 @@ from kbroker.workers.fetching import FetchInProgress
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
-from kbroker.workers.in_turns import InTurns
+from kbroker.workers.in_turns import SLICE, InTurns
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalClient, LocalDoor
@@ -66,6 +66,8 @@ from kbroker.workers.table import PartitionTable
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_MS = 1000
+QUESTIONS_PER_MS = 100
+"""A look-up of many offsets takes the loop a millisecond for so many, in all its slices."""
 RETENTION_DELAY_MS = 30_000
 """After a start nothing is taken out for this long, as in Kafka: whoever writes old records can still read them."""
 
@@ -403,6 +405,8 @@ class Worker:
     def _list_offsets(self, asked: Asked, request: m.ListOffsets) -> None:
         def done(found: list[m.OffsetFound]) -> None:
             asked.answer(codec.encode_answer(m.OffsetsAnswer(found)))
+            if len(found) > SLICE:
+                self.dear_time.spent(len(found) // QUESTIONS_PER_MS)
 
         InTurns(self.loop, request.partitions, self._find, done).start()
 

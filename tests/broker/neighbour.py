@@ -11,7 +11,7 @@ from kbroker.testing import Broker
 from .kafka_client import KafkaClient
 
 ROUNDS = 3
-ROUND_REQUESTS = 200
+ROUND_REQUESTS = 150
 FLOOR_MS = 25.0
 """On a machine that is busy otherwise a request may wait so long for a processor."""
 FACTOR = 3

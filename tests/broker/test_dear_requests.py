@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kbroker.errors import RecordListTooLarge
+from kbroker.errors import InvalidRequest, RecordListTooLarge
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.records.batch import HEADER, write_crc
@@ -80,7 +80,7 @@ def lookup(topic: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("codec_name", ["gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("codec_name", ["gzip", "zstd"])
 def test_lookups_by_time_in_a_bomb(
     broker: Broker, worker: KafkaClient, topic: str, neighbour: Neighbour, codec_name: str
 ) -> None:
@@ -215,10 +215,6 @@ def many_of(api_key: ApiKey, count: int) -> Any:
         asked = [types.OffsetForLeaderPartition(partition=n, leader_epoch=1) for n in numbers]
         topics = [types.OffsetForLeaderTopic(topic="many", partitions=asked)]
         return types.OffsetForLeaderEpochRequest(replica_id=-1, topics=topics)
-    if api_key is ApiKey.DELETE_RECORDS:
-        asked = [types.DeleteRecordsPartition(partition_index=n, offset=0) for n in numbers]
-        topics = [types.DeleteRecordsTopic(name="many", partitions=asked)]
-        return types.DeleteRecordsRequest(timeout_ms=1000, topics=topics)
     if api_key is ApiKey.OFFSET_COMMIT:
         asked = [types.OffsetCommitRequestPartition(partition_index=n, committed_offset=1) for n in numbers]
         topics = [types.OffsetCommitRequestTopic(name="many", partitions=asked)]
@@ -239,12 +235,10 @@ def many_of(api_key: ApiKey, count: int) -> Any:
     ("api_key", "version"),
     [
         (ApiKey.PRODUCE, 9),
-        (ApiKey.PRODUCE, 7),
         (ApiKey.FETCH, 11),
         (ApiKey.LIST_OFFSETS, 7),
         (ApiKey.METADATA, 9),
         (ApiKey.OFFSET_FOR_LEADER_EPOCH, 4),
-        (ApiKey.DELETE_RECORDS, 2),
         (ApiKey.OFFSET_COMMIT, 8),
         (ApiKey.DESCRIBE_GROUPS, 5),
         (ApiKey.DESCRIBE_CONFIGS, 4),
@@ -288,6 +282,14 @@ def test_one_request_makes_only_so_many_topics(broker: Broker) -> None:
         asked = [types.MetadataRequestTopic(name=f"auto-{n}") for n in range(110)]
         client.ask(ApiKey.METADATA, 9, types.MetadataRequest(topics=asked, allow_auto_topic_creation=True))
         assert sum(name.startswith("auto-") for name in client.metadata()) == 100
+
+
+def test_one_native_request_makes_only_so_many_topics(broker: Broker) -> None:
+    with RawClient(broker.server) as client:
+        with pytest.raises(InvalidRequest, match="1000 topics at most, not 1001"):
+            client.ask(m.TopicResults, m.CreateTopics([m.NewTopic(f"n{n}") for n in range(1001)], validate_only=True))
+        with pytest.raises(InvalidRequest, match="1000 topics at most"):
+            client.ask(m.TopicResults, m.DeleteTopics([f"n{n}" for n in range(1001)]))
 
 
 def test_a_request_with_too_many_elements_is_told_in_the_log(broker: Broker) -> None:
