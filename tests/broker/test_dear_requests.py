@@ -158,21 +158,6 @@ def test_a_native_produce_of_many_batches(broker: Broker, topic: str, neighbour:
         assert len(client.records(topic)) == 256
 
 
-def test_native_requests_of_many_tiny_batches_one_behind_the_other(
-    broker: Broker, topic: str, neighbour: Neighbour
-) -> None:
-    with RawClient(broker.server) as maker:
-        maker.create(topic)
-    with RawClient(direct(broker)) as client:
-        header, payload = native_codec.encode_request(m.Produce(topic, 0, 1)), small_batch([b""]) * 256
-
-        def ask() -> None:
-            for sent in [client.send_header(header, payload) for _ in range(30)]:
-                native_codec.decode_answer(m.ProduceAnswer, client.take(sent)[0])
-
-        neighbour.is_well_beside(ask)
-
-
 @pytest.mark.parametrize("kind", ["list_offsets", "fetch"])
 def test_native_requests_that_name_many_things(broker: Broker, kind: str, neighbour: Neighbour) -> None:
     numbers = range(15_000)
