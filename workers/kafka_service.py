@@ -197,12 +197,11 @@ class KafkaService:
 
         def serve() -> None:
             dear_time.waiting_bytes -= size_bytes
-            if connection.is_closed:
-                return
-            try:
-                self.serve(asked)
-            except Exception as error:
-                asked.fail(error)
+            if asked.parts is None and not connection.is_closed:  # its client is still there
+                try:
+                    self.serve(asked)
+                except Exception as error:
+                    asked.fail(error)
             kept.body = memoryview(b"")
             connection.release()
 
