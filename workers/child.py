@@ -59,6 +59,8 @@ class ChildContext:
     _channel: Channel
     kafka_ports: dict[int, int] = field(default_factory=dict)
     """Where each node serves Kafka clients; empty: it does not."""
+    memory_deaths: int = 0
+    """So many processes of this name, in a row, took too much memory and died of it: do with less."""
     on_peers: Callable[[], None] = _nothing
     on_drain: Callable[[], None] | None = None
     on_reload: Callable[[Config], None] | None = None

@@ -11,16 +11,14 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries, settings_in
-from kbroker.catalog.copy import CatalogCopy
-from kbroker.catalog.rebuild import completed, topics_on_disk
-from kbroker.catalog.sqlite import SqliteStore, open_store
-from kbroker.catalog.store import Change, Versioned
+from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, settings_in
+from kbroker.catalog.opening import OpenCatalog, open_catalog
+from kbroker.catalog.store import Change
 from kbroker.catalog.topics import AUTO_CREATED_MAX, CHANGES_MAX
 from kbroker.config import (
     TOPIC_SETTINGS,
@@ -65,8 +63,9 @@ from kbroker.workers.stream_connection import Streams
 log = logging.getLogger(__name__)
 
 PRODUCER_ID_BLOCK = 1000
-PRODUCER_IDS_AFTER_REBUILD_SHIFT = 20
-"""A lost counter goes on from the clock's seconds shifted by 20 bits: above anything it can have given before."""
+NOTICES_MAX = 5
+NOTICE_MAX = 400
+"""Of what was not as it should be at the start the status tells so many, and so many characters of each."""
 
 Decide = Callable[[], list[Change]]
 Done = Callable[[KbrokerError | None], None]
@@ -94,7 +93,8 @@ class Coordinator:
         self.loop = Loop()
         nodes = [int(worker_node(index)) for index in range(child.worker_count)]
         self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
-        self.store = self._open_store()
+        opened = self._open_catalog()
+        self.store, self.copy, self._allocate = opened.store, opened.copy, opened.allocate
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), self.given)
         self.io = IoThreads(self.loop, 1, "store")
         self.producer_ids = iter(range(0))
@@ -106,7 +106,7 @@ class Coordinator:
         self.streams = Streams(self.loop)
         self.members = Members(child, self.streams, self.catalog, self._owners_report)
         self.front = FrontDialler(child, self.streams, self._serve)
-        self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
+        self.groups = GroupCoordinator(self.config, self.catalog, self.loop, memory_deaths=child.memory_deaths)
         self.status = StatusRequests(self.config.runtime_dir, self.loop)
         self.kafka = KafkaCoordinator(self) if child.kafka_ports else None
         self._requests: dict[type, Callable[[Asked, Any], None]] = {
@@ -123,47 +123,17 @@ class Coordinator:
 
     # --- start and end ---
 
-    def _open_store(self) -> SqliteStore:
-        now_ms = time.time_ns() // 1_000_000
+    def _open_catalog(self) -> OpenCatalog:
         try:
-            store, aside = open_store(self.config.data_dir, now_ms, check_entries)
-            if aside is not None:
-                log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
-            entries = store.entries("")
-            self.copy = CatalogCopy(self.config.data_dir, partial(store.entries, ""))
-            if not entries:
-                self._rebuild(store, now_ms)
-                entries = store.entries("")
-            self.catalog.load(entries)
-            changes = self.catalog.reassign()
-            if changes:
-                store.commit(changes)
-                self.catalog.apply(changes)
-            self.copy.renew()
-            store.watch("", self.copy.add)
+            opened = open_catalog(self.config.data_dir, self.catalog, time.time_ns() // 1_000_000)
         except StorageError as error:
             raise StartError(str(error)) from None
-        moved = sum(change.key.startswith(TOPICS) for change in changes)
-        if moved:
+        if opened.moved:
             workers = counted(self.child.worker_count, "worker")
-            log.info("partitions of %s were reassigned to %s", counted(moved, "topic"), workers)
-        return store
-
-    def _rebuild(self, store: SqliteStore, now_ms: int) -> None:
-        topics, problems = topics_on_disk(self.config.data_dir, self.catalog.node_ids[0])
-        copied = Catalog([], 0, 0)
-        copied.load({key: Versioned(1, value) for key, value in self.copy.read().items()})
-        changes, missing = completed(topics, copied)
-        for problem in problems + missing:
-            log.error("%s", problem)
-        if changes:
-            # First the counter, then all at once: a rebuild that is interrupted is begun anew.
-            store.raise_counter(PRODUCER_IDS, (now_ms // 1000) << PRODUCER_IDS_AFTER_REBUILD_SHIFT)
-            store.commit(changes)
-            log.warning(
-                "the catalog was lost: %s rebuilt from the partition folders, settings from %s",
-                counted(len(topics), "topic"), self.copy.path,
-            )  # fmt: skip
+            log.info("partitions of %s were reassigned to %s", counted(opened.moved, "topic"), workers)
+        if opened.notices:
+            self.child.report(notices=[notice[:NOTICE_MAX] for notice in opened.notices[:NOTICES_MAX]])
+        return opened
 
     def run(self) -> None:
         """Serve until told to end."""
@@ -196,10 +166,8 @@ class Coordinator:
         self.groups.configure(self.config)
 
     def _tell_outage(self) -> None:
-        why = self.groups.outage
-        outages = [Outage("groups", why)] if why else []
-        outages += [Outage(*told) for told in self.groups.damage]
-        self.child.report(**outage_facts(outages))
+        damage = [Outage(*told) for told in self.groups.damage]
+        self.child.report(**outage_facts(self.groups.outages() + damage))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()
@@ -275,15 +243,15 @@ class Coordinator:
         names = [topic.name for topic in topics]
         self.change_each(names, [partial(self.creation, topic) for topic in topics], timeout_ms, answer, caller)
 
-    def creation(self, topic: m.NewTopic) -> list[Change]:
-        """What the store must commit for a new topic. Raises RequestError."""
+    def creation(self, topic: m.NewTopic, nodes: Sequence[int] = ()) -> list[Change]:
+        """What the store must commit for a new topic; `nodes`: who is to have each partition. Raises RequestError."""
         if topic.replication_factor not in (-1, 1):
             raise InvalidReplicationFactor(
                 f"topic {topic.name:.80} asks for {topic.replication_factor} replicas; there is one broker host, so "
                 "only 1 is possible"
             )
         partitions = self.config.server.num_partitions if topic.partitions == -1 else topic.partitions
-        return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes)
+        return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes, nodes)
 
     def _delete_topics(self, asked: Asked, request: m.DeleteTopics) -> None:
         _check_changes(len(request.names))
@@ -335,7 +303,7 @@ class Coordinator:
         self.wanting_ids.append(done)
         if len(self.wanting_ids) == 1:
             # A block that was begun before kill -9 is never gone on with: ids are given once.
-            self.io.submit(lambda: self.store.allocate(PRODUCER_IDS, PRODUCER_ID_BLOCK), self._take_ids)
+            self.io.submit(lambda: self._allocate(PRODUCER_IDS, PRODUCER_ID_BLOCK), self._take_ids)
 
     def _take_ids(self, first: int | None, error: BaseException | None) -> None:
         waiting, self.wanting_ids = self.wanting_ids, []
@@ -416,6 +384,7 @@ class Coordinator:
                 if wanted.caller is not None:
                     self.change_log.catalog(wanted.caller, self.catalog, changes)
                 self._tell_of_compaction(changes)
+                self._forget_epochs(changes)
                 self.catalog.apply(changes)
                 self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
                 if any(change.key.startswith(ALTERED) for change in changes):
@@ -428,6 +397,14 @@ class Coordinator:
             self._next_change()
 
         self.io.submit(lambda: self.store.commit(changes), committed)
+
+    def _forget_epochs(self, changes: list[Change]) -> None:
+        """Those of topics that are deleted now."""
+        for change in changes:
+            if change.key.startswith(TOPICS) and change.value is None:
+                name = change.key.removeprefix(TOPICS)
+                for index in range(len(self.catalog.topics[name].partitions)):
+                    self._epochs.pop((name, index), None)
 
     def _tell_of_compaction(self, changes: list[Change]) -> None:
         """Whoever asks for compaction hears that it is not there yet: the topic grows for ever."""

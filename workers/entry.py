@@ -24,6 +24,8 @@ Main = Callable[[ChildContext], None]
 
 EXIT_FAILED = 70
 """An exception left the main function (sysexits: EX_SOFTWARE)."""
+EXIT_MEMORY = 71
+"""There was no memory left (EX_OSERR)."""
 EXIT_REFUSED = 78
 """A StartError or ConfigError did: it cannot serve here (EX_CONFIG)."""
 
@@ -66,6 +68,9 @@ def _run(main: Main, context: ChildContext) -> int:
     except (StartError, ConfigError) as error:
         context.refuse(str(error))
         return EXIT_REFUSED
+    except MemoryError:
+        log.critical("failed: there is no memory left", exc_info=True)
+        return EXIT_MEMORY
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:

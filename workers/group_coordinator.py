@@ -18,7 +18,7 @@ from kbroker.catalog.catalog import TOPICS
 from kbroker.catalog.store import Change
 from kbroker.errors import CoordinatorNotAvailable, KbrokerError, StorageError
 from kbroker.groups.consumer_events import ConsumerEvent
-from kbroker.groups.effects import Effects, Reply
+from kbroker.groups.effects import Effects, Reply, shown
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
@@ -26,11 +26,14 @@ from kbroker.log.compaction import Rules
 from kbroker.log.damage import CORRUPT, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
+from kbroker.wording import counted
 from kbroker.workers.complaints import Complaints
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.offsets_log import PARTITION as OFFSETS_PARTITION
 from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
+from kbroker.workers.outages import Outage
+from kbroker.workers.pattern_matching import PatternMatching
 
 if TYPE_CHECKING:
     from kbroker.catalog.catalog import Catalog
@@ -42,10 +45,27 @@ RETRY_MS = 1_000
 RETRY_MAX_MS = 10_000
 
 
-def settings_of(config: GroupConfig) -> GroupSettings:
-    """The broker's settings as the state machines take them."""
+MEMORY_PART = 4
+"""Unless it is set, groups may take this part of what the coordinator may: answers and records are made of the same."""
+REDUCED_BY = 4
+"""After a death of memory groups may take this much less; after a second one in a row none are served."""
+NAMED_MAX = 5
+"""Groups that are left out are named, so many of them."""
+
+
+def settings_of(config: Config, memory_deaths: int = 0) -> GroupSettings:
+    """The broker's settings as the state machines take them. `memory_deaths`: of the coordinators before this one."""
+    whole_bytes = config.server.worker_memory_max_bytes
+    memory_max_bytes = min(config.groups.memory_max_bytes or whole_bytes // MEMORY_PART, whole_bytes // 2)
+    if memory_deaths:
+        memory_max_bytes //= REDUCED_BY
+    return _settings_of(config.groups, memory_max_bytes)
+
+
+def _settings_of(config: GroupConfig, memory_max_bytes: int) -> GroupSettings:
     return GroupSettings(
         groups_max=config.groups_max,
+        memory_max_bytes=memory_max_bytes,
         offsets_retention_ms=config.offsets_retention_minutes * 60_000,
         offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
         offset_metadata_max_bytes=config.offset_metadata_max_bytes,
@@ -125,14 +145,19 @@ class _Wake:
 class GroupCoordinator:
     """All groups of this broker. Everything here runs on the loop's thread; the disk is on I/O threads."""
 
-    def __init__(self, config: Config, catalog: Catalog, loop: Loop, storage: Storage = DISK) -> None:
+    def __init__(
+        self, config: Config, catalog: Catalog, loop: Loop, storage: Storage = DISK, memory_deaths: int = 0
+    ) -> None:
+        """`memory_deaths`: so many coordinators before this one, in a row, took too much memory and died of it."""
         self._storage = storage
         self.topics = CatalogTopics(catalog)
         self._config = config
-        self._settings = settings_of(config.groups)
+        self._memory_deaths = memory_deaths
+        self._settings = settings_of(config, memory_deaths)
         self._loop = loop
         # One piece of work of each kind at most: so no flush waits for a compaction.
         self._io = IoThreads(loop, 2, "offsets")
+        self._matching = PatternMatching(IoThreads(loop, 1, "patterns"), self.topics.names, self._uses, self._matched)
         self._groups: Groups | None = None
         self._offsets: OffsetsLog | None = None
         self._log_followers: list[Callable[[OffsetsLog], None]] = []
@@ -141,13 +166,23 @@ class GroupCoordinator:
         self._wakes: dict[str, _Wake] = {}
         self._notices = Complaints(loop, "groups", logging.INFO)
         self._is_closed = False
-        self.outage = ""
+        self._is_forgetting = False
+        self._outage = ""
         """Why no group is served; empty when they are."""
         self.on_outage: Callable[[], None] = lambda: None
         self._retry_ms = RETRY_MS
         # Sessions must not end because somebody has set the clock.
         self._clock_ms = time.time_ns() // 1_000_000 - loop.now_ms()
         loop.at_turn_end(self._end_turn)
+        if memory_deaths > 1:
+            # Its log would fill the memory again. Who raises a limit restarts the broker, and it is tried once more.
+            self._set_outage(
+                f"the coordinator took more memory than it may {memory_deaths} times in a row, so no group is served: "
+                f"raise worker.memory.max.bytes ({config.server.worker_memory_max_bytes >> 20} MiB) or lower "
+                "groups.memory.max.bytes, and restart the broker"
+            )
+            log.error("%s", self._outage)
+            return
         try:
             # Nobody is served yet: this may block.
             self._take_over(*self._load(False))
@@ -157,6 +192,31 @@ class GroupCoordinator:
     def configure(self, config: Config) -> None:
         """Other settings, from now on: those of compaction."""
         self._config = config
+
+    def outages(self) -> list[Outage]:
+        """What of groups is out of service, and why."""
+        if self._outage:
+            return [Outage("groups", self._outage)]
+        found = []
+        if self._memory_deaths:
+            found.append(
+                Outage(
+                    "new groups",
+                    "the coordinator before this one took more memory than it may: until the next restart groups may "
+                    f"take {self._settings.memory_max_bytes >> 20} MiB",
+                )
+            )
+        left_out = sorted(self._groups.left_out) if self._groups is not None else []
+        if left_out:
+            named = ", ".join(map(shown, left_out[:NAMED_MAX])) + (", …" if len(left_out) > NAMED_MAX else "")
+            found.append(Outage(counted(len(left_out), "group"), f"{self._why_left_out()}: {named}"))
+        return found
+
+    def _why_left_out(self) -> str:
+        return (
+            f"the log has more than groups.memory.max.bytes ({self._settings.memory_max_bytes >> 10} KiB) allow; raise "
+            "it and restart the broker"
+        )
 
     def _rules(self) -> Rules:
         cleaner = self._config.cleaner
@@ -190,8 +250,35 @@ class GroupCoordinator:
     def catalog_changed(self, changes: Iterable[Change]) -> None:
         """The catalog has taken these changes."""
         changed = self.topics.follow(changes)
+        self._matching.names_changed()
         if changed is not None and self._groups is not None:
             self._perform_all(self._groups.topics_changed(changed, self.now_ms()))
+            self._go_on_forgetting()
+
+    def _go_on_forgetting(self) -> None:
+        """Offsets in deleted topics, some in each turn of the loop."""
+        if self._groups is not None and self._groups.is_forgetting and not self._is_forgetting:
+            self._is_forgetting = True
+            self._loop.call_soon(self._forget)
+
+    def _forget(self) -> None:
+        self._is_forgetting = False
+        if self._groups is not None:
+            self._perform_all(self._groups.forget_gone(self.now_ms()))
+            self._go_on_forgetting()
+
+    def room_bytes(self, group_id: str) -> int:
+        """About what a group holds in memory, which an answer about it holds once more."""
+        return 0 if self._groups is None else self._groups.room.held_by(group_id)
+
+    # --- patterns ---
+
+    def _uses(self, group_id: str, pattern: str) -> bool:
+        return self._groups is not None and self._groups.uses(group_id, pattern)
+
+    def _matched(self, group_id: str, pattern: str, topics: frozenset[str]) -> None:
+        if self._groups is not None:
+            self._perform(group_id, self._groups.matched(group_id, pattern, topics, self.now_ms()))
 
     # --- what groups decide ---
 
@@ -211,6 +298,9 @@ class GroupCoordinator:
             self._unsaved[group_id].replies += effects.replies
         else:
             self._send(effects.replies)
+        # Last, for what is known at once comes back from here.
+        for pattern in effects.patterns:
+            self._matching.want(group_id, pattern)
 
     def _stored(self, group_id: str, unsaved: _Unsaved) -> None:
         if self._unsaved.get(group_id) is unsaved:
@@ -264,6 +354,7 @@ class GroupCoordinator:
             return opened, groups
         # Nobody reads it yet: what is good behind a corrupt place is of more use than the file as it is.
         opened.abandon()
+        del groups  # not twice in memory
         try:
             return self._replayed(distrust_cache, Repair.SET_ASIDE)
         except StorageError as error:
@@ -284,6 +375,8 @@ class GroupCoordinator:
 
     def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
         self._groups = groups
+        if groups.left_out:
+            log.error("%s left out: %s", counted(len(groups.left_out), "group"), self._why_left_out())
         self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened), self._rules)
         self._set_outage("")
         for follower in self._log_followers:
@@ -295,6 +388,7 @@ class GroupCoordinator:
         gone = frozenset(name for name in named if self.topics.partition_count(name) is None)
         if gone:
             self._perform_all(groups.topics_changed(TopicsChanged(deleted=gone), now_ms))
+            self._go_on_forgetting()
 
     def _storing_failed(self, opened: PartitionLog, error: KbrokerError) -> None:
         self._groups = self._offsets = None
@@ -322,7 +416,7 @@ class GroupCoordinator:
         return [damage.outage(OFFSETS_PARTITION) for damage in self._offsets.log.damage.pending]
 
     def _set_outage(self, why: str) -> None:
-        self.outage = why
+        self._outage = why
         self.on_outage()
 
     def _retry(self, distrust_cache: bool) -> None:
@@ -350,5 +444,6 @@ class GroupCoordinator:
         if self._offsets is not None:
             self._offsets.cancel_compaction()
         self._io.close(5)
+        self._matching.close()
         if self._offsets is not None:
             self._offsets.close()

@@ -227,12 +227,14 @@ class KafkaCoordinator:
 
     def _create_topics(self, call: Call) -> None:
         request, coordinator = call.request, self._coordinator
-        asked = topics.creations(request, self._nodes)
+        asked = topics.creations(request, self._assignable)
         decisions: list[Callable[[], list[Change]] | Result] = [
             item
             if isinstance(item, Result)
             else partial(
-                coordinator.creation, m.NewTopic(item.name, item.partitions, item.replication_factor, item.settings)
+                coordinator.creation,
+                m.NewTopic(item.name, item.partitions, item.replication_factor, item.settings),
+                item.nodes,
             )
             for item in asked
         ]
@@ -274,8 +276,8 @@ class KafkaCoordinator:
     def _create_partitions(self, call: Call) -> None:
         request, catalog = call.request, self._coordinator.catalog
         decisions: list[Callable[[], list[Change]] | Result] = [
-            item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total)
-            for item in topics.growths(request, self._topics, self._nodes)
+            item if isinstance(item, Result) else partial(catalog.grow, item.name, item.total, item.nodes)
+            for item in topics.growths(request, self._topics, self._assignable)
         ]
 
         def done(results: list[Result]) -> None:
@@ -292,6 +294,10 @@ class KafkaCoordinator:
 
     def _broker_settings(self) -> configs.BrokerSettings:
         return configs.BrokerSettings(self._coordinator.given, self._coordinator.catalog.altered)
+
+    @property
+    def _assignable(self) -> topics.Nodes:
+        return topics.Nodes(self._nodes, self._coordinator.catalog.node_ids)
 
     @property
     def _nodes(self) -> Collection[int]:

@@ -35,6 +35,8 @@ from kbroker.workers.gathering import Gathering
 from kbroker.workers.kafka_service import Call, Serve
 from kbroker.workers.refusal_log import RefusalLog
 
+ANSWER_BYTES_MAX = 16 << 20
+"""One answer about several groups is about so large, and one group more."""
 AnyEvent = Event | ConsumerEvent
 
 _ROUTINE = frozenset(
@@ -73,6 +75,10 @@ class GroupsElsewhere:
         """Refuse, as Kafka's brokers do."""
         event.token(event.refused(NotCoordinator.code))
 
+    def room_bytes(self, _group_id: str) -> int:
+        """Nothing is held here."""
+        return 0
+
     def listed(self, _states: Iterable[str], _types: Iterable[str]) -> list[ListedGroup] | int:
         """None: clients ask every node and merge the answers."""
         return []
@@ -82,6 +88,8 @@ class AskedGroups(Protocol):
     """Who knows the groups."""
 
     def ask(self, event: AnyEvent) -> None: ...
+
+    def room_bytes(self, group_id: str) -> int: ...
 
     def listed(self, states: Iterable[str], types: Iterable[str]) -> list[ListedGroup] | int: ...
 
@@ -119,12 +127,13 @@ class KafkaGroups:
             call.answer(group_members.joined(version, result))
 
         fresh_id = str(uuid.uuid4())
-        request = call.request
+        request = call.take_request()
         event = group_members.join(request, version, call.client_id, call.client_host, fresh_id, joined)
         self._groups.ask(event)
 
     def _sync(self, call: Call) -> None:
-        self._groups.ask(group_members.sync(call.request, lambda result: call.answer(group_members.synced(result))))
+        request = call.take_request()
+        self._groups.ask(group_members.sync(request, lambda result: call.answer(group_members.synced(result))))
 
     def _heartbeat(self, call: Call) -> None:
         self._groups.ask(group_members.heartbeat(call.request, lambda result: call.answer(group_members.heard(result))))
@@ -187,9 +196,16 @@ class KafkaGroups:
         self._groups.ask(event)
 
     def _ask_all(self, gathering: Gathering[Any], events: Sequence[AnyEvent]) -> None:
+        """Ask about one group after the other, until the answer is large: those that are left are to be asked about
+        again. Naming one large group often costs a client nothing."""
         gathering.expect(len(events))
+        left_bytes = ANSWER_BYTES_MAX
         for event in events:
-            self._groups.ask(event)
+            if left_bytes > 0:
+                left_bytes -= self._groups.room_bytes(event.group_id)
+                self._groups.ask(event)
+            else:
+                event.token(event.refused(CoordinatorLoadInProgress.code))
 
     # --- administration ---
 

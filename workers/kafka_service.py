@@ -120,6 +120,12 @@ class Call:
         if self.on_cancel is not None:
             self.on_cancel()
 
+    def take_request(self) -> Any:
+        """The request, which is let go of here: the answer may come much later, and is not to keep what came."""
+        request, self.request = self.request, None
+        self.head.body = memoryview(b"")
+        return request
+
     def answer(self, message: Any) -> None:
         """Send a message of this API's response."""
         self._send(codec.write_response(self.api_key, self.version, self.correlation_id, message))

@@ -50,16 +50,24 @@ from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.doors import Asked
 from kbroker.workers.gathering import Gathering
 from kbroker.workers.group_coordinator import GroupCoordinator
+from kbroker.workers.kafka_groups import ANSWER_BYTES_MAX
 
 R = TypeVar("R")
 
 _MEANING = {
-    CoordinatorNotAvailable.code: "what was asked could not be stored; try again",
+    CoordinatorNotAvailable.code: (
+        "what was asked could not be stored, or it is not served at the moment (`kbroker status` says why); try again"
+    ),
     GroupIdNotFound.code: "there is no such group",
-    GroupMaxSizeReached.code: "there are as many groups as groups.max allows; delete some that nobody needs",
+    GroupMaxSizeReached.code: (
+        "there are as many groups as groups.max allows, or members of this one, or all hold what "
+        "groups.memory.max.bytes allows (the broker's log says which); delete groups that nobody needs, or raise it"
+    ),
     GroupSubscribedToTopic.code: "its members read that topic; stop them first",
     InvalidCommitOffsetSize.code: (
-        f"one commit has at most {COMMIT_OFFSETS_MAX} offsets and {COMMIT_BYTES_MAX} bytes of records; make several"
+        f"one commit has at most {COMMIT_OFFSETS_MAX} offsets and {COMMIT_BYTES_MAX} bytes of records, and all groups "
+        "may hold groups.memory.max.bytes (the broker's log says which it was); make several, or delete groups that "
+        "nobody needs"
     ),
     InvalidGroupId.code: f"a group needs a name, of at most {NAME_BYTES_MAX} bytes",
     NonEmptyGroup.code: "it has members; stop them first",
@@ -194,6 +202,9 @@ class NativeGroups:
         def done(infos: Sequence[m.GroupInfo]) -> None:
             asked.answer(codec.encode_answer(m.GroupInfos([*infos])))
 
+        size_bytes = sum(map(self._groups.room_bytes, request.groups[1:]))
+        if size_bytes > ANSWER_BYTES_MAX:
+            raise InvalidRequest(f"these groups are too large for one answer ({size_bytes} bytes): ask about fewer")
         _ask_each(request.groups, self._describe_one, Gathering(done))
 
     def _describe_one(self, group: str, done: Callable[[m.GroupInfo], None]) -> None:

@@ -9,16 +9,17 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _SIGKILL_BIT = 1 << 8
 _READ_BYTES_MAX = 1 << 14
+VMSTAT_BYTES_MAX = 1 << 16
 
 
-def _read(path: str) -> str:
+def _read(path: str, bytes_max: int = _READ_BYTES_MAX) -> str:
     # Not open(): this runs ten times a second on an idle broker.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        return os.read(fd, _READ_BYTES_MAX).decode("utf-8", "replace")
+        return os.read(fd, bytes_max).decode("utf-8", "replace")
     except OSError:  # it ended meanwhile
         return ""
     finally:
@@ -76,3 +77,12 @@ def cpu_s_of(pid: int) -> float:
     """Seconds of processor time, user and system, that it has used."""
     fields = _stat_fields(f"/proc/{pid}/stat")
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S if len(fields) > 12 else 0.0
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since the machine started; 0: it does not say."""
+    for line in _read("/proc/vmstat", VMSTAT_BYTES_MAX).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return 0

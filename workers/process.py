@@ -12,12 +12,14 @@ from typing import Any
 
 from kbroker.types import COORDINATOR_NODE, worker_node
 from kbroker.workers.channel import Channel, Message, channel_pair
-from kbroker.workers.entry import EXIT_REFUSED
+from kbroker.workers.entry import EXIT_MEMORY, EXIT_REFUSED
 from kbroker.workers.loop import READ, Loop
-from kbroker.workers.proc_facts import cpu_s_of, memory_of
+from kbroker.workers.proc_facts import cpu_s_of, memory_of, oom_kills
 
 BACKOFF_FIRST_MS = 50
 BACKOFF_MAX_MS = 1_000
+MEMORY_FORGIVEN_MS = 600_000
+"""A process that has run for so long did not die of what its predecessors left it."""
 
 
 @dataclass
@@ -35,6 +37,10 @@ class ChildProcess:
     restarts: int = 0
     early_deaths: int = 0
     """Deaths in a row before READY: what the back-off counts."""
+    memory_deaths: int = 0
+    """Deaths of memory in a row: one that served for a while, or ended otherwise, begins anew."""
+    died_of_memory: bool = False
+    """Whether its last end was one of those."""
     last_exit: str = ""
     refusal: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +51,7 @@ class ChildProcess:
     answered: bool = False
     """Whether it answered, or was forked, since the last WATCHDOG."""
     stalled: bool = False
+    _oom_kills: int = 0
     _ping: int = 0
     _pidfd: int = -1
     _channel: Channel | None = None
@@ -91,6 +98,7 @@ class ChildProcess:
         self.pid, self.incarnation, self.forked_ms = pid, incarnation, loop.now_ms()
         self.ready, self.stalled, self.answered = False, False, True
         self.killed_for, self.refusal, self.asked_ms, self.facts = "", "", None, {}
+        self._oom_kills = oom_kills()
         self._pidfd = pidfd
         self._channel = Channel(ours)
         self._channel.watch(loop, lambda: on_traffic(self))
@@ -154,8 +162,16 @@ class ChildProcess:
             self._channel.close()
             self._channel = None
         self.early_deaths = 0 if self.ready else self.early_deaths + 1
+        self._count_memory_deaths(code, loop.now_ms())
         self.pid, self.ready, self.asked_ms, self.facts = None, False, None, {}
         return True
+
+    def _count_memory_deaths(self, code: int, now_ms: int) -> None:
+        if code == 0 or now_ms - self.forked_ms > MEMORY_FORGIVEN_MS:
+            self.memory_deaths = 0
+        by_kernel = code == -signal.SIGKILL and not self.killed_for and oom_kills() > self._oom_kills
+        self.died_of_memory = self.killed_for == "memory" or code == EXIT_MEMORY or by_kernel
+        self.memory_deaths += self.died_of_memory
 
     @property
     def is_away(self) -> bool:

@@ -20,6 +20,12 @@ def tell_recovery(opened: PartitionLog) -> None:
     for damage in opened.damage.pending:
         level = logging.ERROR if damage.kind == LOST or damage in report.found else logging.WARNING
         log.log(level, "%s: %s", name, damage.told(name))
+    if opened.producers.forgotten:
+        log.warning(
+            "%s: %d idempotent producers that wrote longest ago were forgotten, more than producer.ids.max allows",
+            name,
+            opened.producers.forgotten,
+        )
     if report.scanned_batches or report.truncated_bytes or report.rebuilt_indexes:
         log.info(
             "%s recovered: %d batches (%d bytes) read, %d bytes of a torn tail cut, %d indexes rebuilt",

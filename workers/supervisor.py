@@ -162,7 +162,7 @@ class Supervisor:
                     cluster_id=self._premises.cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
                     listeners=listeners, remembered=dict(process.remembered),
                     peers=peers_from({**self._peer_table(), **own}), secret=self._secret, _channel=Channel(end),
-                    kafka_ports=self._kafka_ports,
+                    kafka_ports=self._kafka_ports, memory_deaths=process.memory_deaths,
                 )  # fmt: skip
 
             kept = [end.fileno(), self._premises.processes_lock.fd, *(sock.fileno() for sock in listeners.values())]
@@ -249,6 +249,8 @@ class Supervisor:
         else:
             process.restarts += 1
             delay_ms = process.backoff_ms
+            if process.died_of_memory:
+                ended += f", of too much memory ({process.memory_deaths} in a row): its successor keeps less"
             log.error("%s; %s", ended, f"next attempt in {delay_ms} ms" if delay_ms else "restarting it now")
             if delay_ms:
                 self._loop.call_later(delay_ms, lambda: self._fork(process))
@@ -435,6 +437,7 @@ class Supervisor:
             "status": self._status_text(),
             "outages": [outage._asdict() for outage in named],
             "outages_in_all": in_all,
+            "notices": [f"{p.title}: {text}" for p in self._processes.values() for text in p.facts.get("notices", ())],
             "data_dir": str(self._config.data_dir),
             "runtime_dir": str(self._config.runtime_dir),
             "worker_count": self._worker_count,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from kbroker.errors import (
 from kbroker.log.damage import Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
+from kbroker.log.producer_room import PRODUCER_BYTES, ProducerRoom
 from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition, node_name
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PRODUCERS_PART = 8
+"""Unless it is set, producers may take this part of a worker's memory."""
+PRODUCERS_LEAST = 1_000
+"""So many are remembered in all, however often workers have died of memory."""
 RETRY_OPEN_MS = 5_000
 RETRY_LOCKED_MS = 100
 """A partition that moves here is still let go by the worker that had it."""
@@ -71,6 +76,24 @@ class PartitionTable:
         self._retrying: set[TopicPartition] = set()
         self._turns = FolderTurns()
         self._has_tidied = False
+        config, deaths = worker.config.server, worker.child.memory_deaths
+        ids_max = config.producer_ids_max or config.worker_memory_max_bytes // PRODUCERS_PART // PRODUCER_BYTES
+        if deaths:
+            ids_max = max(PRODUCERS_LEAST, ids_max >> 2 * deaths)
+            reduced = (
+                f"the worker before this one took more memory than it may ({deaths} in a row): {ids_max} idempotent "
+                "producers are remembered in all; raise worker.memory.max.bytes or lower producer.ids.max"
+            )
+            log.warning("%s", reduced)
+            worker.child.report(notices=[reduced])
+        self._producers = ProducerRoom(ids_max, self._producers_forgotten)
+        self._forgetting = Complaints(worker.loop, "producers that were forgotten")
+
+    def _producers_forgotten(self, count: int) -> None:
+        self._forgetting.say(
+            f"{count} idempotent producers that wrote longest ago were forgotten: there are more than "
+            f"producer.ids.per.partition.max, or in all than {self._producers.ids_max} (producer.ids.max)"
+        )
 
     def get(self, topic: str, index: int) -> Partition:
         """The partition, when it is served here. Raises the RequestError that says why it is not."""
@@ -153,7 +176,10 @@ class PartitionTable:
                 self._open(name, [tasks])
 
     def _config_of(self, topic: TopicInfo) -> LogConfig:
-        return topic_log_config(self._worker.config.log, topic.settings)
+        config = topic_log_config(self._worker.config.log, topic.settings)
+        # Several are opened at a time, before they count with all others.
+        most = max(1, self._producers.ids_max // self._worker.config.server.io_threads)
+        return config if most >= config.producer_ids_max else replace(config, producer_ids_max=most)
 
     def configure(self) -> None:
         """The broker's settings have changed: each log gets them, with its topic's own on top."""
@@ -228,6 +254,7 @@ class PartitionTable:
         opened.configure(self._config_of(self.topics[name.topic]))
         partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
         self.serving[name] = partition
+        self._producers.adopt(opened.producers)
         self.on_change(name.topic)
         partition.publish()
         for tasks in opening.waiting:
@@ -289,6 +316,7 @@ class PartitionTable:
             self._turns.give_back(partition.name)
 
         del self.serving[partition.name]
+        self._producers.release(partition.log.producers)
         self.on_change(partition.name.topic)
         self._worker.descriptors_forget(partition.name)
         partition.leave(deleted, error, left)

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
 
 from kbroker.catalog.store import ABSENT, Change, StoreDamaged, Versioned
-from kbroker.catalog.topics import PartitionRecord, RemovedTopic, TopicRecord, check_name, collision_key
+from kbroker.catalog.topics import (
+    ANY_NODE,
+    NOBODY,
+    PartitionRecord,
+    RemovedTopic,
+    TopicRecord,
+    check_name,
+    collision_key,
+)
 from kbroker.config import check_alterable, check_setting_name, check_topic_setting_name, check_topic_settings
 from kbroker.errors import (
     ConfigError,
     InvalidConfig,
     InvalidPartitions,
+    InvalidReplicaAssignment,
     InvalidRequest,
     InvalidTopic,
+    ThrottlingQuotaExceeded,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
 )
@@ -35,8 +45,8 @@ NODES = "nodes"
 PRODUCER_IDS = "producer-ids"
 ALTERED = "altered/"
 """Before a node's id, or nothing for all nodes: broker settings that were altered while it ran."""
-NOBODY = -1
-"""The leader of a deleted partition whose folder is gone."""
+SETTINGS_BYTES_MAX = 16 << 20
+"""The settings of all topics, and the broker settings that were altered: each process has them in memory."""
 
 
 def _pack(record: Any) -> bytes:
@@ -95,12 +105,33 @@ class Catalog:
         self._names: dict[bytes, str] = {}
         self._collisions: dict[str, str] = {}
         self._load: Counter[int] = Counter()
+        self._settings_bytes = 0
+        self._going = 0
+        """Partitions of deleted topics whose folders are not gone yet."""
 
     def load(self, entries: dict[str, Versioned]) -> None:
         """Take over what the store holds."""
         for key, entry in entries.items():
             self._put(key, entry.value)
             self._versions[key] = entry.version
+
+    def take_versions(self, entries: Mapping[str, Versioned]) -> None:
+        """The store holds just this catalog, at these versions."""
+        self._versions = {key: entry.version for key, entry in entries.items()}
+
+    def entries(self) -> dict[str, bytes]:
+        """All of it as the store keeps it."""
+        found = {TOPICS + name: _pack(topic) for name, topic in self.topics.items()}
+        found |= {REMOVED + topic_id.hex(): _pack(topic) for topic_id, topic in self.removed.items()}
+        found |= {ALTERED + node: msgpack.packb(values) for node, values in self.altered.items()}
+        if self._spread_over:
+            found[NODES] = msgpack.packb(self._spread_over)
+        return found
+
+    def knows(self, name: str, index: int) -> bool:
+        """Whether there is such a partition."""
+        topic = self.topics.get(name)
+        return topic is not None and index < len(topic.partitions)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Take over changes that the store has committed."""
@@ -119,23 +150,26 @@ class Catalog:
                 self._collisions.pop(collision_key(name), None)
                 self._names.pop(old.topic_id, None)
                 self._load.subtract(p.leader for p in old.partitions)
+                self._settings_bytes -= _settings_bytes(old.settings)
             if value is not None:
                 topic = self.topics[name] = _topic_from(value)
                 self._collisions[collision_key(name)] = name
                 self._names[topic.topic_id] = name
                 self._load.update(p.leader for p in topic.partitions)
+                self._settings_bytes += _settings_bytes(topic.settings)
         elif key.startswith(REMOVED):
             topic_id = bytes.fromhex(key.removeprefix(REMOVED))
-            if value is None:
-                self.removed.pop(topic_id, None)
-            else:
-                self.removed[topic_id] = RemovedTopic(**msgpack.unpackb(value))
+            gone = self.removed.pop(topic_id, None)
+            self._going -= gone.going if gone is not None else 0
+            if value is not None:
+                removed = self.removed[topic_id] = RemovedTopic(**msgpack.unpackb(value))
+                self._going += removed.going
         elif key.startswith(ALTERED):
             node = key.removeprefix(ALTERED)
-            if value is None:
-                self.altered.pop(node, None)
-            else:
-                self.altered[node] = msgpack.unpackb(value)
+            self._settings_bytes -= _settings_bytes(self.altered.pop(node, {}))
+            if value is not None:
+                altered = self.altered[node] = msgpack.unpackb(value)
+                self._settings_bytes += _settings_bytes(altered)
         elif key == NODES and value is not None:
             self._spread_over = msgpack.unpackb(value)
 
@@ -159,8 +193,11 @@ class Catalog:
 
     # --- decisions: each returns what the store must commit ---
 
-    def create(self, name: str, partitions: int, settings: dict[str, str], topic_id: bytes) -> list[Change]:
-        """A new topic. Raises InvalidTopic, TopicAlreadyExists, InvalidPartitions, InvalidConfig."""
+    def create(
+        self, name: str, partitions: int, settings: dict[str, str], topic_id: bytes, nodes: Sequence[int] = ()
+    ) -> list[Change]:
+        """A new topic. `nodes`: which node is to have each partition; empty: whoever has fewest. Raises InvalidTopic,
+        TopicAlreadyExists, InvalidPartitions, InvalidConfig, ThrottlingQuotaExceeded."""
         check_name(name)
         if name in INTERNAL_TOPICS:
             raise TopicAlreadyExists(f"topic {name} is the broker's own")
@@ -175,18 +212,21 @@ class Catalog:
             )
         self._check_count(name, partitions, partitions)
         _check_settings(settings)
-        topic = TopicRecord(name, topic_id, self._place(partitions), dict(settings))
+        self._check_settings_room({}, settings)
+        topic = TopicRecord(name, topic_id, self._place(partitions, nodes), dict(settings))
         return [Change(TOPICS + name, ABSENT, _pack(topic))]
 
     def adopt(self, topic: TopicRecord) -> list[Change]:
         """A topic found on the disk while a lost store is rebuilt."""
         return [Change(TOPICS + topic.name, ABSENT, _pack(topic))]
 
-    def apart_from_topics(self) -> list[Change]:
-        """All the rest of this catalog, for an empty store: deletions that go on, and altered broker settings."""
-        removed = [Change(REMOVED + topic_id.hex(), ABSENT, _pack(topic)) for topic_id, topic in self.removed.items()]
-        altered = [Change(ALTERED + node, ABSENT, msgpack.packb(values)) for node, values in self.altered.items()]
-        return removed + altered
+    def put_back(self, topic: TopicRecord) -> list[Change]:
+        """A topic that is known, with what was found on the disk of it."""
+        return [self._replace(topic)]
+
+    def take_out(self, name: str) -> list[Change]:
+        """A topic that is known, and of which nothing is left on the disk."""
+        return [Change(TOPICS + name, self._versions[TOPICS + name], None)]
 
     def delete(self, name: str) -> list[Change]:
         """Take a topic out; its owners are remembered until its folders are gone. Raises UnknownTopicOrPartition."""
@@ -211,8 +251,9 @@ class Catalog:
         value = _pack(dataclasses.replace(removed, leaders=leaders)) if left else None
         return [Change(key, self._versions[key], value)]
 
-    def grow(self, name: str, total: int) -> list[Change]:
-        """More partitions: `total` in all. Raises UnknownTopicOrPartition, InvalidPartitions."""
+    def grow(self, name: str, total: int, nodes: Sequence[int] = ()) -> list[Change]:
+        """More partitions: `total` in all. `nodes`: which node is to have each new one; empty: whoever has fewest.
+        Raises UnknownTopicOrPartition, InvalidPartitions, InvalidReplicaAssignment."""
         topic = self.topic(name)
         have = len(topic.partitions)
         if total <= have:
@@ -220,13 +261,14 @@ class Catalog:
                 f"topic {name} has {counted(have, 'partition')}; {total} is not more (they can only grow)"
             )
         self._check_count(name, total, total - have)
-        grown = dataclasses.replace(topic, partitions=topic.partitions + self._place(total - have))
+        grown = dataclasses.replace(topic, partitions=topic.partitions + self._place(total - have, nodes))
         return [self._replace(grown)]
 
     def alter(self, name: str, changed: dict[str, str], removed: list[str]) -> list[Change]:
         """Other settings of its own for a topic. Raises UnknownTopicOrPartition, InvalidConfig."""
         topic = self.topic(name)
         settings = _changed(topic.settings, changed, removed, check_topic_settings, check_topic_setting_name)
+        self._check_settings_room(topic.settings, settings)
         return [self._replace(dataclasses.replace(topic, settings=settings))]
 
     def alter_broker(self, node: str, changed: dict[str, str], removed: list[str]) -> list[Change]:
@@ -234,6 +276,7 @@ class Catalog:
         key = ALTERED + node
         try:
             settings = _changed(self.altered.get(node, {}), changed, removed, check_alterable, check_setting_name)
+            self._check_settings_room(self.altered.get(node, {}), settings)
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from None
         return [Change(key, self._versions.get(key, ABSENT), msgpack.packb(settings))]
@@ -262,7 +305,8 @@ class Catalog:
     def reassign(self) -> list[Change]:
         """Spread the partitions over the nodes, if those are others than before; no folder ever moves.
 
-        It moves as few as it takes. The same nodes keep what they have, for they may be serving it just now.
+        Who was asked for by name leads, if it is there. Of the others as few move as it takes. The same nodes keep what
+        they have, for they may be serving it just now.
         """
         if self._spread_over == self.node_ids:
             return []
@@ -272,8 +316,16 @@ class Catalog:
         load: Counter[int] = Counter()
         homeless: list[tuple[str, int]] = []
         leaders: dict[tuple[str, int], int] = {}
+        for name, topic in self.topics.items():
+            for index, partition in enumerate(topic.partitions):
+                if partition.wanted in self.node_ids:
+                    load[partition.wanted] += 1
+                    if partition.leader != partition.wanted:
+                        leaders[name, index] = partition.wanted
         for name in sorted(self.topics):
             for index, partition in enumerate(self.topics[name].partitions):
+                if partition.wanted in self.node_ids:
+                    continue
                 if partition.leader in self.node_ids and load[partition.leader] < most:
                     load[partition.leader] += 1
                 else:
@@ -285,7 +337,7 @@ class Catalog:
         for name in sorted({name for name, _ in leaders}):
             topic = self.topics[name]
             partitions = [
-                _led_by(leaders.get((name, index), partition.leader), partition.leader_epoch)
+                _led_by(leaders.get((name, index), partition.leader), partition.leader_epoch, partition.wanted)
                 for index, partition in enumerate(topic.partitions)
             ]
             changes.append(self._replace(dataclasses.replace(topic, partitions=partitions)))
@@ -316,7 +368,26 @@ class Catalog:
                 f"partitions.max={self.partitions_max}"
             )
 
-    def _place(self, count: int) -> list[PartitionRecord]:
+        if self.partition_count + self._going + added > 2 * self.partitions_max:
+            raise ThrottlingQuotaExceeded(
+                f"the folders of {self._going} deleted partitions are still being removed: try again in a while"
+            )
+
+    def _check_settings_room(self, before: dict[str, str], after: dict[str, str]) -> None:
+        more_bytes = _settings_bytes(after) - _settings_bytes(before)
+        if more_bytes > 0 and self._settings_bytes + more_bytes > SETTINGS_BYTES_MAX:
+            raise InvalidConfig(
+                f"the settings of all topics take {self._settings_bytes} bytes; {more_bytes} more would be more than "
+                f"{SETTINGS_BYTES_MAX}: remove some first"
+            )
+
+    def _place(self, count: int, nodes: Sequence[int]) -> list[PartitionRecord]:
+        if nodes and len(nodes) != count:
+            raise InvalidReplicaAssignment(
+                f"{count} partitions are to be made, not {len(nodes)}: it has changed meanwhile"
+            )
+        if nodes:
+            return [_led_by(node, 0, node) for node in nodes]
         load = Counter({node: self._load[node] for node in self.node_ids})
         placed = []
         for _ in range(count):
@@ -326,8 +397,12 @@ class Catalog:
         return placed
 
 
-def _led_by(node: int, leader_epoch: int) -> PartitionRecord:
-    return PartitionRecord(node, leader_epoch, [node], [node])
+def _settings_bytes(settings: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) + 100 for name, value in settings.items())
+
+
+def _led_by(node: int, leader_epoch: int, wanted: int = ANY_NODE) -> PartitionRecord:
+    return PartitionRecord(node, leader_epoch, [node], [node], wanted)
 
 
 def _changed(

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from kbroker.errors import InvalidTopic
 
 NAME_MAX = 249
+ANY_NODE = -1
+NOBODY = -1
+"""The leader of a deleted partition whose folder is gone."""
 AUTO_CREATED_MAX = 100
 """Topics that one Metadata request makes; who asks again for the others gets the next so many."""
 CHANGES_MAX = 1000
@@ -18,12 +21,16 @@ _LEGAL = re.compile(r"[a-zA-Z0-9._-]+\Z")
 
 @dataclass(slots=True)
 class PartitionRecord:
-    """Who holds a partition. One host: `replicas` and `isr` hold the leader alone."""
+    """Who holds a partition. One host: `replicas` and `isr` hold the leader alone.
+
+    `wanted` is the node that whoever made it asked for, -1 for any: it leads whenever there is such a node.
+    """
 
     leader: int
     leader_epoch: int = 0
     replicas: list[int] = field(default_factory=list)
     isr: list[int] = field(default_factory=list)
+    wanted: int = ANY_NODE
 
 
 @dataclass(slots=True)
@@ -43,6 +50,11 @@ class RemovedTopic:
     name: str
     topic_id: bytes
     leaders: list[int]
+
+    @property
+    def going(self) -> int:
+        """How many folders are not gone yet."""
+        return sum(leader != NOBODY for leader in self.leaders)
 
 
 def check_name(name: str) -> None:

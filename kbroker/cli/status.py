@@ -58,6 +58,8 @@ def _print(status: dict[str, Any]) -> None:
     more = status["outages_in_all"] - len(status["outages"])
     if more:
         say(f"out of service: {more} more; the broker's log names them")
+    for notice in status.get("notices", ()):
+        say(f"notice: {notice}")
     say(f"data in {status['data_dir']}, sockets in {status['runtime_dir']}")
     if status["bootstrap_servers"]:
         say(f"Kafka clients: bootstrap.servers={status['bootstrap_servers']}")

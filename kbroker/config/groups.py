@@ -12,6 +12,13 @@ class GroupConfig:
     """Consumer groups, their limits, and the topic that keeps their offsets."""
 
     groups_max: int = setting("groups.max", 100_000, "More groups than this are refused.", least=1, most=10_000_000)
+    memory_max_bytes: int = setting(
+        "groups.memory.max.bytes", 0,
+        "What all groups, their members and committed offsets may take in the coordinator's memory: more is refused, "
+        "and at a start the largest groups of a log that holds more are left out. 0: a quarter of "
+        "worker.memory.max.bytes, and never more than half of it.",
+        unit="bytes", least=0, most=INT64_MAX,
+    )  # fmt: skip
     max_size: int = setting(
         "group.max.size", INT32_MAX, "The most members of a classic group.", least=1, most=INT32_MAX
     )

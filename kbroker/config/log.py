@@ -96,6 +96,11 @@ class LogConfig:
         "producer.id.expiration.ms", 86_400_000, "An idempotent producer that is silent for this long is forgotten.",
         unit="ms", least=1, most=INT32_MAX,
     )  # fmt: skip
+    producer_ids_max: int = setting(
+        "producer.ids.per.partition.max", 20_000,
+        "Idempotent producers that one partition remembers: above it those that wrote longest ago are forgotten.",
+        least=1, most=1_000_000,
+    )  # fmt: skip
     cleanup_policy: tuple[str, ...] = setting(
         "log.cleanup.policy", ("delete",),
         "`delete`: old segments go by age and size. `compact`: every record needs a key, and without `delete` none "

@@ -35,6 +35,13 @@ class ServerConfig:
         "shutdown.drain.timeout.ms", 10_000, "How long SIGTERM waits for work in flight and a clean close.",
         unit="ms", least=0, most=600_000, reloadable=True,
     )  # fmt: skip
+    producer_ids_max: int = setting(
+        "producer.ids.max", 0,
+        "Idempotent producers that the partitions of a worker remember in all, each once in each partition: above it "
+        "the partitions with most forget those that wrote longest ago. 0: what takes an eighth of "
+        "worker.memory.max.bytes.",
+        least=0, most=100_000_000,
+    )  # fmt: skip
     io_threads: int = setting(
         "num.io.threads", 4, "Threads in each worker for what may block: flushes and cold reads.", least=1, most=64
     )

@@ -11,6 +11,8 @@ from kbroker.config.setting import INT64_MAX
 from kbroker.errors import ConfigError
 from kbroker.wording import did_you_mean
 
+LENGTH_MAX = 32_768
+"""A value that topics and broker keep as it is written."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -33,6 +35,8 @@ def allowed(known: Known) -> str:
 def parse_value(known: Known, text: str, name: str) -> Any:
     """The value that `text` stands for. Raises ConfigError naming the setting, the value and what is allowed."""
     facts = known.setting
+    if len(text) > LENGTH_MAX:
+        raise ConfigError(f"{name}: a value of {len(text)} characters is too long; at most {LENGTH_MAX} are possible")
     text = text.strip()
     value: Any = text
     try:

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from kbroker.groups.assignment import NOTHING, Assignment, TopicIdPartition, of_partitions, partitions_of
 
-BALANCING_STEPS_MAX: Final = 2_000_000
-"""Members looked at while an assignment over unlike subscriptions is balanced (about a second): what is reached by
-then is valid, only less even."""
+BALANCING_STEPS_MAX: Final = 200_000
+"""Members looked at while an assignment over unlike subscriptions is balanced (about 0.1 s): what is reached by then is
+valid, only less even."""
 
 
 class Subscriber(NamedTuple):

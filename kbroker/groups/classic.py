@@ -33,7 +33,7 @@ from kbroker.groups import group_records
 from kbroker.groups.classic_member import ClassicMember, from_join
 from kbroker.groups.classic_members import ClassicMembers
 from kbroker.groups.classic_state import ClassicGroupState, State
-from kbroker.groups.effects import Effects, Record, Reply, shown
+from kbroker.groups.effects import Effects, Record, Reply, shown, shown_member
 from kbroker.groups.events import (
     CommitOffsets,
     DescribeGroup,
@@ -48,7 +48,9 @@ from kbroker.groups.events import (
     LeftMember,
     SyncGroup,
 )
-from kbroker.groups.limits import GROUP_BYTES_MAX
+from kbroker.groups.limits import FOLLOWER_ASSIGNMENT_BYTES_MAX
+from kbroker.groups.patterns import Steps
+from kbroker.groups.room import GROUP_BYTES, MEMBER_BYTES, NAME_BYTES
 from kbroker.groups.settings import GroupSettings
 
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
@@ -125,6 +127,27 @@ class ClassicGroup:
         """Nobody is a member or about to become one."""
         return self.group.state is State.EMPTY and not self._members.pending
 
+    @property
+    def room_bytes(self) -> int:
+        """About the memory that it takes."""
+        members, topics = self._members, self.group.topics
+        # What was told stands in the record once more, and so do the assignments.
+        record_bytes = 0 if self._record is None else 2 * len(self._record.value or b"")
+        told_bytes = members.size_bytes + len(members) * MEMBER_BYTES + members.pending_bytes
+        return GROUP_BYTES + told_bytes + record_bytes + NAME_BYTES * len(topics or ())
+
+    def room_wanted(self, event: JoinGroup | SyncGroup) -> int:
+        """About how much more memory it takes when this is done."""
+        if isinstance(event, SyncGroup):
+            given_bytes = sum(len(given) for _, given in event.assignments)
+            record_bytes = 0 if self._record is None else len(self._record.value or b"")
+            return 2 * (given_bytes + self._members.size_bytes - record_bytes) if given_bytes else 0
+        member = self._members.get(event.member_id)
+        told_bytes = from_join(event, event.member_id).size_bytes
+        if member is not None:
+            return told_bytes - member.size_bytes
+        return 3 * told_bytes + MEMBER_BYTES  # it will stand in the group's record too
+
     def subscribes(self, topic: str) -> bool:
         """Whether a member reads that topic, or may."""
         return self.group.subscribes(topic)
@@ -167,10 +190,6 @@ class ClassicGroup:
         turn.effects.wake_ms = self._wake_ms
         return turn.effects
 
-    def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], now_ms: int) -> Effects:  # noqa: ARG002  (Group)
-        """The leader watches its members' topics by itself."""
-        return Effects()
-
     # --- moving between the kinds of group (migration.py) ---
 
     @property
@@ -204,7 +223,9 @@ class ClassicGroup:
         elif not self.group.understands(event.protocol_type, dict(event.protocols)):
             raise InconsistentGroupProtocol("the group's members have no protocol in common with this one")
         elif not self._has_space(member, event):
-            raise GroupMaxSizeReached(f"the group's members tell more than {GROUP_BYTES_MAX} bytes about themselves")
+            raise GroupMaxSizeReached(
+                f"the group's members tell more than {self._settings.group_bytes_max} bytes about themselves"
+            )
         elif not event.member_id:
             self._join_anew(event, turn)
         elif event.instance_id is None and (
@@ -228,7 +249,7 @@ class ClassicGroup:
         """Whether what this member tells can be kept beside what the others have told."""
         before_bytes = member.size_bytes if member is not None else 0
         told_bytes = from_join(event, event.member_id).size_bytes
-        return self._members.size_bytes - before_bytes + told_bytes <= GROUP_BYTES_MAX
+        return self._members.size_bytes - before_bytes + told_bytes <= self._settings.group_bytes_max
 
     def _was_given_before(self, event: JoinGroup, now_ms: int) -> bool:
         """Whether a coordinator that has died may have given this id to one that was about to join."""
@@ -250,7 +271,7 @@ class ClassicGroup:
         elif len(self._members.pending) >= PENDING_MEMBERS_MAX:
             raise GroupMaxSizeReached("too many were given a member id and have not joined")
         else:
-            self._members.pending[member_id] = turn.now_ms + event.session_timeout_ms
+            self._members.expect(member_id, turn.now_ms + event.session_timeout_ms)
             self._wake_at(self._members.pending[member_id], turn)
             turn.answer(event, JoinGroupResult(MemberIdRequired.code, member_id))
 
@@ -288,6 +309,10 @@ class ClassicGroup:
 
     def _replace_static(self, member: ClassicMember, member_id: str, event: JoinGroup, turn: _Turn) -> None:
         """A static member has come back: whoever had its place before is fenced off."""
+        turn.effects.notices.append(
+            f"{self._shown(member)} was put out: it is fenced, for {shown(member_id)} has come with its instance id "
+            f"{shown(event.instance_id or '')} (client {shown(event.client_id)} at {shown(event.client_host)})"
+        )
         self._end_join(member, FencedInstanceId.code, turn)
         self._end_sync(member, FencedInstanceId.code, turn)
         old_leader, before = self._members.leader, self.group.topics_of(member)
@@ -408,8 +433,11 @@ class ClassicGroup:
         """Wait for the leader; the leader's own brings what all wait for."""
         leads = member.member_id == self._members.leader
         assignments = {who: given for who, given in event.assignments if self._members.get(who)} if leads else {}
-        if sum(map(len, assignments.values())) > GROUP_BYTES_MAX:
-            raise InvalidRequest(f"the leader assigns more than {GROUP_BYTES_MAX} bytes to the group's members")
+        most = self._settings.group_bytes_max
+        if sum(map(len, assignments.values())) > most:
+            raise InvalidRequest(f"the leader assigns more than {most} bytes to the group's members")
+        if not leads and sum(len(given) for _, given in event.assignments) > FOLLOWER_ASSIGNMENT_BYTES_MAX:
+            raise InvalidRequest("only the leader assigns; this member brings assignments and does not lead")
         self._end_sync(member, RebalanceInProgress.code, turn)
         member.syncing = event
         self._has_synced(member)
@@ -455,12 +483,16 @@ class ClassicGroup:
 
     def _leave_one(self, who: LeavingMember, turn: _Turn) -> int:
         """Its error code."""
-        if self._members.pending.pop(who.member_id, None) is not None:
+        if self._members.forget_pending(who.member_id):
             return 0
         try:
             member = self._leaving(who)
         except RequestError as error:
             return error.code
+        # An administrator names a static member by its instance alone; clients say why they leave, as after
+        # max.poll.interval.ms.
+        how = "left" if who.member_id else "was put out by an administrator"
+        turn.effects.notices.append(f"{self._shown(member)} {how}{f': {shown(who.reason)}' if who.reason else ''}")
         self._remove(member, turn)
         return 0
 
@@ -476,7 +508,7 @@ class ClassicGroup:
         pending = self._members.pending
         late = [member_id for member_id, end_ms in pending.items() if end_ms <= turn.now_ms]
         for member_id in late:
-            del pending[member_id]
+            self._members.forget_pending(member_id)
         if late and self.group.state is State.PREPARING:
             self._complete_if_all_joined(turn)
 
@@ -496,9 +528,11 @@ class ClassicGroup:
         self._rebalance("members never asked for their assignment", turn)
 
     def _put_out(self, member: ClassicMember, why: str, turn: _Turn) -> None:
-        who = f"group {shown(self.group_id)}: member {shown(member.member_id)} of {shown(member.client_host)}"
-        turn.effects.notices.append(f"{who} was put out: {why}")
+        turn.effects.notices.append(f"{self._shown(member)} was put out: {why}")
         self._remove(member, turn)
+
+    def _shown(self, member: ClassicMember) -> str:
+        return shown_member(self.group_id, member.member_id, member.client_id, member.client_host)
 
     def _remove(self, member: ClassicMember, turn: _Turn) -> None:
         """If it still waits for an answer, it is to join again as a new member."""
@@ -522,7 +556,7 @@ class ClassicGroup:
         self.group.load(found[1])
         self._record = record
 
-    def loaded(self, now_ms: int) -> Effects:
+    def loaded(self, steps: Steps, now_ms: int) -> Effects:  # noqa: ARG002  (as every kind of group)
         """Members are given the time of a whole session to show that they are there."""
         turn = _Turn(now_ms)
         self._loaded_ms = now_ms

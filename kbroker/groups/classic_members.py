@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from kbroker.errors import FencedInstanceId, UnknownMemberId
 from kbroker.groups.classic_member import ClassicMember
 from kbroker.groups.events import JoinGroup
+from kbroker.groups.room import NAME_BYTES
 
 
 class ClassicMembers:
@@ -15,7 +16,9 @@ class ClassicMembers:
 
     def __init__(self) -> None:
         self.pending: dict[str, int] = {}
-        """When their time to join is over (ms since 1970), by member id."""
+        """When their time to join is over (ms since 1970), by member id. Changed by `expect` and `forget_pending`."""
+        self.pending_bytes = 0
+        """About the memory of those."""
         self.leader: str | None = None
         self.size_bytes = 0
         """What all members have told."""
@@ -66,7 +69,19 @@ class ClassicMembers:
             self._static[member.instance_id] = member.member_id
         if self.leader is None:
             self.leader = member.member_id
-        self.pending.pop(member.member_id, None)
+        self.forget_pending(member.member_id)
+
+    def expect(self, member_id: str, end_ms: int) -> None:
+        """This id was given out: it may be joined with until then."""
+        self.pending[member_id] = end_ms
+        self.pending_bytes += _pending_room(member_id)
+
+    def forget_pending(self, member_id: str) -> bool:
+        """Nobody will join with that id, or somebody has; whether it was given out."""
+        found = self.pending.pop(member_id, None) is not None
+        if found:
+            self.pending_bytes -= _pending_room(member_id)
+        return found
 
     def remove(self, member: ClassicMember) -> None:
         """One less; its requests that wait must have been answered. Who has been there longest leads after a leader."""
@@ -152,3 +167,7 @@ class ClassicMembers:
         candidates = {name for name, count in self._speakers.items() if count == len(self._by_id)}
         votes = Counter(member.vote(candidates) for member in self._by_id.values())
         return max(votes, key=lambda name: votes[name])
+
+
+def _pending_room(member_id: str) -> int:
+    return NAME_BYTES + len(member_id.encode())

@@ -10,9 +10,11 @@ A string is an int16 length and UTF-8. A record without a value forgets its key.
 from __future__ import annotations
 
 from struct import Struct, error
+from sys import getsizeof, intern
 from typing import Final, NamedTuple
 
 from kbroker.groups.fields import INT16, INT32, INT64, text
+from kbroker.groups.room import OFFSET_BYTES
 
 _VALUE: Final = Struct(">qi")
 KEY_VERSION: Final = 1
@@ -43,6 +45,17 @@ class CommittedOffsets:
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[tuple[str, int], Committed]] = {}
+        self._bytes: dict[str, int] = {}
+        self._by_topic: dict[str, dict[str, int]] = {}
+        """How many offsets each group has in a topic."""
+
+    def groups_in(self, topic: str) -> list[str]:
+        """The groups that have committed something in that topic."""
+        return list(self._by_topic.get(topic, ()))
+
+    def size_bytes(self, group: str) -> int:
+        """About the memory that a group's offsets take."""
+        return self._bytes.get(group, 0)
 
     def get(self, place: Place) -> Committed | None:
         """What was committed there last."""
@@ -58,13 +71,42 @@ class CommittedOffsets:
 
     def put(self, place: Place, committed: Committed | None) -> None:
         """Take over a commit; None forgets it."""
+        group, topic, partition = place
         if committed is not None:
-            self._groups.setdefault(place.group, {})[place.topic, place.partition] = committed
+            offsets = self._groups.setdefault(group, {})
+            before = offsets.get((topic, partition))
+            offsets[intern(topic), partition] = committed
+            if before is None:
+                groups = self._by_topic.setdefault(topic, {})
+                groups[group] = groups.get(group, 0) + 1
+            self._bytes[group] = self._bytes.get(group, 0) + memory_of(committed) - memory_of(before)
             return
-        offsets = self._groups.get(place.group, {})
-        offsets.pop((place.topic, place.partition), None)
+        offsets = self._groups.get(group, {})
+        gone = offsets.pop((topic, partition), None)
+        if gone is not None:
+            self._bytes[group] -= memory_of(gone)
+            self._leave(topic, group)
         if not offsets:
-            self._groups.pop(place.group, None)
+            self.drop(group)
+
+    def drop(self, group: str) -> None:
+        """Forget all of a group."""
+        for topic, _ in self._groups.pop(group, ()):
+            self._leave(topic, group)
+        self._bytes.pop(group, None)
+
+    def _leave(self, topic: str, group: str) -> None:
+        groups = self._by_topic[topic]
+        groups[group] -= 1
+        if not groups[group]:
+            del groups[group]
+        if not groups:
+            del self._by_topic[topic]
+
+
+def memory_of(committed: Committed | None) -> int:
+    """About the memory that a commit takes, in bytes: a text with one rare character takes four for each."""
+    return 0 if committed is None else OFFSET_BYTES + getsizeof(committed.metadata)
 
 
 def encode_key(place: Place) -> bytes:

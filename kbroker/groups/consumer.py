@@ -17,6 +17,7 @@ from kbroker.errors import (
     FencedMemberEpoch,
     GroupMaxSizeReached,
     IllegalGeneration,
+    InvalidRegularExpression,
     StaleMemberEpoch,
     UnknownMemberId,
     UnreleasedInstanceId,
@@ -39,7 +40,7 @@ from kbroker.groups.consumer_events import (
 from kbroker.groups.consumer_member import NEW, ConsumerMember, reconciled
 from kbroker.groups.consumer_records import NOBODY, MemberFacts, MemberState
 from kbroker.groups.consumer_state import ConsumerGroupState, metadata_hash
-from kbroker.groups.effects import Effects, Record, Reply, shown
+from kbroker.groups.effects import Effects, Record, Reply, shown, shown_member
 from kbroker.groups.events import (
     CommitOffsets,
     DescribeGroup,
@@ -50,10 +51,15 @@ from kbroker.groups.events import (
     SyncGroup,
 )
 from kbroker.groups.kind import Topics
-from kbroker.groups.limits import GROUP_BYTES_MAX
-from kbroker.groups.patterns import matching
+from kbroker.groups.patterns import Steps, matching_within
 from kbroker.groups.protocol import PROTOCOL_TYPE
+from kbroker.groups.room import MEMBER_BYTES, NAME_BYTES, PARTITION_BYTES, TARGET_BYTES, Room, no_room
 from kbroker.groups.settings import GroupSettings
+
+ASSIGNED_IN_A_MS: Final = 10
+"""A group of N partitions and members is assigned anew every N / 10 ms at most: that is a tenth of the time."""
+NO_ROOM_PAUSE_MS: Final = 60_000
+"""So long after there was no room for an assignment it is tried again."""
 
 
 class ConsumerGroup:
@@ -62,13 +68,16 @@ class ConsumerGroup:
     type_name: ClassVar = "consumer"
     protocol_type: Final = PROTOCOL_TYPE
 
-    def __init__(self, group_id: str, settings: GroupSettings, topics: Topics) -> None:
+    def __init__(self, group_id: str, settings: GroupSettings, topics: Topics, room: Room) -> None:
         self.group_id = group_id
+        self._room = room
         self.stored = ConsumerGroupState(group_id)
         self._settings = settings
         self.topics = topics
         self._assigned_ms: int | None = None
         self._assign_at_ms: int | None = None
+        self._assign_pause_ms = 0
+        """Between two assignments at least, so that a large group's members cannot keep the loop busy."""
         self._patterns_due_ms: int | None = None
         self._wake_ms: int | None = None
         self._empty_since_ms: int | None = None
@@ -113,40 +122,60 @@ class ConsumerGroup:
         self._wake_ms = None
         late = [(m, why) for m in self.stored.members.values() if (why := _overdue(m, now_ms))]
         for member, why in late:
-            effects.notices.append(
-                f"group {shown(self.group_id)}: member {shown(member.member_id)} of {shown(member.facts.client_host)} "
-                f"was put out: {why}"
-            )
+            effects.notices.append(f"{self.shown(member)} was put out: {why}")
             self.remove(member, effects, now_ms)
         differ = False
         if self._patterns_due_ms is not None and now_ms >= self._patterns_due_ms:
-            self._match_patterns(effects, now_ms)
+            self._match_patterns(effects, Steps(), now_ms)
             differ = self._topics_differ()
         self.settle(effects, now_ms, changed=bool(late) or differ)
         return effects
 
-    def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], now_ms: int) -> Effects:
+    @property
+    def room_bytes(self) -> int:
+        """About the memory that it takes."""
+        return self.stored.room_bytes
+
+    def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], steps: Steps, now_ms: int) -> Effects:
         """Match patterns against the new topics only; a new epoch when a subscribed topic is not as it was."""
         effects = Effects()
+        differ = any(self.stored.subscribes(name) for names in (deleted, changed) for name in names)
         for pattern in self.stored.used_patterns():
-            before = frozenset(self.stored.patterns[pattern].topics)
-            after = (before - deleted - changed) | matching(pattern, changed)
+            before = self.stored.matches(pattern)
+            matched = self._matching(pattern, changed, before & changed, steps, effects)
+            after = (before - deleted - changed) | matched
             if after != before:
                 effects.records.append(self.stored.set_pattern(pattern, after, now_ms))
-        self.settle(effects, now_ms, changed=self._topics_differ())
+                differ = True
+        if differ:
+            self.settle(effects, now_ms, changed=self._topics_differ())
         return effects
+
+    def matched(self, pattern: str, topics: frozenset[str], now_ms: int) -> Effects:
+        """`Effects.patterns` asked for this."""
+        effects = Effects()
+        if pattern in self.stored.patterns:
+            existing = frozenset(name for name in topics if self.topics.partition_count(name) is not None)
+            if existing != self.stored.matches(pattern):
+                effects.records.append(self.stored.set_pattern(pattern, existing, now_ms))
+                self.settle(effects, now_ms, changed=self._topics_differ())
+        return effects
+
+    def uses(self, pattern: str) -> bool:
+        """Whether a member subscribes by that pattern."""
+        return pattern in self.stored.used_patterns()
 
     def replay(self, record: Record, now_ms: int) -> None:  # noqa: ARG002  (as every kind of group)
         """Take over a stored record."""
         self.stored.replay(record)
 
-    def loaded(self, now_ms: int) -> Effects:
+    def loaded(self, steps: Steps, now_ms: int) -> Effects:
         """Sessions begin anew; what changed about topics in between is noticed. The topics must be known by now."""
         effects = Effects()
         for member in self.stored.members.values():
             self.begin_session(member, now_ms)
             self._begin_revocation(member, now_ms)
-        self._match_patterns(effects, now_ms)
+        self._match_patterns(effects, steps, now_ms)
         self.settle(effects, now_ms, changed=self._topics_differ())
         return effects
 
@@ -212,8 +241,16 @@ class ConsumerGroup:
         before = member.facts if member else NOBODY
         if facts is before:
             return
-        if self.stored.facts_bytes + facts.size_bytes - before.size_bytes > GROUP_BYTES_MAX:
-            raise GroupMaxSizeReached(f"The group's members tell more than {GROUP_BYTES_MAX} bytes about themselves.")
+        told_bytes = facts.size_bytes - before.size_bytes
+        most = self._settings.group_bytes_max
+        if self.stored.facts_bytes + told_bytes > most:
+            raise GroupMaxSizeReached(f"The group's members tell more than {most} bytes about themselves.")
+        added = [name for name in facts.topics if not self.stored.subscribes(name)]
+        partitions = sum(self.topics.partition_count(name) or 0 for name in added)
+        more_bytes = told_bytes + (len(facts.topics) - len(before.topics)) * NAME_BYTES
+        more_bytes += partitions * (PARTITION_BYTES + TARGET_BYTES) + (MEMBER_BYTES if member is None else 0)
+        if not self._room.has(more_bytes):
+            raise GroupMaxSizeReached(no_room(self._room))
 
     def take_facts(self, member_id: str, facts: MemberFacts, effects: Effects, now_ms: int) -> bool:
         """Store what a member tells about itself, if that is news; whether it changes who may read what."""
@@ -223,14 +260,24 @@ class ConsumerGroup:
             return False
         effects.records.append(self.stored.set_facts(member_id, facts))
         if facts.pattern is not None and facts.pattern not in self.stored.patterns:
-            topics = matching(facts.pattern, self.topics.names())
+            topics = self._matching(facts.pattern, self._names(), frozenset(), Steps(), effects)
             effects.records.append(self.stored.set_pattern(facts.pattern, topics, now_ms))
             self._patterns_due_ms = self._patterns_due_ms or now_ms + self._settings.consumer_regex_refresh_interval_ms
         effects.records += self.stored.drop_unused_patterns()
         return before is None or (before.topics, before.pattern) != (facts.topics, facts.pattern)
 
+    def shown(self, member: ConsumerMember) -> str:
+        """As it stands in a notice."""
+        facts = member.facts
+        return shown_member(self.group_id, member.member_id, facts.client_id, facts.client_host)
+
     def replace_static(self, holder: ConsumerMember, member_id: str, effects: Effects) -> ConsumerMember:
         """The same static member under a new id: it keeps its target, and owns nothing until it is told."""
+        if holder.current.epoch != LEAVE_STATIC_EPOCH:
+            effects.notices.append(
+                f"{self.shown(holder)} was put out: it is fenced, for {shown(member_id)} has come with its instance id "
+                f"{shown(holder.facts.instance_id or '')}"
+            )
         current = NEW._replace(previous_epoch=0, assigned=holder.current.assigned)
         effects.records += self.stored.rename(holder, member_id, current)
         return self.stored.members[member_id]
@@ -311,6 +358,7 @@ class ConsumerGroup:
         effects = Effects()
         member = self.member(event.member_id, event.instance_id)
         if event.member_epoch == LEAVE_EPOCH:
+            effects.notices.append(f"{self.shown(member)} left")
             self.remove(member, effects, now_ms)
             self.settle(effects, now_ms, changed=True)
         else:
@@ -369,9 +417,9 @@ class ConsumerGroup:
         return min(interval_ms, max(1, self._assign_at_ms - now_ms))  # its first partitions are but a moment away
 
     def _assign_when_due(self, effects: Effects, now_ms: int, at_once: bool) -> None:
-        since_ms = self._assigned_ms
-        due_ms = 0 if since_ms is None else since_ms + self._settings.consumer_assignment_interval_ms
-        if at_once or now_ms >= due_ms:
+        since_ms, interval_ms = self._assigned_ms, self._settings.consumer_assignment_interval_ms
+        due_ms = 0 if since_ms is None else since_ms + max(interval_ms, self._assign_pause_ms)
+        if (at_once and self._assign_pause_ms <= interval_ms) or now_ms >= due_ms:
             self._assign(effects, now_ms)
         else:
             self._assign_at_ms = due_ms
@@ -379,6 +427,16 @@ class ConsumerGroup:
     def _assign(self, effects: Effects, now_ms: int) -> None:
         stored = self.stored
         topics = stored.metadata(self.topics)
+        partitions = sum(count for _, count in topics.values())
+        self._assigned_ms, self._assign_at_ms = now_ms, None
+        self._assign_pause_ms = (partitions + len(stored.members)) // ASSIGNED_IN_A_MS
+        if not self._room.has(partitions * (PARTITION_BYTES + TARGET_BYTES) - stored.partitions_bytes):
+            self._assign_pause_ms = NO_ROOM_PAUSE_MS
+            self._assign_at_ms = now_ms + NO_ROOM_PAUSE_MS
+            effects.notices.append(
+                f"group {shown(self.group_id)}: {partitions} partitions are not assigned: {no_room(self._room)}"
+            )
+            return
         ids: dict[tuple[tuple[str, ...], str | None], frozenset[bytes]] = {}
         subscribers = {}
         for member in stored.members.values():
@@ -389,22 +447,40 @@ class ConsumerGroup:
                 ids[subscription], stored.target(member.member_id), member.facts.instance_id
             )
         effects.records += stored.set_targets(ASSIGNORS[self.assignor](subscribers, dict(topics.values())))
-        self._assigned_ms = now_ms
-        self._assign_at_ms = None
 
     def _topics_differ(self) -> bool:
         """Whether a subscribed topic came, went or grew since this epoch."""
         stored = self.stored
         return bool(stored.members) and metadata_hash(stored.metadata(self.topics)) != stored.metadata_hash
 
-    def _match_patterns(self, effects: Effects, now_ms: int) -> None:
+    def _match_patterns(self, effects: Effects, steps: Steps, now_ms: int) -> None:
         """Match every pattern against every topic."""
+        names = self._names()
         for pattern in list(self.stored.patterns):
-            topics = matching(pattern, self.topics.names())
-            if topics != frozenset(self.stored.patterns[pattern].topics):
+            before = self.stored.matches(pattern)
+            topics = self._matching(pattern, names, before & names, steps, effects)
+            if topics != before:
                 effects.records.append(self.stored.set_pattern(pattern, topics, now_ms))
         due_ms = now_ms + self._settings.consumer_regex_refresh_interval_ms
         self._patterns_due_ms = due_ms if self.stored.patterns else None
+
+    def _matching(
+        self, pattern: str, names: frozenset[str], otherwise: frozenset[str], steps: Steps, effects: Effects
+    ) -> frozenset[str]:
+        """Those that match. `otherwise`: what counts for now where it takes long, and always for a pattern that is too
+        dear, as an older broker may have taken one."""
+        try:
+            found = matching_within(pattern, names, steps)
+        except InvalidRegularExpression as error:
+            effects.notices.append(f"group {shown(self.group_id)}: a pattern is not matched any more: {error}")
+            return otherwise
+        if found is None:
+            effects.patterns.append(pattern)
+            return otherwise
+        return found
+
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.topics.names())
 
     def _begin_revocation(self, member: ConsumerMember, now_ms: int) -> None:
         waits = member.current.state is MemberState.UNREVOKED_PARTITIONS and not member.is_classic

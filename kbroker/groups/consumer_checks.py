@@ -6,7 +6,13 @@ from collections.abc import Collection
 
 from kbroker.errors import InvalidRequest, UnsupportedAssignor
 from kbroker.groups.consumer_events import JOIN_EPOCH, LEAVE_STATIC_EPOCH, ConsumerGroupHeartbeat
-from kbroker.groups.limits import NAME_BYTES_MAX, PATTERNS_MAX, SUBSCRIPTION_BYTES_MAX, names_bytes
+from kbroker.groups.limits import (
+    NAME_BYTES_MAX,
+    PATTERNS_MAX,
+    SUBSCRIBED_TOPICS_MAX,
+    SUBSCRIPTION_BYTES_MAX,
+    names_bytes,
+)
 from kbroker.groups.patterns import compiled
 from kbroker.groups.settings import GroupSettings
 
@@ -29,6 +35,8 @@ def check_heartbeat(event: ConsumerGroupHeartbeat, settings: GroupSettings, know
         )
     if event.topics is not None and names_bytes(event.topics) > SUBSCRIPTION_BYTES_MAX:
         raise InvalidRequest(f"SubscribedTopicNames is too long: at most {SUBSCRIPTION_BYTES_MAX} bytes are allowed.")
+    if event.topics is not None and len(event.topics) > SUBSCRIBED_TOPICS_MAX:
+        raise InvalidRequest(f"SubscribedTopicNames has more than {SUBSCRIBED_TOPICS_MAX} names.")
     if event.pattern and event.pattern not in known_patterns:
         compiled(event.pattern)
         if len(known_patterns) >= PATTERNS_MAX:

@@ -23,7 +23,7 @@ from kbroker.groups import protocol
 from kbroker.groups.assignment import Assignment, difference, partitions_of
 from kbroker.groups.consumer_member import ConsumerMember
 from kbroker.groups.consumer_records import ClassicFacts, MemberFacts, MemberState
-from kbroker.groups.effects import Effects, Reply
+from kbroker.groups.effects import Effects, Reply, shown
 from kbroker.groups.events import (
     DescribeGroup,
     Heartbeat,
@@ -186,6 +186,8 @@ def _leave_one(group: ConsumerGroup, who: LeavingMember, effects: Effects, now_m
         member = group.member(member_id, who.instance_id)
     except RequestError as error:
         return LeftMember(who.member_id, who.instance_id, error.code)
+    how = "left" if who.member_id else "was put out by an administrator"
+    effects.notices.append(f"{group.shown(member)} {how}{f': {shown(who.reason)}' if who.reason else ''}")
     group.remove(member, effects, now_ms)
     return LeftMember(member_id, who.instance_id, 0)
 

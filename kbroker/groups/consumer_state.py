@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
 
-from kbroker.groups.assignment import NOTHING, Assignment, TopicIdPartition, partitions_of
+from kbroker.groups.assignment import NOTHING, Assignment, TopicIdPartition, partitions_of, size
 from kbroker.groups.consumer_member import NEW, ConsumerMember
 from kbroker.groups.consumer_records import (
     NOBODY,
@@ -35,6 +35,7 @@ from kbroker.groups.consumer_records import (
 from kbroker.groups.effects import Record
 from kbroker.groups.fields import MalformedFields
 from kbroker.groups.kind import Topics
+from kbroker.groups.room import GROUP_BYTES, MATCH_BYTES, MEMBER_BYTES, NAME_BYTES, PARTITION_BYTES, TARGET_BYTES
 
 
 class ConsumerGroupState:
@@ -55,11 +56,32 @@ class ConsumerGroupState:
         """How many members speak the classic protocol."""
         self.facts_bytes = 0
         """What all members have told about themselves."""
+        self.names = 0
+        """Topics that members have named, each as often as it was."""
+        self.assigned = 0
+        """Partitions that members have, or have to give up."""
+        self.targeted = 0
+        """Partitions that members are to have."""
+        self.matched = 0
+        """Topics that patterns match, each as often as it is matched."""
         self._static: dict[str, str] = {}
         self._owners: dict[TopicIdPartition, str] = {}
         self._topic_users: Counter[str] = Counter()
         self._pattern_users: Counter[str] = Counter()
+        self._matches: dict[str, frozenset[str]] = {}
+        """The topics of each pattern, to look one up."""
         self._holds_partition_metadata = False
+
+    @property
+    def room_bytes(self) -> int:
+        """About the memory that it takes."""
+        told_bytes = GROUP_BYTES + len(self.members) * MEMBER_BYTES + self.facts_bytes + self.names * NAME_BYTES
+        return told_bytes + self.matched * MATCH_BYTES + self.partitions_bytes
+
+    @property
+    def partitions_bytes(self) -> int:
+        """What of that is about partitions."""
+        return self.assigned * PARTITION_BYTES + self.targeted * TARGET_BYTES
 
     def static_member(self, instance_id: str) -> ConsumerMember | None:
         """Who holds that instance id."""
@@ -76,16 +98,19 @@ class ConsumerGroupState:
 
     def topics_of(self, member: ConsumerMember) -> frozenset[str]:
         """The names that a member reads, by its pattern too."""
-        found = self.patterns.get(member.facts.pattern or "")
-        return frozenset(member.facts.topics).union(found.topics if found else ())
+        return frozenset(member.facts.topics) | self.matches(member.facts.pattern or "")
 
     def subscribes(self, topic: str) -> bool:
         """Whether any member reads it."""
-        return topic in self._topic_users or any(topic in self.patterns[p].topics for p in self.used_patterns())
+        return topic in self._topic_users or any(topic in self._matches[p] for p in self.used_patterns())
 
     def subscribed(self) -> set[str]:
         """All names that members read."""
-        return set(self._topic_users).union(*(self.patterns[p].topics for p in self.used_patterns()))
+        return set(self._topic_users).union(*(self._matches[p] for p in self.used_patterns()))
+
+    def matches(self, pattern: str) -> frozenset[str]:
+        """The topics that a pattern is known to match."""
+        return self._matches.get(pattern, frozenset())
 
     def used_patterns(self) -> list[str]:
         """The patterns by which somebody subscribes, and whose topics are known."""
@@ -105,6 +130,7 @@ class ConsumerGroupState:
             member.facts = facts
         self.classic_count += facts.classic is not None
         self.facts_bytes += facts.size_bytes
+        self.names += len(facts.topics)
         self._topic_users.update(facts.topics)
         if facts.pattern is not None:
             self._pattern_users[facts.pattern] += 1
@@ -116,6 +142,7 @@ class ConsumerGroupState:
         """What a member has now."""
         self._forget_current(member)
         member.current = current
+        self.assigned += size(current.assigned) + size(current.revoking)
         for assignment in (current.assigned, current.revoking):
             for partition in partitions_of(assignment):
                 self._owners[partition] = member.member_id
@@ -125,6 +152,7 @@ class ConsumerGroupState:
         """What everybody is to have at this group epoch; only differences are stored."""
         changed = [m for m, target in targets.items() if self.targets.get(m) != target]
         self.targets = targets
+        self.targeted = sum(map(size, targets.values()))
         self.assignment_epoch = self.epoch
         records = [target_record(self.group_id, member_id, targets[member_id]) for member_id in changed]
         return [*records, target_epoch_record(self.group_id, self.epoch)]
@@ -133,7 +161,7 @@ class ConsumerGroupState:
         """What a pattern matches at that time (ms since 1970)."""
         before = self.patterns.get(pattern)
         facts = PatternFacts(tuple(sorted(topics)), before.version + 1 if before else 1, now_ms)
-        self.patterns[pattern] = facts
+        self._put_pattern(pattern, facts)
         return pattern_record(self.group_id, pattern, facts)
 
     def remove(self, member: ConsumerMember) -> list[Record]:
@@ -141,7 +169,7 @@ class ConsumerGroupState:
         self._forget_current(member)
         self._forget_facts(member)
         del self.members[member.member_id]
-        self.targets.pop(member.member_id, None)
+        self._put_target(member.member_id, None)
         return self._member_tombstones(member.member_id) + self.drop_unused_patterns()
 
     def rename(self, member: ConsumerMember, member_id: str, current: CurrentFacts) -> list[Record]:
@@ -149,7 +177,7 @@ class ConsumerGroupState:
         target = self.target(member.member_id)
         # The newcomer first: a pattern that only this member has stays in use.
         records = [self.set_facts(member_id, member.facts), *self.remove(member)]
-        self.targets[member_id] = target
+        self._put_target(member_id, target)
         records.append(target_record(self.group_id, member_id, target))
         records.append(self.set_current(self.members[member_id], current))
         return records
@@ -158,7 +186,7 @@ class ConsumerGroupState:
         """Forget what matches patterns that nobody has any more."""
         unused = [pattern for pattern in self.patterns if pattern not in self._pattern_users]
         for pattern in unused:
-            del self.patterns[pattern]
+            self._put_pattern(pattern, None)
         return [tombstone(Kind.PATTERN, self.group_id, pattern) for pattern in unused]
 
     def metadata(self, topics: Topics) -> dict[str, tuple[bytes, int]]:
@@ -216,13 +244,13 @@ class ConsumerGroupState:
             case Kind.TARGET_EPOCH:
                 self.assignment_epoch = decode_target_epoch(value)
             case Kind.TARGET:
-                self.targets[key.subject] = decode_target(value)
+                self._put_target(key.subject, decode_target(value))
             case Kind.CURRENT:
                 if key.subject not in self.members:  # its facts were compacted behind this record
                     self.set_facts(key.subject, NOBODY)
                 self.set_current(self.members[key.subject], decode_current(value))
             case Kind.PATTERN:
-                self.patterns[key.subject] = decode_pattern(value)
+                self._put_pattern(key.subject, decode_pattern(value))
 
     def _replay_tombstone(self, key: RecordKey) -> None:
         member = self.members.get(key.subject)
@@ -234,16 +262,32 @@ class ConsumerGroupState:
                 self._forget_facts(member)
                 del self.members[key.subject]
             case Kind.TARGET:
-                self.targets.pop(key.subject, None)
+                self._put_target(key.subject, None)
             case Kind.CURRENT if member is not None:
                 self._forget_current(member)
                 member.current = NEW
             case Kind.PATTERN:
-                self.patterns.pop(key.subject, None)
+                self._put_pattern(key.subject, None)
             case _:
                 pass  # of a group that goes: its last member went before
 
+    def _put_target(self, member_id: str, target: Assignment | None) -> None:
+        self.targeted -= size(self.targets.pop(member_id, NOTHING))
+        if target is not None:
+            self.targets[member_id] = target
+            self.targeted += size(target)
+
+    def _put_pattern(self, pattern: str, facts: PatternFacts | None) -> None:
+        self.patterns.pop(pattern, None)
+        self.matched -= len(self._matches.pop(pattern, ()))
+        if facts is not None:
+            self.patterns[pattern] = facts
+            self._matches[pattern] = frozenset(facts.topics)
+            self.matched += len(self._matches[pattern])
+
     def _forget_current(self, member: ConsumerMember) -> None:
+        """The caller puts something else into its place."""
+        self.assigned -= size(member.current.assigned) + size(member.current.revoking)
         for assignment in (member.current.assigned, member.current.revoking):
             for partition in partitions_of(assignment):
                 if self._owners.get(partition) == member.member_id:
@@ -255,6 +299,7 @@ class ConsumerGroupState:
             del self._static[facts.instance_id]
         self.classic_count -= facts.classic is not None
         self.facts_bytes -= facts.size_bytes
+        self.names -= len(facts.topics)
         for topic in facts.topics:
             _drop_user(self._topic_users, topic)
         if facts.pattern is not None:

@@ -40,12 +40,15 @@ class Effects:
     """Tick the group at that time (ms since 1970) or soon after; the last value given counts. None: no change."""
     notices: list[str] = field(default_factory=list)
     """Lines for the log, for an operator: who was put out of which group and why."""
+    patterns: list[str] = field(default_factory=list)
+    """Match these against all topics away from the loop, and come back with `groups.matched`: it takes long."""
 
     def extend(self, later: Effects) -> None:
         """What is to be done after this."""
         self.records += later.records
         self.replies += later.replies
         self.notices += later.notices
+        self.patterns += later.patterns
         if later.wake_ms is not None:
             self.wake_ms = later.wake_ms
 
@@ -56,3 +59,8 @@ NAME_SHOWN_MAX = 100
 def shown(name: str) -> str:
     """A name that came from outside, as it stands in a notice: quoted, and cut where it is very long."""
     return repr(name if len(name) <= NAME_SHOWN_MAX else f"{name[:NAME_SHOWN_MAX]}…")
+
+
+def shown_member(group_id: str, member_id: str, client_id: str, client_host: str) -> str:
+    """A member of a group, as it stands in a notice."""
+    return f"group {shown(group_id)}: member {shown(member_id)} (client {shown(client_id)} at {shown(client_host)})"

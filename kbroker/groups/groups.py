@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from kbroker.errors import (
+    CoordinatorNotAvailable,
     GroupIdNotFound,
     GroupMaxSizeReached,
     IllegalGeneration,
@@ -45,14 +46,25 @@ from kbroker.groups.events import (
     TopicsChanged,
 )
 from kbroker.groups.kind import Group, Topics
-from kbroker.groups.limits import COMMIT_OFFSETS_MAX, MEMBER_METADATA_BYTES_MAX, NAME_BYTES_MAX, metadata_bytes
+from kbroker.groups.limits import (
+    COMMIT_OFFSETS_MAX,
+    FORGOTTEN_AT_ONCE_MAX,
+    MEMBER_METADATA_BYTES_MAX,
+    NAME_BYTES_MAX,
+    PROTOCOLS_MAX,
+    metadata_bytes,
+)
 from kbroker.groups.offsets import Offsets
+from kbroker.groups.patterns import Steps
 from kbroker.groups.protocol import PROTOCOL_TYPE
+from kbroker.groups.room import GROUP_BYTES, Room, no_room
 from kbroker.groups.settings import GroupSettings
 from kbroker.groups.wakes import Wakes
 
 REFUSAL_NOTICE_INTERVAL_MS: Final = 60_000
 """That clients ask for too much, or for nonsense, is said once in this time for each code."""
+STEPS_OF_ALL: Final = 1_000_000
+"""Patterns of all groups are matched at once for about so many steps when topics change, and at the start."""
 _NOTICED: Final = (GroupMaxSizeReached, InvalidCommitOffsetSize, InvalidGroupId, InvalidRequest)
 """Most answers have no place for the reason, so the log says it."""
 Kind = type[ClassicGroup] | type[ConsumerGroup]
@@ -69,6 +81,10 @@ class Groups:
         self._offsets = Offsets(settings, topics)
         self._groups: dict[str, Group] = {}
         self._wakes: dict[str, Wakes] = {}
+        self.room = Room(settings.memory_max_bytes)
+        """What all groups hold in memory."""
+        self.left_out: set[str] = set()
+        """Groups of a log that holds more than there is room for. They stay as they are in the log, and are refused."""
         self._noticed_ms: dict[int, int] = {}
         """When a refusal was said last, by its code."""
 
@@ -79,6 +95,8 @@ class Groups:
         take = self._EVENTS.get(type(event))
         if take is None:
             raise TypeError(f"groups take no {type(event).__name__}")
+        if event.group_id in self.left_out:
+            return self._left_out(event, now_ms)
         try:
             _check(event)
             effects = take(self, event, now_ms)
@@ -105,31 +123,73 @@ class Groups:
         return self._finished(group_id, effects, now_ms)
 
     def topics_changed(self, event: TopicsChanged, now_ms: int) -> list[tuple[str, Effects]]:
-        """What follows for which group: offsets in deleted topics are forgotten."""
+        """What follows for which group: offsets in deleted topics are forgotten, many of them by `forget_gone`."""
         found = []
+        steps = Steps(STEPS_OF_ALL)
         for group_id, group in list(self._groups.items()):
-            effects = group.topics_changed(event.deleted, event.changed, now_ms)
-            if event.deleted:
-                effects.records += self._offsets.delete_topics(group_id, event.deleted)
-            if effects != Effects():
-                found.append((group_id, self._finished(group_id, effects, now_ms)))
-        return found
+            if isinstance(group, ConsumerGroup):  # a classic group's leader watches its members' topics by itself
+                effects = group.topics_changed(event.deleted, event.changed, steps, now_ms)
+                if effects != Effects():
+                    found.append((group_id, self._finished(group_id, effects, now_ms)))
+        self._offsets.topics_gone(event.deleted, now_ms)
+        return found + self.forget_gone(now_ms)
+
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether `forget_gone` is to be called again, in the next turn of the loop."""
+        return self._offsets.is_forgetting
+
+    def forget_gone(self, now_ms: int) -> list[tuple[str, Effects]]:
+        """Forget some of the offsets in topics that are no more."""
+        forgotten = self._offsets.forget_gone(FORGOTTEN_AT_ONCE_MAX)
+        return [
+            (group_id, self._finished(group_id, Effects(records=records), now_ms))
+            for group_id, records in forgotten.items()
+        ]
+
+    def matched(self, group_id: str, pattern: str, topics: frozenset[str], now_ms: int) -> Effects:
+        """`Effects.patterns` of that group asked for this: the topics whose names the pattern matches."""
+        group = self._groups.get(group_id)
+        if not isinstance(group, ConsumerGroup):
+            return Effects()
+        return self._finished(group_id, group.matched(pattern, topics, now_ms), now_ms)
+
+    def uses(self, group_id: str, pattern: str) -> bool:
+        """Whether a member of that group subscribes by the pattern."""
+        group = self._groups.get(group_id)
+        return isinstance(group, ConsumerGroup) and group.uses(pattern)
 
     # --- start ---
 
     def replay(self, record: Record, now_ms: int) -> None:
-        """At start, every record in the order of the log; one of an unknown kind is passed over."""
+        """At start, every record in the order of the log; one of an unknown kind is passed over.
+
+        Where the log holds more than there is room for, the largest groups are left out.
+        """
         commit = committed.decode(record.key, record.value)
         if commit is not None:
+            group_id = commit[0].group
+            if group_id in self.left_out:
+                return
             self._offsets.put(*commit)
-            return
-        stored = group_records.decode(record)
-        key = consumer_records.decode_key(record.key)
-        if stored is not None:
-            self._replay_into(ClassicGroup, stored[0], record, now_ms, is_all=True)
-        elif key is not None:
-            is_all = key.kind is consumer_records.Kind.GROUP
-            self._replay_into(ConsumerGroup, key.group_id, record, now_ms, is_all=is_all)
+        else:
+            stored = group_records.decode(record)
+            key = consumer_records.decode_key(record.key) if stored is None else None
+            if stored is not None:
+                group_id, is_all = stored[0], True
+            elif key is not None:
+                group_id, is_all = key.group_id, key.kind is consumer_records.Kind.GROUP
+            else:
+                return
+            if group_id in self.left_out:
+                return
+            self._replay_into(ClassicGroup if stored else ConsumerGroup, group_id, record, now_ms, is_all=is_all)
+        self._measure(group_id)
+        if self.room.is_over:
+            for large in self.room.largest():
+                self.left_out.add(large)
+                self._offsets.drop(large)
+                self._drop(large)
 
     def loaded(self, now_ms: int) -> list[tuple[str, Effects]]:
         """After the last record: sessions begin, what cannot go on as it was is settled."""
@@ -137,11 +197,12 @@ class Groups:
             if group_id not in self._groups:  # whatever groups.max is now
                 self._keep(self._made(ClassicGroup, group_id))
         found = []
+        steps = Steps(STEPS_OF_ALL)
         interval_ms, count = self.settings.offsets_retention_check_interval_ms, len(self._groups)
         for number, (group_id, group) in enumerate(list(self._groups.items())):
             # Spread over the interval, or all groups would be looked at in the same moment ever after.
             self._wakes[group_id].offsets_ms = now_ms + interval_ms * (number + 1) // count
-            found.append((group_id, self._finished(group_id, group.loaded(now_ms), now_ms)))
+            found.append((group_id, self._finished(group_id, group.loaded(steps, now_ms), now_ms)))
         return found
 
     def _replay_into(self, kind: Kind, group_id: str, record: Record, now_ms: int, *, is_all: bool) -> None:
@@ -196,6 +257,8 @@ class Groups:
             if event.member_id:
                 raise UnknownMemberId(f"there is no group {event.group_id!r}, so it has no members")
             group = self._new(ClassicGroup, event.group_id)
+        if isinstance(group, ClassicGroup):
+            self._check_room(group.room_wanted(event))
         effects = group.handle(event, now_ms)
         effects.records[:0] = forgotten
         self._keep(group)
@@ -213,7 +276,7 @@ class Groups:
                 raise UnknownMemberId(f"Group {event.group_id} is not found, so {event.member_id} is no member of it.")
             group = self._new(ConsumerGroup, event.group_id)
         if isinstance(group, ClassicGroup) and joins:
-            group, effects = migration.upgrade(group, event, self.settings, self._topics, now_ms)
+            group, effects = migration.upgrade(group, event, self.settings, self._topics, self.room, now_ms)
         elif isinstance(group, ConsumerGroup):
             effects = group.handle(event, now_ms)
             effects.records[:0] = forgotten
@@ -232,6 +295,8 @@ class Groups:
         group = self._groups.get(event.group_id)
         if group is None:
             raise UnknownMemberId(f"there is no group {event.group_id!r}, so it has no members")
+        if isinstance(event, SyncGroup) and isinstance(group, ClassicGroup):
+            self._check_room(group.room_wanted(event))
         return group.handle(event, now_ms)
 
     def _leave(self, event: LeaveGroup, now_ms: int) -> Effects:
@@ -269,12 +334,13 @@ class Groups:
             try:
                 group = self._committing(event)
                 group.check_commit(event, now_ms)
-            except GroupMaxSizeReached:
+            except (GroupMaxSizeReached, InvalidCommitOffsetSize):
                 raise
             except RequestError as error:
                 codes = [code or error.code for code in codes]
             else:
-                records = self._offsets.commit(event, codes, now_ms)
+                more_bytes = 0 if event.group_id in self._groups else group.room_bytes
+                records = self._offsets.commit(event, codes, self.room, more_bytes, now_ms)
                 self._keep(group)
         effects = _answer(event, CommitOffsetsResult(tuple(codes)))
         effects.records = records
@@ -325,7 +391,7 @@ class Groups:
 
     def _made(self, kind: Kind, group_id: str) -> Group:
         if kind is ConsumerGroup:
-            return ConsumerGroup(group_id, self.settings, self._topics)
+            return ConsumerGroup(group_id, self.settings, self._topics, self.room)
         return ClassicGroup(group_id, self.settings)
 
     def _keep(self, group: Group) -> Group:
@@ -336,10 +402,27 @@ class Groups:
     def _drop(self, group_id: str) -> None:
         self._groups.pop(group_id, None)
         self._wakes.pop(group_id, None)
+        self.room.hold(group_id, 0)
+
+    def _check_room(self, more_bytes: int) -> None:
+        if not self.room.has(more_bytes):
+            raise GroupMaxSizeReached(no_room(self.room))
+
+    def _measure(self, group_id: str) -> None:
+        group, offsets_bytes = self._groups.get(group_id), self._offsets.room_bytes(group_id)
+        if group is not None:
+            self.room.hold(group_id, group.room_bytes + len(group_id) + offsets_bytes)
+        else:  # the offsets of one whose group is made when all is replayed
+            self.room.hold(group_id, GROUP_BYTES + len(group_id) + offsets_bytes if offsets_bytes else 0)
 
     def _finished(self, group_id: str, effects: Effects, now_ms: int) -> Effects:
         """What is the same after every call: a group moves back to the classic protocol when its members have; one of
         which nothing is left goes; when to wake it."""
+        effects = self._settled(group_id, effects, now_ms)
+        self._measure(group_id)
+        return effects
+
+    def _settled(self, group_id: str, effects: Effects, now_ms: int) -> Effects:
         group = self._groups.get(group_id)
         if isinstance(group, ConsumerGroup) and migration.downgrades(group, self.settings):
             group, moving = migration.downgrade(group, self.settings, self._topics, now_ms)
@@ -358,6 +441,15 @@ class Groups:
         if wakes.offsets_ms is None and (has_offsets or group.is_empty):
             wakes.offsets_ms = now_ms + self.settings.offsets_retention_check_interval_ms
         wakes.tell(effects)
+        return effects
+
+    def _left_out(self, event: Any, now_ms: int) -> Effects:
+        error = CoordinatorNotAvailable(
+            "it was left out at the start: all groups need more than groups.memory.max.bytes, "
+            f"{self.settings.memory_max_bytes >> 10} KiB; raise it and restart"
+        )
+        effects = _answer(event, _refusal(event, error))
+        effects.notices += self._refusal_notice(event.group_id, error, now_ms)
         return effects
 
     def _refusal_notice(self, group_id: str, error: RequestError, now_ms: int) -> list[str]:
@@ -405,5 +497,7 @@ def _check(event: Any) -> None:
         names += [name for name, _ in event.protocols]
         if any(len(name.encode()) > NAME_BYTES_MAX for name in names):
             raise InvalidRequest(f"names of clients, instances and protocols have at most {NAME_BYTES_MAX} bytes")
+        if len(event.protocols) > PROTOCOLS_MAX:
+            raise InvalidRequest(f"a member speaks at most {PROTOCOLS_MAX} protocols")
         if metadata_bytes(event.protocols) > MEMBER_METADATA_BYTES_MAX:
             raise InvalidRequest(f"a member's metadata has at most {MEMBER_METADATA_BYTES_MAX} bytes")

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from kbroker.groups.effects import Effects, Record
 from kbroker.groups.events import CommitOffsets, FetchOffsets
+from kbroker.groups.patterns import Steps
 
 
 class Topics(Protocol):
@@ -55,13 +56,14 @@ class Group(Protocol):
     def tick(self, now_ms: int) -> Effects:
         """It is time that the group looked at its deadlines; too early does no harm."""
 
-    def topics_changed(self, deleted: frozenset[str], changed: frozenset[str], now_ms: int) -> Effects:
-        """Topics went, came, or got more partitions."""
+    @property
+    def room_bytes(self) -> int:
+        """About the memory that it takes, without offsets."""
 
     def replay(self, record: Record, now_ms: int) -> None:
         """Take over a record of this group that an earlier process stored, in the order of the log."""
 
-    def loaded(self, now_ms: int) -> Effects:
+    def loaded(self, steps: Steps, now_ms: int) -> Effects:
         """All was replayed: sessions begin anew, and what cannot go on as it was is settled."""
 
     def records(self) -> list[Record]:

@@ -20,8 +20,16 @@ PATTERNS_MAX: Final = 32
 """Different patterns in one group: each is stored with the names of all topics that it matches."""
 GROUP_BYTES_MAX: Final = 64 << 20
 """What all members of a group say about themselves; and, of a classic group, what its leader assigns to them."""
-COMMIT_OFFSETS_MAX: Final = 100_000
-"""Offsets in one commit."""
+FOLLOWER_ASSIGNMENT_BYTES_MAX: Final = 1024
+"""Assignments in the SyncGroup of a member that does not lead: they are of no use, and would stay while it waits."""
+PROTOCOLS_MAX: Final = 64
+"""Protocols that one classic member can speak."""
+SUBSCRIBED_TOPICS_MAX: Final = 20_000
+"""Topics that one KIP-848 member subscribes to by name."""
+COMMIT_OFFSETS_MAX: Final = 20_000
+"""Offsets in one commit: 0.2 s of the loop, which others wait for."""
+FORGOTTEN_AT_ONCE_MAX: Final = 2_000
+"""Offsets in deleted topics that are forgotten in one turn of the loop."""
 COMMIT_BYTES_MAX: Final = 32 << 20
 """Their records."""
 

@@ -21,6 +21,8 @@ from kbroker.groups.consumer_state import metadata_hash
 from kbroker.groups.effects import Effects, shown
 from kbroker.groups.fields import MalformedFields
 from kbroker.groups.kind import Topics
+from kbroker.groups.patterns import Steps
+from kbroker.groups.room import Room
 from kbroker.groups.settings import GroupSettings
 
 _UPGRADES: Final = {"bidirectional", "upgrade"}
@@ -28,12 +30,17 @@ _DOWNGRADES: Final = {"bidirectional", "downgrade"}
 
 
 def upgrade(
-    classic: ClassicGroup, event: ConsumerGroupHeartbeat, settings: GroupSettings, topics: Topics, now_ms: int
+    classic: ClassicGroup,
+    event: ConsumerGroupHeartbeat,
+    settings: GroupSettings,
+    topics: Topics,
+    room: Room,
+    now_ms: int,
 ) -> tuple[ConsumerGroup, Effects]:
     """The consumer group that a classic group becomes as this member joins. Members keep what they have; who waits for
     an answer is told to join again. RequestError when it may not be, with nothing changed."""
     _check_upgrade(classic, settings)
-    group = ConsumerGroup(classic.group_id, settings, topics)
+    group = ConsumerGroup(classic.group_id, settings, topics, room)
     _adopt(group, classic, topics)
     for member in group.stored.members.values():
         group.begin_session(member, now_ms)
@@ -86,7 +93,7 @@ def downgrade(
     )
     classic = ClassicGroup(group.group_id, settings)
     classic.replay(record, now_ms)
-    classic.loaded(now_ms)
+    classic.loaded(Steps(), now_ms)
     effects = classic.rebalance("its last member that speaks KIP-848 has gone", now_ms)
     effects.records = [*group.tombstones(), record, *effects.records]
     effects.notices.insert(0, f"group {shown(group.group_id)} is a classic group again")

@@ -10,11 +10,11 @@ from kbroker.errors import (
     OffsetMetadataTooLarge,
     UnknownTopicOrPartition,
 )
-from kbroker.groups.committed import Committed, CommittedOffsets, Place, encode_key, encode_value
+from kbroker.groups.committed import Committed, CommittedOffsets, Place, encode_key, encode_value, memory_of
 from kbroker.groups.effects import Record
 from kbroker.groups.events import CommitOffsets, DeleteOffsets, FetchedOffset, FetchOffsets, OffsetToCommit
 from kbroker.groups.kind import Group, Topics
-from kbroker.groups.limits import COMMIT_BYTES_MAX
+from kbroker.groups.room import Room, no_room
 from kbroker.groups.settings import GroupSettings
 
 
@@ -25,6 +25,8 @@ class Offsets:
         self._settings = settings
         self._topics = topics
         self._committed = CommittedOffsets()
+        self._gone: dict[str, int] = {}
+        """Topics that were deleted, and when, while not all offsets in them are forgotten."""
 
     def groups(self) -> list[str]:
         """The groups that have committed something."""
@@ -33,6 +35,14 @@ class Offsets:
     def of_group(self, group_id: str) -> Mapping[tuple[str, int], Committed]:
         """All of a group, by topic and partition."""
         return self._committed.of_group(group_id)
+
+    def room_bytes(self, group_id: str) -> int:
+        """About the memory that a group's offsets take."""
+        return self._committed.size_bytes(group_id)
+
+    def drop(self, group_id: str) -> None:
+        """Let go of a group's offsets in memory alone."""
+        self._committed.drop(group_id)
 
     def put(self, place: Place, committed: Committed | None) -> None:
         """Take over what is stored; None forgets it."""
@@ -55,10 +65,14 @@ class Offsets:
             return OffsetMetadataTooLarge.code
         return 0
 
-    def commit(self, event: CommitOffsets, codes: Sequence[int], now_ms: int) -> list[Record]:
-        """Take over those whose code is 0, and none when they are too much for one commit: then this raises
-        InvalidCommitOffsetSize. An offset lower than before is as good as any."""
+    def commit(
+        self, event: CommitOffsets, codes: Sequence[int], room: Room, more_bytes: int, now_ms: int
+    ) -> list[Record]:
+        """Take over those whose code is 0, and none when they are too much for one commit, or for the room that all
+        groups have (`more_bytes`: what the group itself adds): then this raises InvalidCommitOffsetSize. An offset
+        lower than before is as good as any."""
         found = []
+        after: dict[Place, Committed] = {}
         size_bytes = 0
         for item, code in zip(event.offsets, codes, strict=True):
             if code == 0:
@@ -68,11 +82,14 @@ class Offsets:
                     committed = committed._replace(leader_epoch=-1, expire_ms=now_ms + event.retention_ms)
                 record = Record(encode_key(place), encode_value(committed))
                 size_bytes += len(record.key) + len(record.value or b"")
-                if size_bytes > COMMIT_BYTES_MAX:
-                    raise InvalidCommitOffsetSize(
-                        f"the records of one commit have at most {COMMIT_BYTES_MAX} bytes: make several"
-                    )
+                most = self._settings.commit_bytes_max
+                if size_bytes > most:
+                    raise InvalidCommitOffsetSize(f"the records of one commit have at most {most} bytes: make several")
                 found.append((place, committed, record))
+                after[place] = committed
+        more_bytes += sum(memory_of(made) - memory_of(self._committed.get(place)) for place, made in after.items())
+        if not room.has(more_bytes):
+            raise InvalidCommitOffsetSize(no_room(room))
         for place, committed, _ in found:
             self._committed.put(place, committed)
         return [record for _, _, record in found]
@@ -80,6 +97,8 @@ class Offsets:
     def fetch(self, event: FetchOffsets) -> tuple[FetchedOffset, ...]:
         """What was asked for; an offset that was never committed is -1."""
         known = self._committed.of_group(event.group_id)
+        if self._gone:
+            known = {where: item for where, item in known.items() if item.commit_ms > self._gone.get(where[0], -1)}
         wanted = sorted(known) if event.partitions is None else event.partitions
         return tuple(_fetched(where, known.get(where)) for where in wanted)
 
@@ -102,9 +121,35 @@ class Offsets:
         """Forget all of a group."""
         return self._forget(group_id, list(self._committed.of_group(group_id)))
 
-    def delete_topics(self, group_id: str, topics: frozenset[str]) -> list[Record]:
-        """Forget a group's offsets in topics that are no more."""
-        return self._forget(group_id, [where for where in self._committed.of_group(group_id) if where[0] in topics])
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether `forget_gone` is to be called again."""
+        return bool(self._gone)
+
+    def topics_gone(self, topics: Iterable[str], now_ms: int) -> None:
+        """What was committed in these topics up to now counts no more: `forget_gone` forgets it."""
+        for topic in topics:
+            if self._committed.groups_in(topic):
+                self._gone[topic] = now_ms
+
+    def forget_gone(self, most: int) -> dict[str, list[Record]]:
+        """Forget so many offsets in topics that are no more, by group. A topic of that name that came since keeps its
+        own."""
+        found: dict[str, list[Record]] = {}
+        for topic, gone_ms in list(self._gone.items()):
+            for group_id in self._committed.groups_in(topic):
+                wanted = [
+                    where
+                    for where, committed in self._committed.of_group(group_id).items()
+                    if where[0] == topic and committed.commit_ms <= gone_ms
+                ][:most]
+                if wanted:
+                    found.setdefault(group_id, []).extend(self._forget(group_id, wanted))
+                    most -= len(wanted)
+                if most <= 0:
+                    return found
+            del self._gone[topic]
+        return found
 
     def expire(self, group: Group, now_ms: int) -> list[Record]:
         """Forget a group's offsets that are older than they are kept; those that a member reads stay."""

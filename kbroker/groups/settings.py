@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kbroker.groups.limits import COMMIT_BYTES_MAX, GROUP_BYTES_MAX
+
 
 @dataclass(frozen=True, slots=True)
 class GroupSettings:
@@ -11,6 +13,8 @@ class GroupSettings:
 
     groups_max: int = 100_000
     """groups.max (ours): above it new groups are refused."""
+    memory_max_bytes: int = 512 << 20
+    """groups.memory.max.bytes (ours): what all groups, their members and committed offsets may take in memory."""
     offsets_retention_ms: int = 10_080 * 60_000
     """offsets.retention.minutes: how long the offsets of a group without members are kept."""
     offsets_retention_check_interval_ms: int = 600_000
@@ -43,3 +47,13 @@ class GroupSettings:
     """group.consumer.migration.policy: `bidirectional`, `upgrade`, `downgrade` or `disabled`."""
     consumer_regex_refresh_interval_ms: int = 600_000
     """group.consumer.regex.refresh.interval.ms: patterns are matched anew after this, whatever happens."""
+
+    @property
+    def group_bytes_max(self) -> int:
+        """What all members of one group may say about themselves: an answer and a record hold it once more each."""
+        return min(GROUP_BYTES_MAX, self.memory_max_bytes // 4)
+
+    @property
+    def commit_bytes_max(self) -> int:
+        """The records of one commit."""
+        return min(COMMIT_BYTES_MAX, self.memory_max_bytes // 4)

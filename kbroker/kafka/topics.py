@@ -23,13 +23,26 @@ class Result(NamedTuple):
     message: str | None = None
 
 
+class Nodes(NamedTuple):
+    """The nodes that partitions may be assigned to: of `all` only those that lead users' topics."""
+
+    all: Collection[int]
+    leading: Collection[int]
+
+    @property
+    def named(self) -> str:
+        """For people."""
+        return f"partitions go to one of {', '.join(map(str, sorted(self.leading)))}"
+
+
 class NewTopic(NamedTuple):
-    """A topic to be made. -1: the broker's default."""
+    """A topic to be made. -1: the broker's default. `nodes`: who is to have each partition, where that was asked."""
 
     name: str
     partitions: int
     replication_factor: int
     settings: dict[str, str]
+    nodes: tuple[int, ...] = ()
 
 
 class Made(NamedTuple):
@@ -40,7 +53,7 @@ class Made(NamedTuple):
     configs: Sequence[Any]
 
 
-def creations(request: Any, nodes: Collection[int]) -> list[NewTopic | Result]:
+def creations(request: Any, nodes: Nodes) -> list[NewTopic | Result]:
     """For each topic asked for what is to be made, or why it cannot be."""
     often = Counter(topic.name for topic in request.topics)
     found: list[NewTopic | Result] = []
@@ -52,28 +65,53 @@ def creations(request: Any, nodes: Collection[int]) -> list[NewTopic | Result]:
     return found
 
 
-def _creation(topic: Any, often: int, nodes: Collection[int]) -> NewTopic:
+def _creation(topic: Any, often: int, nodes: Nodes) -> NewTopic:
     if often > 1:
         raise InvalidRequest(f"topic {topic.name:.80} is named {often} times in one request")
     partitions, replication_factor = topic.num_partitions, topic.replication_factor
+    chosen: tuple[int, ...] = ()
     if topic.assignments:
-        if (partitions, replication_factor) != (-1, -1):
-            raise InvalidRequest(f"topic {topic.name:.80}: assignments go without numbers of partitions and replicas")
-        indexes = sorted(item.partition_index for item in topic.assignments)
-        if indexes != list(range(len(indexes))):
-            raise InvalidReplicaAssignment(f"topic {topic.name:.80}: its partitions must be numbered from 0, each once")
+        what = f"topic {topic.name:.80}: a manual partition assignment was specified, but"
+        if replication_factor != -1:
+            raise InvalidRequest(f"{what} replication factor was not set to -1")
+        if partitions != -1:
+            raise InvalidRequest(f"{what} numPartitions was not set to -1")
+        by_index: dict[int, int] = {}
         for item in topic.assignments:
-            _check_assignment(item.broker_ids, nodes)
-        partitions, replication_factor = len(indexes), max(len(item.broker_ids) for item in topic.assignments)
+            if item.partition_index in by_index:
+                raise InvalidReplicaAssignment(
+                    f"found multiple manual partition assignments for partition {item.partition_index}"
+                )
+            by_index[item.partition_index] = _assigned(item.broker_ids, nodes)
+        if sorted(by_index) != list(range(len(by_index))):
+            raise InvalidReplicaAssignment("partitions should be a consecutive 0-based integer sequence")
+        chosen = tuple(by_index[index] for index in range(len(by_index)))
+        partitions, replication_factor = len(chosen), 1
     if any(item.value is None for item in topic.configs):
         raise InvalidConfig(f"topic {topic.name:.80}: a setting needs a value")
-    return NewTopic(topic.name, partitions, replication_factor, {item.name: item.value for item in topic.configs})
+    settings = {item.name: item.value for item in topic.configs}
+    return NewTopic(topic.name, partitions, replication_factor, settings, chosen)
 
 
-def _check_assignment(broker_ids: Sequence[int], nodes: Collection[int]) -> None:
-    """Sound ones are taken; which node gets a partition is decided here: a client cannot know better on one host."""
-    if not broker_ids or len(set(broker_ids)) < len(broker_ids) or not set(broker_ids) <= set(nodes):
-        raise InvalidReplicaAssignment(f"{list(broker_ids)} must name nodes out of {sorted(nodes)}, each once")
+def _assigned(broker_ids: Sequence[int], nodes: Nodes) -> int:
+    """The node that is to have a partition. Raises InvalidReplicaAssignment, as Apache Kafka words it where it does."""
+    what = "the manual partition assignment includes"
+    if not broker_ids:
+        raise InvalidReplicaAssignment(f"{what} an empty replica list")
+    for number, node in enumerate(sorted(broker_ids)):
+        if node not in nodes.all:
+            raise InvalidReplicaAssignment(f"{what} broker {node}, but no such broker is registered: {nodes.named}")
+        if node in sorted(broker_ids)[:number]:
+            raise InvalidReplicaAssignment(f"{what} the broker {node} more than once")
+    if len(broker_ids) > 1:
+        raise InvalidReplicaAssignment(
+            f"{what} a partition with {len(broker_ids)} replicas; this host keeps one of each: name one broker"
+        )
+    if broker_ids[0] not in nodes.leading:
+        raise InvalidReplicaAssignment(
+            f"{what} broker {broker_ids[0]}, which leads internal topics only: {nodes.named}"
+        )
+    return broker_ids[0]
 
 
 def created(
@@ -158,13 +196,14 @@ def deleted(asked: Sequence[Deletion], results: Sequence[Result]) -> Any:
 
 
 class Growth(NamedTuple):
-    """A topic that is to have so many partitions in all."""
+    """A topic that is to have so many partitions in all. `nodes`: who is to have each new one, where that was asked."""
 
     name: str
     total: int
+    nodes: tuple[int, ...] = ()
 
 
-def growths(request: Any, topics: Mapping[str, TopicFacts], nodes: Collection[int]) -> list[Growth | Result]:
+def growths(request: Any, topics: Mapping[str, TopicFacts], nodes: Nodes) -> list[Growth | Result]:
     """For each topic what is to become of it, or why it cannot be."""
     often = Counter(topic.name for topic in request.topics)
     found: list[Growth | Result] = []
@@ -177,16 +216,18 @@ def growths(request: Any, topics: Mapping[str, TopicFacts], nodes: Collection[in
     return found
 
 
-def _growth(topic: Any, often: int, have: int, nodes: Collection[int]) -> Growth:
+def _growth(topic: Any, often: int, have: int, nodes: Nodes) -> Growth:
     if often > 1:
         raise InvalidRequest(f"topic {topic.name:.80} is named {often} times in one request")
     added = topic.count - have
-    if topic.assignments is not None and added > 0:
-        if len(topic.assignments) != added or any(len(item.broker_ids) != 1 for item in topic.assignments):
-            raise InvalidReplicaAssignment(f"{added} new partitions of {topic.name:.80} need {added} times one node")
-        for item in topic.assignments:
-            _check_assignment(item.broker_ids, nodes)
-    return Growth(topic.name, topic.count)
+    if topic.assignments is None or added <= 0:
+        return Growth(topic.name, topic.count)
+    if len(topic.assignments) != added:
+        raise InvalidReplicaAssignment(
+            f"attempted to add {added} additional partition(s), but only {len(topic.assignments)} assignment(s) were "
+            "specified"
+        )
+    return Growth(topic.name, topic.count, tuple(_assigned(item.broker_ids, nodes) for item in topic.assignments))
 
 
 def grown(request: Any, results: Sequence[Result]) -> Any:

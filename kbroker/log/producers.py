@@ -6,6 +6,7 @@ Answers "was this batch appended before?" and "does it follow the last one?". Re
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import nlargest, nsmallest
 from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
@@ -13,8 +14,10 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from kbroker.errors import DuplicateSequence, InvalidProducerEpoch, OutOfOrderSequence
+from kbroker.log.producer_room import ProducerRoom
 from kbroker.records.batch import BatchFacts
 
+UNBOUNDED: Final = 1 << 62
 SEQUENCE_MAX: Final = 2**31 - 1
 BATCHES_KEPT: Final = 5
 """Kafka's clients have at most five requests in flight for a partition."""
@@ -68,11 +71,16 @@ class Producer:
 
 
 class ProducerStates:
-    """All producers of one partition."""
+    """All producers of one partition, `ids_max` at most: above it those are forgotten that wrote longest ago. `room`:
+    that of all partitions of the process, when it counts there."""
 
-    __slots__ = ("_producers",)
+    __slots__ = ("_producers", "forgotten", "ids_max", "room")
 
-    def __init__(self) -> None:
+    def __init__(self, ids_max: int = UNBOUNDED) -> None:
+        self.ids_max = ids_max
+        self.forgotten = 0
+        """How many were forgotten for want of room."""
+        self.room: ProducerRoom | None = None
         self._producers: dict[int, Producer] = {}
 
     def __len__(self) -> int:
@@ -139,6 +147,8 @@ class ProducerStates:
         _, _, _, last_offset_delta, _, _, max_timestamp, producer_id, epoch, first, _, _ = batch
         producer = self._producers.get(producer_id)
         if producer is None or producer.epoch != epoch:
+            if producer is None:
+                self._make_room()
             producer = self._producers[producer_id] = Producer(epoch)
             producer.complete = first == 0
         elif producer.batches and _next_sequence(producer.batches[-1].last_sequence) != first:
@@ -155,9 +165,29 @@ class ProducerStates:
     def expire(self, now_ms: int, silent_ms: int) -> int:
         """Forget producers that were silent for `silent_ms`. Returns how many."""
         old = [number for number, p in self._producers.items() if p.seen_ms + silent_ms < now_ms]
-        for number in old:
-            del self._producers[number]
+        self._forget(old)
         return len(old)
+
+    def forget_oldest(self, count: int) -> None:
+        """Forget those whose last batch is the oldest."""
+        oldest = nsmallest(count, self._producers.items(), key=_last_offset)
+        self._forget([producer_id for producer_id, _ in oldest])
+        self.forgotten += len(oldest)
+        if self.room is not None:
+            self.room.forgot(len(oldest))
+
+    def _forget(self, producer_ids: list[int]) -> None:
+        for producer_id in producer_ids:
+            del self._producers[producer_id]
+        if self.room is not None:
+            self.room.held -= len(producer_ids)
+
+    def _make_room(self) -> None:
+        """For one more."""
+        if len(self._producers) >= self.ids_max:
+            self.forget_oldest(self.ids_max // 8 + 1)
+        if self.room is not None:
+            self.room.took(1)
 
     def restored(self, now_ms: int) -> None:
         """Start the clock of expiry for everything that came from a snapshot or the log."""
@@ -187,41 +217,58 @@ class ProducerStates:
         return SNAPSHOT_HEAD.pack(1, crc32c(body), 0)[:_CRC_END] + body
 
     @classmethod
-    def parse(cls, data: bytes) -> ProducerStates | None:
-        """The producers in a snapshot's bytes; None when it is damaged or of a newer version."""
-        states = cls()
+    def parse(cls, data: bytes, ids_max: int = UNBOUNDED) -> ProducerStates | None:
+        """The producers in a snapshot's bytes, of too many those that wrote last; None when it is damaged or of a newer
+        version."""
+        states = cls(ids_max)
         try:
             version, crc, count = SNAPSHOT_HEAD.unpack_from(data)
             if version != 1 or crc != crc32c(memoryview(data)[_CRC_END:]):
                 return None
             position = SNAPSHOT_HEAD.size
             newest = _entries(data, position, count)
-            position += count * SNAPSHOT_ENTRY.size
-            earlier: list[tuple[int, ...]] = []
+            position += len(newest)
+            earlier = memoryview(b"")
             if position < len(data):
-                (count,) = _COUNT.unpack_from(data, position)
-                earlier = _entries(data, position + _COUNT.size, count)
+                (earlier_count,) = _COUNT.unpack_from(data, position)
+                earlier = _entries(data, position + _COUNT.size, earlier_count)
         except (StructError, ValueError):
             return None
-        for producer_id, epoch, last_sequence, last_offset, delta, timestamp, _, _ in earlier + newest:
-            producer = states._producers.get(producer_id)
-            if producer is None or producer.epoch != epoch:
-                producer = states._producers[producer_id] = Producer(epoch)
-            first = last_sequence - delta if last_sequence >= delta else last_sequence - delta + SEQUENCE_MAX + 1
-            if producer.batches and _next_sequence(producer.batches[-1].last_sequence) != first:
-                producer.batches.clear()
-            producer.batches.append(Kept(first, last_sequence, last_offset - delta, last_offset, timestamp))
+        kept: set[int] | None = None
+        if count > ids_max:
+            last_offsets = ((entry[3], entry[0]) for entry in SNAPSHOT_ENTRY.iter_unpack(newest))
+            kept = {producer_id for _, producer_id in nlargest(ids_max, last_offsets)}
+            states.forgotten = count - len(kept)
+        for part in (earlier, newest):
+            for entry in SNAPSHOT_ENTRY.iter_unpack(part):
+                if kept is None or entry[0] in kept:
+                    states._restore(entry)
         for producer in states._producers.values():
             # Five kept batches in a row show that nothing is missing; with fewer, nobody can know.
             producer.complete = len(producer.batches) >= BATCHES_KEPT or producer.batches[0].first_sequence == 0
         return states
 
+    def _restore(self, entry: tuple[int, ...]) -> None:
+        producer_id, epoch, last_sequence, last_offset, delta, timestamp, _, _ = entry
+        producer = self._producers.get(producer_id)
+        if producer is None or producer.epoch != epoch:
+            producer = self._producers[producer_id] = Producer(epoch)
+        first = last_sequence - delta if last_sequence >= delta else last_sequence - delta + SEQUENCE_MAX + 1
+        if producer.batches and _next_sequence(producer.batches[-1].last_sequence) != first:
+            producer.batches.clear()
+        producer.batches.append(Kept(first, last_sequence, last_offset - delta, last_offset, timestamp))
 
-def _entries(data: bytes, position: int, count: int) -> list[tuple[int, ...]]:
+
+def _entries(data: bytes, position: int, count: int) -> memoryview:
     end = position + count * SNAPSHOT_ENTRY.size
     if count < 0 or end > len(data):
         raise ValueError
-    return list(SNAPSHOT_ENTRY.iter_unpack(memoryview(data)[position:end]))
+    return memoryview(data)[position:end]
+
+
+def _last_offset(item: tuple[int, Producer]) -> int:
+    batches = item[1].batches
+    return batches[-1].last_offset if batches else -1
 
 
 def _last_sequence(first: int, delta: int) -> int:

@@ -31,6 +31,8 @@ from kbroker.records.batch import BatchFacts
 
 _EPOCH_STEP_MAX = 65_536
 """The CRC does not cover the leader epoch: a larger step than this is taken for damage, not for an epoch."""
+_SNAPSHOT_BYTES_MAX = 16 << 20
+"""A larger snapshot, of producers without bound, is not read: the log is, which takes longer and less memory."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class _Recovery:
         self.distrust_cache = distrust_cache or names.FLUSH_FAILED in self.listing
         self.had_log = had_log
         self.repair = repair
-        self.producers = ProducerStates()
+        self.producers = ProducerStates(config.producer_ids_max)
         self.replay_from = 0  # what the producers' snapshot knows already lies before
         self.epoch_max = leader_epoch
         self.known = Known.read(storage, folder, self.listing)
@@ -114,7 +116,9 @@ class _Recovery:
 
     def _snapshot(self, offset: int) -> ProducerStates | None:
         name = names.numbered(self.folder, offset, names.SNAPSHOT).name
-        return ProducerStates.parse(self.storage.read_file(self.folder / name)) if name in self.listing else None
+        if name not in self.listing or self.storage.file_size(self.folder / name) > _SNAPSHOT_BYTES_MAX:
+            return None
+        return ProducerStates.parse(self.storage.read_file(self.folder / name), self.config.producer_ids_max)
 
     def _segment(self, base_offset: int) -> Segment:
         segment = Segment(self.storage, self.folder, base_offset, self.config.index_interval_bytes, self.now_ms)

@@ -426,12 +426,39 @@ def test_a_catalog_damaged_while_the_broker_runs_is_rebuilt_by_the_next_coordina
         assert client.produce("b-1", batch(1)).base_offset == 7
 
 
+def test_a_flipped_bit_in_the_write_ahead_log() -> None:
+    """SQLite opens an older state then without a word; the copy knows better."""
+    with Broker(workers=2) as broker:
+        with RawClient(broker.server) as client:
+            client.create("deleted")
+            wal = broker.data_dir / "meta.db-wal"
+            flipped = wal.stat().st_size + 100
+            fill(client)
+            client.ask(m.TopicResults, m.DeleteTopics(["deleted"]))
+            used = client.ask(m.ProducerIdAnswer, m.InitProducerId()).producer_id
+        broker.kill_all()
+        data = bytearray(wal.read_bytes())
+        data[flipped] ^= 1
+        wal.write_bytes(data)
+        broker.start()
+        with RawClient(broker.server) as client:
+            check_filled(client)
+            assert [topic.name for topic in client.ask(m.MetadataAnswer, m.Metadata()).topics] == ["a", "b-1"]
+            assert client.ask(m.ProducerIdAnswer, m.InitProducerId()).producer_id > used
+        (aside,) = broker.data_dir.glob("meta.db.older-*[0-9]")
+        assert aside.with_name(f"{aside.name}-wal").read_bytes() == data
+        (notice,) = broker.status()["notices"]
+        assert "the catalog's store is older than its copy" in notice
+        assert notice.removeprefix("coordinator: ") in broker.log
+
+
 def test_a_catalog_of_a_newer_format_is_not_touched() -> None:
     with Broker() as broker:
         broker.stop()
         with sqlite3.connect(broker.data_dir / "meta.db") as database:
             database.execute("PRAGMA user_version=99")
         database.close()
+        (broker.data_dir / "catalog.copy").unlink()  # it would say that the format is ours, and the store damaged
         with pytest.raises(BrokerFailed, match="has format 99; this kbroker knows 1: use the newer kbroker"):
             broker.start()
         assert not list(broker.data_dir.glob("*corrupt*"))

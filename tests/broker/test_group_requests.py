@@ -17,6 +17,7 @@ from .kafka_client import KafkaClient
 
 UNKNOWN_TOPIC_OR_PARTITION = 3
 OFFSET_METADATA_TOO_LARGE = 12
+COORDINATOR_LOAD_IN_PROGRESS = 14
 NOT_COORDINATOR = 16
 ILLEGAL_GENERATION = 22
 INCONSISTENT_GROUP_PROTOCOL = 23
@@ -196,11 +197,29 @@ def test_more_than_a_group_may_hold(broker: Broker, client: GroupClient, group: 
     place = types.OffsetCommitRequestPartition(partition_index=0, committed_offset=1)
     answer = client.call(
         ApiKey.OFFSET_COMMIT, 9, group_id=group, generation_id_or_member_epoch=-1, member_id="",
-        topics=[types.OffsetCommitRequestTopic(name="t", partitions=[place] * 100_001)],
+        topics=[types.OffsetCommitRequestTopic(name="t", partitions=[place] * 20_001)],
     )  # fmt: skip
     assert {item.error_code for item in answer.topics[0].partitions} == {INVALID_COMMIT_OFFSET_SIZE}
     broker.wait_until(lambda: f"{group!r} was refused: one commit has at most" in broker.log)
     assert commit(client, group) == 0
+
+
+def test_naming_a_large_group_often_does_not_unfold(client: GroupClient, group: str) -> None:
+    """The answer ends where it is large enough; who is left out is to be asked about again."""
+    large = [request_types(ApiKey.JOIN_GROUP).JoinGroupRequestProtocol(name="range", metadata=bytes(1_000_000))]
+    member = joined(client, group, protocols=large)
+    assert sync(client, group, member.member_id, member.generation_id).error_code == 0
+    described = client.call(ApiKey.DESCRIBE_GROUPS, 6, groups=[group] * 1_000).groups
+    codes = [item.error_code for item in described]
+    assert codes[0] == 0
+    assert codes[-1] == COORDINATOR_LOAD_IN_PROGRESS
+    assert 4 <= codes.count(0) <= 20
+    assert commit(client, f"{group}-other", metadata="x" * 4_000) == 0
+    groups = request_types(ApiKey.OFFSET_FETCH).OffsetFetchRequestGroup
+    asked = [groups(group_id=f"{group}-other", topics=None)] * 20_000
+    fetched = client.call(ApiKey.OFFSET_FETCH, 9, groups=asked).groups
+    assert fetched[0].error_code == 0
+    assert fetched[-1].error_code == COORDINATOR_LOAD_IN_PROGRESS
 
 
 @pytest.mark.parametrize("length", [1025, 65_536])

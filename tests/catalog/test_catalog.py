@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbroker.catalog.catalog import Catalog, check_entries
-from kbroker.catalog.rebuild import topics_on_disk
+from kbroker.catalog.rebuild import folders_in, topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import ABSENT, Change, VersionConflict
 from kbroker.errors import (
@@ -20,6 +20,7 @@ from kbroker.errors import (
     InvalidTopic,
     KbrokerError,
     StartError,
+    ThrottlingQuotaExceeded,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
 )
@@ -138,6 +139,60 @@ def test_another_number_of_workers_moves_as_few_partitions_as_it_takes(
     assert found.reassign() == []
 
 
+def test_who_was_asked_for_leads_whenever_it_is_there() -> None:
+    found = catalog(3)
+    found.apply(found.create("t", 4, {}, bytes(16), [3, 3, 3, 1]))
+    found.apply(found.grow("t", 6, [2, 3]))
+    found.apply(found.create("u", 2, {}, bytes([1]) * 16))
+
+    def leaders(workers: int) -> list[int]:
+        found.node_ids = list(range(1, workers + 1))
+        found.apply(found.reassign())
+        return [partition.leader for partition in found.topics["t"].partitions]
+
+    assert leaders(3) == [3, 3, 3, 1, 2, 3]
+    fewer = leaders(2)
+    assert fewer[3:5] == [1, 2]
+    assert set(fewer) == {1, 2}, "others have them as long as that worker is away"
+    assert leaders(3) == [3, 3, 3, 1, 2, 3]
+    assert leaders(8)[:6] == [3, 3, 3, 1, 2, 3]
+
+
+def test_the_settings_of_all_topics_are_bounded() -> None:
+    found = Catalog([1], 10_000, 10_000)
+    large = ",".join(f"{number}:1" for number in range(4_000))
+    assert len(large) < 32_768
+
+    def fill() -> None:
+        for number in range(1_000):
+            settings = {"leader.replication.throttled.replicas": large}
+            found.apply(found.create(f"t{number}", 1, settings, number.to_bytes(16)))
+
+    with pytest.raises(InvalidConfig, match="remove some"):
+        fill()
+    assert 100 < len(found.topics) < 1_000
+    found.apply(found.alter("t0", {"retention.ms": "5"}, ["leader.replication.throttled.replicas"]))
+    found.apply(found.delete("t1"))
+    found.apply(found.create("again", 1, {"retention.ms": "5"}, b"?" * 16))
+    with pytest.raises(InvalidConfig, match="too long"):
+        found.create("long", 1, {"cleanup.policy": "compact," * 5_000}, b"!" * 16)
+
+
+def test_deleted_partitions_whose_folders_stay_are_bounded() -> None:
+    found = Catalog([1], 10, 10)
+
+    def fill() -> None:
+        for number in range(10):
+            found.apply(found.create("t", 10, {}, number.to_bytes(16)))
+            found.apply(found.delete("t"))
+
+    with pytest.raises(ThrottlingQuotaExceeded, match="still being removed"):
+        fill()
+    assert sum(len(removed.leaders) for removed in found.removed.values()) == 20
+    found.apply(found.folders_gone(bytes(16), list(range(10))))
+    found.apply(found.create("t", 10, {}, b"?" * 16))
+
+
 def test_sqlite_keeps_what_was_committed(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "meta.db")
     found = catalog()
@@ -202,10 +257,12 @@ def test_topics_are_found_by_their_folders(tmp_path: Path) -> None:
     (tmp_path / "bad-0").mkdir()
     (tmp_path / "bad-0" / "partition.metadata").write_text("?")
     (tmp_path / "lost+found").mkdir()
-    topics, problems = topics_on_disk(tmp_path, 1)
+    folders = folders_in(tmp_path)
+    topics, problems = topics_on_disk(tmp_path, folders, 1, lambda _name, _index: False)
     assert [(topic.name, topic.topic_id, len(topic.partitions)) for topic in topics] == [("a-b", bytes(16), 3)]
     assert len(problems) == 1
     assert "bad-0" in problems[0]
+    assert topics_on_disk(tmp_path, folders, 1, lambda _name, _index: True) == ([], [])
 
 
 def test_sqlite_says_what_is_wrong_with_the_file(tmp_path: Path) -> None:

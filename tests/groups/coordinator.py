@@ -69,6 +69,8 @@ class Coordinator:
     answers: dict[Any, Any] = field(default_factory=dict)
     wakes: dict[str, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    wanted: list[tuple[str, str]] = field(default_factory=list)
+    """Patterns that are to be matched away from the loop, with their groups."""
 
     def __post_init__(self) -> None:
         self.groups = Groups(self.settings, self.topics)
@@ -79,6 +81,7 @@ class Coordinator:
     def perform(self, group_id: str, effects: Effects) -> None:
         self.log += effects.records
         self.notices += effects.notices
+        self.wanted += [(group_id, pattern) for pattern in effects.patterns]
         for reply in effects.replies:
             assert reply.token not in self.answers, f"{reply.token} is answered twice"
             self.answers[reply.token] = reply.message

@@ -167,3 +167,24 @@ def test_static_members_survive_a_restart() -> None:
     assert one.heartbeat(new, 1, "i1") == 0
     again = one.join(instance_id="i1")
     assert (again.error, again.answer.generation_id) == (0, 1)
+
+
+def test_the_log_says_who_was_put_out_and_why() -> None:
+    one = Coordinator()
+    joined = one.join(instance_id="i", client_id="app", client_host="/10.0.0.7")
+    one.advance(0)
+    first = joined.answer.member_id
+    one.synced([first], 1)
+    one.join(instance_id="i", client_id="another", client_host="/10.0.0.8")
+    who = f"group 'g': member {first!r} (client 'app' at '/10.0.0.7')"
+    assert any(
+        notice.startswith(f"{who} was put out: it is fenced") and "'another' at '/10.0.0.8'" in notice
+        for notice in one.notices
+    )
+    one.leave(LeavingMember("", "i"))
+    assert any("was put out by an administrator" in notice for notice in one.notices)
+    dynamic = one.join(client_id="app", client_host="/10.0.0.7")
+    one.advance(0)
+    reason = "consumer poll timeout has expired."
+    one.leave(LeavingMember(dynamic.answer.member_id, None, reason))
+    assert f"(client 'app' at '/10.0.0.7') left: {reason!r}" in "".join(one.notices)

@@ -188,7 +188,7 @@ class TestLeavingAndDying:
         assert coordinator.state_of() == "Stable"
         coordinator.advance(1)
         assert coordinator.state_of() == "Empty"
-        assert "'m' of '127.0.0.1' was put out: its session timed out" in coordinator.notices[-1]
+        assert "member 'm' (client 'c' at '127.0.0.1') was put out: its session timed out" in coordinator.notices[-1]
         assert coordinator.beat("m", 1).error_code == UnknownMemberId.code
 
     def test_who_holds_on_too_long_is_put_out(self, coordinator: ConsumerCoordinator) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
-from kbroker.errors import GroupSubscribedToTopic, NonEmptyGroup, StaleMemberEpoch, UnknownMemberId
+from kbroker.errors import (
+    GroupSubscribedToTopic,
+    InvalidRegularExpression,
+    NonEmptyGroup,
+    StaleMemberEpoch,
+    UnknownMemberId,
+)
 from kbroker.groups.assignment import NOTHING
 from kbroker.groups.events import DeleteGroup, DeleteOffsets, FetchOffsets, OffsetToCommit
 from kbroker.groups.patterns import compiled, matching
@@ -102,6 +109,61 @@ class TestPatterns:
     def test_a_hostile_pattern_takes_no_time(self) -> None:
         assert matching("(a*)*(a*)*(a*)*b", ["a" * 249] * 10) == frozenset()
         compiled(".*" * 1000)
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            r"(((a?.?){0,40}.?){0,25})z",
+            r"(?:.?.?.?){0,1000}x",
+            r".{0,1000}.{0,1000}.{0,1000}x",
+            "x{0,1000}" * 400,
+            r"\pL" * 1000,
+            r"(?:(?:[^a]{0,9}){0,9}){0,9}[^b]{0,99}[^c]{0,99}",
+        ],
+    )
+    def test_a_dear_pattern_is_refused_and_costs_little(self, coordinator: ConsumerCoordinator, pattern: str) -> None:
+        started = time.thread_time()
+        for number in range(20):
+            answer = coordinator.beat("m", 0, topics=None, pattern=pattern, group_id=f"g{number}")
+            assert answer.error_code == InvalidRegularExpression.code
+            assert "dear" in (answer.error_message or "")
+        assert time.thread_time() - started < 0.5
+
+    def test_what_takes_long_is_left_to_a_thread(self, coordinator: ConsumerCoordinator) -> None:
+        for number in range(200):
+            coordinator.topics.create(f"topic-{number:03}" + "x" * 200, 1)
+        pattern = "(?:.?.?.?){0,80}"
+        answer = coordinator.beat("m", 0, topics=("a",), pattern=pattern)
+        assert answer.error_code == 0
+        assert coordinator.wanted == [(GROUP, pattern)]
+        found = matching(pattern, coordinator.topics.names())
+        assert len(found) > 200
+        coordinator.perform(GROUP, coordinator.groups.matched(GROUP, pattern, found | {"gone"}, coordinator.now_ms))
+        assert coordinator.group().stored.matches(pattern) == found, "one that was deleted meanwhile is left out"
+        coordinator.wanted.clear()
+        coordinator.topics.create("short", 1)
+        coordinator.topics_change(changed=["short"])
+        assert "short" in coordinator.group().stored.matches(pattern)
+        assert coordinator.wanted == [], "one new name is little"
+        coordinator.restart()
+        assert coordinator.wanted == [(GROUP, pattern)]
+        assert coordinator.group().stored.matches(pattern) == found | {"short"}, "until then it is as it was"
+
+    def test_a_dear_pattern_in_an_older_brokers_log_is_not_matched_any_more(
+        self, coordinator: ConsumerCoordinator
+    ) -> None:
+        pattern = r"(((a?.?){0,40}.?){0,25})"
+        coordinator.beat("m", 0, topics=("b",))
+        group = coordinator.group().stored
+        facts = group.members["m"].facts._replace(pattern=pattern)
+        coordinator.log += [group.set_facts("m", facts), group.set_pattern(pattern, ["a"], coordinator.now_ms)]
+        coordinator.wanted.clear()
+        coordinator.restart()
+        coordinator.topics.create("c", 1)
+        coordinator.topics_change(changed=["c"])
+        assert coordinator.group().stored.matches(pattern) == {"a"}
+        assert any("is not matched any more" in notice for notice in coordinator.notices)
+        assert coordinator.wanted == []
 
 
 class TestOffsets:

@@ -251,7 +251,7 @@ class TestClassicMembers:
     def test_silence_ends_its_own_session(self, coordinator: ConsumerCoordinator, mixed: str) -> None:
         coordinator.advance(CLASSIC_SESSION_MS)
         assert [m.member_id for m in coordinator.consumers().members] == ["m"]
-        assert f"{mixed!r} of '127.0.0.1' was put out: its session" in coordinator.notices[-1]
+        assert f"{mixed!r} (client 'c' at '127.0.0.1') was put out: its session" in coordinator.notices[-1]
 
     @pytest.mark.parametrize(("syncs", "says"), [(False, "ask for its assignment"), (True, "did not join again")])
     def test_who_does_not_take_its_step_is_put_out(

@@ -8,7 +8,7 @@ import pytest
 
 from kbroker.kafka import codec, topics
 from kbroker.kafka.apis import ApiKey
-from kbroker.kafka.topics import Deletion, Growth, Made, NewTopic, Result
+from kbroker.kafka.topics import Deletion, Growth, Made, NewTopic, Nodes, Result
 from kbroker.wire.messages import PartitionInfo, TopicInfo
 
 CREATE = codec.request_types(ApiKey.CREATE_TOPICS)
@@ -19,7 +19,7 @@ KNOWN = {
     "b": TopicInfo("b", topic_id=b"b" * 16, partitions=[PartitionInfo(0, 1, 1), PartitionInfo(1, 2, 1)]),
 }
 NO_ID = bytes(16)
-NODES = (0, 1, 2)
+NODES = Nodes((0, 1, 2), (1, 2))
 INVALID_REQUEST, INVALID_ASSIGNMENT, UNKNOWN_ID = 42, 39, 100
 
 
@@ -45,11 +45,13 @@ def new(name: str, partitions: int = 1, replicas: int = 1, assigned: dict[int, l
     [
         ([new("x", 3, 1)], [NewTopic("x", 3, 1, {})]),
         ([new("x"), new("y"), new("x")], [INVALID_REQUEST, NewTopic("y", 1, 1, {}), INVALID_REQUEST]),
-        ([new("x", -1, -1, {0: [1], 1: [2]})], [NewTopic("x", 2, 1, {})]),
+        ([new("x", -1, -1, {1: [2], 0: [1], 2: [2]})], [NewTopic("x", 3, 1, {}, (1, 2, 2))]),
         ([new("x", 2, -1, {0: [1], 1: [2]})], [INVALID_REQUEST]),
         ([new("x", -1, 1, {0: [1]})], [INVALID_REQUEST]),
         ([new("x", -1, -1, {0: [1], 2: [2]})], [INVALID_ASSIGNMENT]),
-        ([new("x", -1, -1, {0: [1, 2]})], [NewTopic("x", 1, 2, {})]),  # refused for its 2 replicas
+        ([new("x", -1, -1, {0: [1, 2]})], [INVALID_ASSIGNMENT]),
+        ([new("x", -1, -1, {0: [1, 1]})], [INVALID_ASSIGNMENT]),
+        ([new("x", -1, -1, {0: [0]})], [INVALID_ASSIGNMENT]),  # the coordinator's node leads internal topics
         ([new("x", -1, -1, {0: [7]})], [INVALID_ASSIGNMENT]),
         ([new("x", -1, -1, {0: []})], [INVALID_ASSIGNMENT]),
         ([], []),
@@ -111,7 +113,9 @@ def grown(name: str, count: int, assigned: list[list[int]] | None = None) -> Any
         ([grown("b", 5)], [Growth("b", 5)]),
         ([grown("x", 5)], [Growth("x", 5)]),
         ([grown("b", 5), grown("a", 2), grown("b", 6)], [INVALID_REQUEST, Growth("a", 2), INVALID_REQUEST]),
-        ([grown("b", 4, [[1], [2]])], [Growth("b", 4)]),
+        ([grown("b", 4, [[1], [2]])], [Growth("b", 4, (1, 2))]),
+        ([grown("b", 4, [[1], [0]])], [INVALID_ASSIGNMENT]),
+        ([grown("b", 4, [[1], []])], [INVALID_ASSIGNMENT]),
         ([grown("b", 4, [[1]])], [INVALID_ASSIGNMENT]),
         ([grown("b", 3, [[1, 2]])], [INVALID_ASSIGNMENT]),
         ([grown("b", 3, [[7]])], [INVALID_ASSIGNMENT]),
@@ -120,3 +124,19 @@ def grown(name: str, count: int, assigned: list[list[int]] | None = None) -> Any
 def test_growths(asked: list[Any], expected: list[Any]) -> None:
     found = topics.growths(GROW.CreatePartitionsRequest(topics=asked), KNOWN, NODES)
     assert [item if isinstance(item, Growth) else item.error_code for item in found] == expected
+
+
+def test_why_an_assignment_is_refused() -> None:
+    """In Apache Kafka's words, and what to do."""
+    asked = [new("x", -1, -1, {0: nodes}) for nodes in ([7], [], [1, 1], [1, 2], [0])]
+    found = [
+        topics.creations(CREATE.CreateTopicsRequest(topics=[topic]), NODES)[0] for topic in asked
+    ]  # one at a time: a name stands once in a request
+    why = [item.message for item in found if isinstance(item, Result)]
+    assert [text and text.removeprefix("the manual partition assignment includes ") for text in why] == [
+        "broker 7, but no such broker is registered: partitions go to one of 1, 2",
+        "an empty replica list",
+        "the broker 1 more than once",
+        "a partition with 2 replicas; this host keeps one of each: name one broker",
+        "broker 0, which leads internal topics only: partitions go to one of 1, 2",
+    ]

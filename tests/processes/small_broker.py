@@ -81,6 +81,19 @@ def grows(context: ChildContext) -> None:
     serve(context, grow)
 
 
+def needs_much(context: ChildContext) -> None:
+    """What it has to keep is above its limit, until it is told for the second time to do with less."""
+    say("DEATHS", context.name, context.memory_deaths)
+    held: list[bytes] = []
+
+    def replay(context: ChildContext) -> None:
+        if context.memory_deaths < 2:
+            held.append(b"x" * (context.config.server.worker_memory_max_bytes + (16 << 20)))
+            threading.Event().wait(20)
+
+    serve(context, replay)
+
+
 def refuses(_context: ChildContext) -> None:
     raise StartError("the catalog has a newer format: start a newer kbroker")
 

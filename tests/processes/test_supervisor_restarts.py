@@ -96,6 +96,20 @@ def test_memory_limits_name_both_figures(start_broker: StartBroker) -> None:
     assert broker.child("front")["restarts"] == 1
 
 
+def test_who_dies_of_memory_in_its_replay_is_told_so_and_comes_back(start_broker: StartBroker) -> None:
+    limits = {"worker.memory.max.bytes": str(128 << 20), "workers": "1"}
+    broker = start_broker(settings=limits, coordinator="needs_much").ready()
+    told = [line for line in broker.lines if line.startswith("DEATHS coordinator")]
+    assert told == [f"DEATHS coordinator {deaths}" for deaths in range(3)]
+    said = "\n".join(broker.lines)
+    assert "of too much memory (1 in a row): its successor keeps less" in said
+    assert "of too much memory (2 in a row)" in said
+    assert broker.child("coordinator")["restarts"] == 2
+    # A clean restart by hand is a new beginning.
+    os.kill(broker.child("coordinator")["pid"], signal.SIGTERM)
+    broker.expect("^DEATHS coordinator 0$")
+
+
 def test_sigterm_to_a_child_restarts_it_cleanly(start_broker: StartBroker) -> None:
     broker = start_broker().ready()
     os.kill(broker.child("worker-0")["pid"], signal.SIGTERM)

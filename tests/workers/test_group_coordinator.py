@@ -43,14 +43,16 @@ class HeldDisk(FailingDisk):
 class Rig:
     """A group coordinator on a loop that the test turns, over topic `t` of two partitions."""
 
-    def __init__(self, folder: Path, disk: FailingDisk, topics: tuple[str, ...] = ("t",), **groups: Any) -> None:
+    def __init__(
+        self, folder: Path, disk: FailingDisk, topics: tuple[str, ...] = ("t",), memory_deaths: int = 0, **groups: Any
+    ) -> None:
         self.loop = Loop()
         self.catalog = Catalog([1], 10, 10)
         for topic in topics:
             self.catalog.apply(self.catalog.create(topic, 2, {}, bytes(range(16))))
         settings = GroupConfig(initial_rebalance_delay_ms=0, min_session_timeout_ms=1, **groups)
         config = Config(server=ServerConfig(data_dir=str(folder)), groups=settings)
-        self.groups = GroupCoordinator(config, self.catalog, self.loop, disk)
+        self.groups = GroupCoordinator(config, self.catalog, self.loop, disk, memory_deaths)
         self.answers: list[tuple[str, Any]] = []
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -287,3 +289,29 @@ def test_offsets_end_with_their_topic_even_if_a_crash_came_between(make: Callabl
     assert again.offset() == -1  # answered when that is on the disk
     again.groups.close()
     assert make().offset() == -1, "a topic made anew is another one"
+
+
+def test_after_a_death_of_memory_groups_may_take_less_and_after_two_none_are_served(make: Callable[..., Rig]) -> None:
+    rig = make(memory_max_bytes=200_000)
+    for number in range(50):
+        rig.commit("c", 7, group=f"g{number}")
+        rig.take()
+    rig.groups.close()
+    reduced = make(memory_max_bytes=200_000, memory_deaths=1)
+    new, left_out = reduced.groups.outages()
+    assert new.what == "new groups"
+    assert "took more memory than it may" in new.why
+    assert left_out.what.endswith(" groups")
+    assert 0 < int(left_out.what.split()[0]) < 50
+    reduced.groups.close()
+    none = make(memory_max_bytes=200_000, memory_deaths=2)
+    (outage,) = none.groups.outages()
+    assert outage.what == "groups"
+    assert "worker.memory.max.bytes" in outage.why
+    none.commit("c", 7, group="g1")
+    ((_, result),) = none.take()
+    assert set(result.error_codes) == {NOT_AVAILABLE}
+    none.groups.close()
+    after = make(memory_max_bytes=200_000)
+    assert after.groups.outages() == []
+    assert after.offset("g1") == 7
