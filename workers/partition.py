@@ -57,6 +57,7 @@ class Partition:
         self._waiters: deque[AckWaiter] = deque()
         self._start_waiters: deque[AckWaiter] = deque()  # for the log start offset to be on the disk
         self._is_flushing = False
+        self._is_writing_back = False
         self._published = -1
         self._has_left = False
         self._when_left: Callable[[], None] | None = None
@@ -120,13 +121,22 @@ class Partition:
 
     # --- flushing ---
 
-    def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
-        """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
+    def flush(
+        self,
+        io: IoThreads,
+        now_ms: Callable[[], int],
+        flushed: Callable[[Partition], None],
+        ended: Callable[[], None] | None = None,
+    ) -> bool:
+        """Begin a group commit of all that was appended, unless one is running; True: it was begun.
+
+        `flushed` is called after it, unless the partition has been left meanwhile; `ended` in any case.
+        """
         if self._is_flushing or self._has_left or self.log.failed:
-            return
+            return False
         flush = self.log.begin_flush()
         if flush is None:
-            return
+            return False
         self._is_flushing = True
 
         def done(_result: None, error: BaseException | None) -> None:
@@ -136,16 +146,48 @@ class Partition:
                 self._end()
             else:
                 flushed(self)
+            if ended is not None:
+                ended()
 
         io.submit(flush.run, done)
+        return True
 
     def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
         if error is None:
             self.log.finish_flush(flush, now_ms)
             return
         self.log.fail_flush(flush, error if isinstance(error, OSError) else OSError(str(error)))
+        self._disk_failed(error)
+
+    def _disk_failed(self, error: BaseException) -> None:
         log.error("%s: a flush failed, nothing more is acknowledged from it: %s", self.name, error)
         self.fail_waiters(StorageError(f"{self.name}: the disk did not take the records: {error}"))
+
+    def write_back(self, io: IoThreads, failed: Callable[[Partition], None], ended: Callable[[], None]) -> bool:
+        """Have the disk begin with what was appended; True: it was begun, and `ended` is called after it.
+
+        `failed` is called as well, when the disk says that it cannot, unless the partition has been left meanwhile.
+        """
+        if self._is_writing_back or self._has_left:
+            return False
+        work = self.log.begin_write_back()
+        if work is None:
+            return False
+        self._is_writing_back = True
+
+        def done(_result: None, error: BaseException | None) -> None:
+            self._is_writing_back = False
+            if error is not None and not self.log.failed:
+                self.log.fail(error)
+                self._disk_failed(error)
+            if self._has_left:
+                self._end()
+            elif error is not None:
+                failed(self)
+            ended()
+
+        io.submit(work.run, done)
+        return True
 
     @property
     def is_flushing(self) -> bool:
@@ -213,7 +255,7 @@ class Partition:
     def leave(self, deleted: bool, error: KbrokerError, then: Callable[[], None]) -> None:
         """No longer served here: everybody who waits is told, and the control page says why.
 
-        `then` is called when no I/O thread uses the log's files any more: at once, or after the flush that runs.
+        `then` is called when no I/O thread writes to the log's files any more: at once, or after what runs.
         """
         self.fail_waiters(error)
         for waiter in list(self.parked):
@@ -223,10 +265,11 @@ class Partition:
         self.control_page.free()
         self._has_left = True
         self._when_left = then
-        if not self._is_flushing:
-            self._end()
+        self._end()
 
     def _end(self) -> None:
+        if self._is_flushing or self._is_writing_back:
+            return
         # Whoever waits for the end knows this partition, which must not know it for longer: a circle would keep the
         # files of a deleted partition open, and their space taken, until a garbage collection.
         then, self._when_left = self._when_left, None

@@ -34,6 +34,7 @@ from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
+from kbroker.workers.background_writes import BackgroundWrites
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
@@ -70,7 +71,8 @@ class Worker:
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
-        self.commits = GroupCommits(self.loop, self._flush)
+        self.commits = GroupCommits(self.loop, self._commit)
+        self.background = BackgroundWrites(self.config.server.io_threads, self._write_back, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
@@ -364,8 +366,12 @@ class Worker:
             for waiter in (*partition.parked,):
                 waiter.look_again()
         for partition in dirty:
-            if partition.has_waiters or partition.log.flush_due:
+            if partition.has_waiters:
                 self.commits.want(partition)
+            elif partition.log.flush_due:
+                self.background.want_flush(partition)
+            if partition.log.write_back_due:
+                self.background.want_write_back(partition)
             unflushed = self._unflushed.get(partition.log.config.flush_interval_ms)
             if unflushed is None or partition not in unflushed:
                 self._flush_later(partition)
@@ -373,8 +379,14 @@ class Worker:
             asked.answer(_header_for(result))
         self._answers.clear()
 
-    def _flush(self, partition: Partition) -> None:
+    def _commit(self, partition: Partition) -> None:
         partition.flush(self.io, self.now_ms, self._flushed)
+
+    def _write_back(self, partition: Partition, ended: Callable[[], None]) -> bool:
+        return partition.write_back(self.io, self._flushed, ended)
+
+    def _flush(self, partition: Partition, ended: Callable[[], None]) -> bool:
+        return partition.flush(self.io, self.now_ms, self._flushed, ended)
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
@@ -398,7 +410,8 @@ class Worker:
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)
-                self._flush(partition)
+                else:
+                    self.background.want_flush(partition)
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()

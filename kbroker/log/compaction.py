@@ -30,6 +30,7 @@ from kbroker.errors import CorruptMessage, StorageError
 from kbroker.log import names, retention
 from kbroker.log.index import RELATIVE_OFFSET_MAX
 from kbroker.log.segment import Segment
+from kbroker.log.write_back import STEP_BYTES
 from kbroker.records.batch import CONTROL, HEADER_BYTES, LOG_APPEND_TIME, TRANSACTIONAL, Header, read_header
 from kbroker.records.codec import RecordTuple, decode_list, iter_batches, rewritten_batch
 
@@ -224,7 +225,7 @@ class Compaction:
             storage, self._folder, group.base_offset, self._index_interval_bytes, self._now_ms, names.CLEANED
         )
         storage.truncate(segment.file, 0)
-        segment.size_bytes = 0
+        segment.size_bytes = segment.started_bytes = 0
         segment.reset_indexes()
         tombstones_until = self._cleanings.tombstones_until(self._now_ms, self._rules.delete_retention_ms)
         copy = _Copy(segment, group.base_offset)
@@ -369,6 +370,10 @@ class _Copy:
         segment.storage.pwrite_all(segment.file, batch, segment.size_bytes)
         segment.note_batch(segment.size_bytes, len(batch), header.next_offset - 1, header.max_timestamp)
         segment.size_bytes += len(batch)
+        unstarted_bytes = segment.size_bytes - segment.started_bytes
+        if unstarted_bytes >= STEP_BYTES:
+            segment.storage.start_writing(segment.file, segment.started_bytes, unstarted_bytes)
+            segment.started_bytes = segment.size_bytes
         self._next_offset, self._leader_epoch = header.next_offset, header.leader_epoch
 
 

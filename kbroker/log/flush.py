@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from kbroker.log import names
@@ -9,6 +11,20 @@ from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.reservation import Reservation, give_back
 from kbroker.log.segment import IndexWrite
 from kbroker.log.storage import File, Storage
+
+
+@contextlib.contextmanager
+def failure_mark(storage: Storage, folder: Path) -> Iterator[None]:
+    """When the disk fails in here, tell the folder's next owner that the page cache lies, if the disk still takes a
+    small file. In an I/O thread: that disk may be slow to say no once more.
+    """
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            storage.replace_file(folder / names.FLUSH_FAILED, f"{error}\n".encode())
+            storage.fsync_folder(folder)
+        raise
 
 
 class Flush:
@@ -49,7 +65,13 @@ class Flush:
         self.stale: list[Path] = []  # snapshots that nothing needs any more once this flush is done
 
     def run(self) -> None:
-        """In an I/O thread. Raises OSError: then nothing may be taken to be on the disk (`fail_flush`)."""
+        """In an I/O thread. Raises OSError: then nothing may be taken to be on the disk (`fail_flush`), and a mark in
+        the folder says so to the next owner, if the disk lets us.
+        """
+        with failure_mark(self.storage, self.folder):
+            self._run()
+
+    def _run(self) -> None:
         storage = self.storage
         if self.reservation is not None:
             self.reservation.make(storage)

@@ -23,6 +23,7 @@ from kbroker.log.reservation import Reservation
 from kbroker.log.segment import Segment
 from kbroker.log.slices import LogSlice
 from kbroker.log.storage import DISK, File, Storage
+from kbroker.log.write_back import STEP_BYTES, WriteBack
 from kbroker.records.batch import (
     LOG_APPEND_TIME,
     TRANSACTIONAL,
@@ -463,6 +464,7 @@ class PartitionLog:
         files = [segment.file for segment in self._unsynced]
         files.append(active.file)
         flush = Flush(self.storage, self.folder, files, self.next_offset, self._folder_changed)
+        active.started_bytes = active.size_bytes
         flush.reservation = Reservation.ahead_of(
             active.file, active.size_bytes, active.reserved_end, self.config.segment_bytes
         )
@@ -518,12 +520,29 @@ class PartitionLog:
 
     def fail_flush(self, flush: Flush, error: BaseException) -> None:
         """On the loop, after `run` raised: nothing more is acknowledged until the log was opened anew without trusting
-        the page cache. A mark in the folder says so to the next owner, if the disk lets us.
+        the page cache.
         """
         assert flush is self._flush, "one flush at a time"
         self._flush = None
+        self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """As `fail_flush`, after `WriteBack.run` raised."""
         self.failed = f"the disk failed to sync ({error}); records are refused until the log is opened anew"
-        opening.leave_failure_mark(self, str(error))
+
+    @property
+    def write_back_due(self) -> bool:
+        """Whether so much was appended that the disk should begin with it."""
+        active = self._active
+        return active.size_bytes - active.started_bytes >= STEP_BYTES and self.failed is None
+
+    def begin_write_back(self) -> WriteBack | None:
+        """Take what was appended since the last one, or the last flush, for an I/O thread. None: not enough."""
+        if not self.write_back_due:
+            return None
+        active = self._active
+        position, active.started_bytes = active.started_bytes, active.size_bytes
+        return WriteBack(self.storage, self.folder, active.file, position, active.size_bytes - position)
 
     # Retention
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,10 +108,3 @@ def close_clean(log: PartitionLog) -> None:
         flush.ended.append((active.file, active.size_bytes))
     flush.run()
     log.finish_flush(flush, 0)
-
-
-def leave_failure_mark(log: PartitionLog, reason: str) -> None:
-    """Tell the next owner that the page cache lies, if the disk still takes a small file."""
-    with contextlib.suppress(OSError):
-        log.storage.replace_file(log.folder / names.FLUSH_FAILED, f"{reason}\n".encode())
-        log.storage.fsync_folder(log.folder)

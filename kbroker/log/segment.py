@@ -58,6 +58,7 @@ class Segment:
         "reserved_end",
         "rolling_timestamp",
         "size_bytes",
+        "started_bytes",
         "storage",
         "suffix",
     )
@@ -80,6 +81,7 @@ class Segment:
         self.path = self._path(names.LOG)
         self.file: File = storage.open(self.path, create=True)
         self.size_bytes = storage.size(self.file)
+        self.started_bytes = self.size_bytes  # up to here the kernel was told to write it to the disk
         self.reserved_end = 0  # where the space ends that is set aside for appends
         self.next_offset = base_offset
         self.max_timestamp = -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -16,14 +17,22 @@ from typing import Final
 
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
-_COPY_BYTES: Final = 8 << 20
+_COPY_BYTES: Final = 1 << 20
 _IOV_MAX: Final = 1024
 """As many pieces the kernel takes at once."""
 _KEEP_SIZE: Final = 1
 """FALLOC_FL_KEEP_SIZE: Python's os.posix_fallocate would make the file larger."""
 
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_START_WRITING: Final = 2
+"""SYNC_FILE_RANGE_WRITE."""
+_NOT_HERE: Final = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP)
+"""A kernel, a file system or a sandbox that cannot do something which is of use only."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_sync_file_range = _libc.sync_file_range
+_sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 class File:
@@ -87,6 +96,16 @@ class Storage:
         if _fallocate(file.fd, _KEEP_SIZE, position, size_bytes):
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), str(file.path))
+
+    def start_writing(self, file: File, position: int, size_bytes: int) -> None:
+        """Have the kernel begin to carry a stretch to the disk. Whether it gets there is fdatasync's to tell.
+
+        Takes 0.1 ms per MiB, and longer while the disk's queue is full.
+        """
+        if _sync_file_range(file.fd, position, size_bytes, _START_WRITING):
+            error = ctypes.get_errno()
+            if error not in _NOT_HERE:
+                raise OSError(error, os.strerror(error), str(file.path))
 
     def free_bytes(self, file: File) -> int:
         """Free space on the file's disk."""
@@ -186,13 +205,14 @@ class Storage:
         self.rename(temporary, path)
 
     def copy(self, source: File, target: File, size_bytes: int, *, source_position: int = 0) -> None:
-        """Copy `size_bytes` bytes of `source` to the start of `target`."""
+        """Copy `size_bytes` bytes of `source` to the start of `target`, which the disk takes steadily."""
         position = 0
         while position < size_bytes:
             data = self.pread_all(source, min(_COPY_BYTES, size_bytes - position), source_position + position)
             if not data:
                 raise OSError(f"{source.path}: ends too early, {size_bytes - position} bytes more were expected")
             self.pwrite_all(target, data, position)
+            self.start_writing(target, position, len(data))
             position += len(data)
 
 

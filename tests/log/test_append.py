@@ -266,12 +266,15 @@ class TestFailedFlush:
         assert log.append(batch(2, producer_id=3, sequence=2), 9_000, sync=True).duplicate
         assert not (log.folder / "flush-failed").exists()
 
-    def test_the_next_owner_knows(self, open_log: Open) -> None:
+    def test_the_next_owner_knows(self, open_log: Open, disk: FailingDisk) -> None:
         log = open_log()
         log.append(batch(2), 9_000, sync=True)
         work = log.begin_flush()
         assert work is not None
-        log.fail_flush(work, OSError(errno.EIO, "Input/output error"))
+        disk.failing_once.add("fdatasync")
+        with pytest.raises(OSError, match="Input/output") as raised:
+            work.run()
+        log.fail_flush(work, raised.value)
         inode = log.segments[0].path.stat().st_ino
         log.close(9_000)
         log = open_log()
