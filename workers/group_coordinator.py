@@ -22,10 +22,11 @@ from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
-from kbroker.log.compaction import Rules
+from kbroker.log.compaction import Cleanings, Rules, read_cleanings
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
 from kbroker.workers.complaints import Complaints
+from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
@@ -131,6 +132,7 @@ class GroupCoordinator:
         self._loop = loop
         # One piece of work of each kind at most: so no flush waits for a compaction.
         self._io = IoThreads(loop, 2, "offsets")
+        self._freed_space = FreedSpace(loop, self._io, storage)
         self._groups: Groups | None = None
         self._offsets: OffsetsLog | None = None
         self._log_followers: list[Callable[[OffsetsLog], None]] = []
@@ -255,7 +257,7 @@ class GroupCoordinator:
         if self._offsets is not None:
             opened(self._offsets)
 
-    def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Groups]:
+    def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Cleanings, Groups]:
         """Open the log and replay it. May block. Raises StorageError, StartError."""
         now_ms = self.now_ms()
         opened = open_offsets(self._config, now_ms, self._storage, distrust_cache=distrust_cache)
@@ -263,15 +265,24 @@ class GroupCoordinator:
             groups = Groups(self._settings, self.topics)
             for record in stored_records(opened):
                 groups.replay(record, now_ms)
+            cleanings = read_cleanings(opened)
         except BaseException:
             opened.abandon()
             raise
-        return opened, groups
+        return opened, cleanings, groups
 
-    def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
+    def _take_over(self, opened: PartitionLog, cleanings: Cleanings, groups: Groups) -> None:
         self._set_outage("")
         self._groups = groups
-        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened), self._rules)
+        self._offsets = OffsetsLog(
+            opened,
+            self._io,
+            self.now_ms,
+            partial(self._storing_failed, opened),
+            cleanings,
+            self._freed_space,
+            self._rules,
+        )
         for follower in self._log_followers:
             follower(self._offsets)
         now_ms = self.now_ms()
@@ -312,7 +323,7 @@ class GroupCoordinator:
             self._loop.call_later(RETRY_MS, partial(self._retry, distrust_cache))
             return
 
-        def loaded(found: tuple[PartitionLog, Groups] | None, error: BaseException | None) -> None:
+        def loaded(found: tuple[PartitionLog, Cleanings, Groups] | None, error: BaseException | None) -> None:
             if found is not None and not self._is_closed:
                 log.warning("groups are served again")
                 self._take_over(*found)

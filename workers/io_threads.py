@@ -64,6 +64,9 @@ class IoThreads:
             finally:
                 self._started.pop(number, None)
             self._loop.call_soon_threadsafe(self._finish(done, result, error))
+            # A thread that waits for work holds nothing of the last: it would keep a deleted partition's files open,
+            # and an error that knows this very frame until a garbage collection.
+            del item, work, done, result, error
 
     def _finish(
         self, done: Callable[[Any, BaseException | None], None], result: Any, error: BaseException | None

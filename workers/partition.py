@@ -53,11 +53,14 @@ class Partition:
         self.told = ""
         """The last complaint about the disk; empty once it took something again."""
         self.refuses = ""
-        """Why the disk did not take the last append; empty when it did."""
+        """Why the disk did not take the last append, or takes none; empty when it does."""
+        self.refused_bytes = 0
+        """The size of that append."""
         self._waiters: deque[AckWaiter] = deque()
         self._start_waiters: deque[AckWaiter] = deque()  # for the log start offset to be on the disk
         self._is_flushing = False
         self._is_writing_back = False
+        self._is_removing = False
         self._published = -1
         self._has_left = False
         self._when_left: Callable[[], None] | None = None
@@ -93,13 +96,19 @@ class Partition:
             self.told = complaint
             log.error("%s", complaint)
 
-    def refuse(self, why: str) -> None:
-        """The disk did not take an append. The log tells it once."""
+    @property
+    def has_left(self) -> bool:
+        """Whether it is served here no longer."""
+        return self._has_left
+
+    def refuse(self, why: str, size_bytes: int = 0) -> None:
+        """The disk did not take an append of that size, or takes none. The log tells it once."""
         self.refuses = why
+        self.refused_bytes = size_bytes
         self.tell_once(f"{why}; records for it are refused until the disk takes them again")
 
     def take_again(self) -> None:
-        """The disk has taken an append, after something was wrong with it."""
+        """The disk has taken something, after something was wrong with it."""
         self.told = ""
         if self.refuses:
             self.refuses = ""
@@ -189,6 +198,25 @@ class Partition:
         io.submit(work.run, done)
         return True
 
+    def remove(self, io: IoThreads, now_ms: Callable[[], int]) -> None:
+        """Have the files of segments that were taken out of the log renamed, unless that is under way."""
+        if self._is_removing or self._has_left:
+            return
+        work = self.log.begin_removal()
+        if work is None:
+            return
+        self._is_removing = True
+
+        def done(_result: None, error: BaseException | None) -> None:
+            self._is_removing = False
+            self.log.finish_removal(work, now_ms())
+            if error is not None:
+                self.tell_once(f"{self.name}: old segments cannot be removed, tried again every second: {error}")
+            if self._has_left:
+                self._end()
+
+        io.submit(work.run, done)
+
     @property
     def is_flushing(self) -> bool:
         """Whether a group commit is running."""
@@ -268,7 +296,7 @@ class Partition:
         self._end()
 
     def _end(self) -> None:
-        if self._is_flushing or self._is_writing_back:
+        if self._is_flushing or self._is_writing_back or self._is_removing:
             return
         # Whoever waits for the end knows this partition, which must not know it for longer: a circle would keep the
         # files of a deleted partition open, and their space taken, until a garbage collection.

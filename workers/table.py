@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbroker.catalog.rebuild import read_topic_id
@@ -189,7 +190,7 @@ class PartitionTable:
             self._serve(name, opening, opened)
         else:
             if opened is not None:
-                opened.abandon()
+                opened.let_go()  # nobody reads it yet
             self._turns.give_back(name)
             if is_wanted:
                 del self._opening[name]
@@ -234,16 +235,20 @@ class PartitionTable:
 
     # --- leaving ---
 
+    def remember_failure(self, partition: Partition, why: str) -> None:
+        """The supervisor remembers a failed flush, should this process die before the partition is sound again."""
+        key = _distrust_key(partition.name)
+        if key not in self._worker.child.remembered:
+            self._worker.child.remember(key, why[:1000])
+
     def reopen(self, partition: Partition, why: str) -> None:
         """Take a partition out of service after a failed flush, and open it anew without trusting the page cache.
 
-        The kernel has marked the failed pages clean, so what reads back proves nothing. The supervisor remembers it,
-        should this process die before the partition is sound again.
+        The kernel has marked the failed pages clean, so what reads back proves nothing.
         """
         name = partition.name
         if self.serving.get(name) is not partition:
             return
-        self._worker.child.remember(_distrust_key(name), why[:1000])
         self._leave(partition, False, KafkaStorageError(f"{name} is out of service: {why}"))
         self._failed[name] = why
         self._open(name, [])
@@ -252,7 +257,10 @@ class PartitionTable:
         """No longer served; the folder is free as soon as no thread uses it."""
 
         def left() -> None:
-            partition.log.abandon()
+            if deleted:
+                partition.log.let_go()
+            else:
+                partition.log.abandon()
             self._turns.give_back(partition.name)
 
         del self.serving[partition.name]
@@ -302,13 +310,15 @@ class PartitionTable:
     def _delete(self, name: TopicPartition, topic_id: bytes, tasks: _Tasks) -> None:
         folder = self._worker.config.data_dir / str(name)
 
-        def delete() -> None:
+        def delete() -> Path | None:
             # A topic of the same name may have been made since: its folder carries another id.
-            if read_topic_id(folder / PARTITION_METADATA) == topic_id:
-                PartitionLog.purge(PartitionLog.delete(folder))
+            is_its = read_topic_id(folder / PARTITION_METADATA) == topic_id
+            return PartitionLog.delete(folder) if is_its else None
 
-        def deleted(_result: None, error: BaseException | None) -> None:
+        def deleted(gone: Path | None, error: BaseException | None) -> None:
             self._turns.give_back(name)
+            if gone is not None:
+                self._worker.freed_space.free_folder(gone)
             if error is None:
                 tasks.removed.append(RemovedInfo(name.topic, topic_id, [name.partition]))
             else:
@@ -324,16 +334,16 @@ class PartitionTable:
         self._has_tidied = True
         data_dir = self._worker.config.data_dir
 
-        def purge() -> None:
-            for folder in data_dir.iterdir():
-                if is_deleted_folder(folder.name):
-                    PartitionLog.purge(folder)
+        def look() -> list[Path]:
+            return [folder for folder in data_dir.iterdir() if is_deleted_folder(folder.name)]
 
-        def purged(_result: None, error: BaseException | None) -> None:
+        def found(folders: list[Path] | None, error: BaseException | None) -> None:
             if error is not None:
-                log.error("folders of deleted partitions could not be removed from %s: %s", data_dir, error)
+                log.error("cannot look for folders of deleted partitions in %s: %s", data_dir, error)
+            for folder in folders or ():
+                self._worker.freed_space.free_folder(folder)
 
-        self._worker.io.submit(purge, purged)
+        self._worker.io.submit(look, found)
 
     # --- the end ---
 

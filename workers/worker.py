@@ -28,6 +28,7 @@ from kbroker.errors import (
     code_of,
 )
 from kbroker.log.positions import AppendResult, SegmentInfo
+from kbroker.log.storage import DISK
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
@@ -37,8 +38,10 @@ from kbroker.wording import counted
 from kbroker.workers.background_writes import BackgroundWrites
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
+from kbroker.workers.disk_probe import DiskProbes
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
+from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
@@ -72,6 +75,8 @@ class Worker:
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
         self.commits = GroupCommits(self.loop, self._commit)
+        self.freed_space = FreedSpace(self.loop, self.io, DISK)
+        self.probes = DiskProbes(self.io, DISK, self._disk_takes)
         self.background = BackgroundWrites(self.config.server.io_threads, self._write_back, self._flush)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
@@ -279,9 +284,11 @@ class Worker:
         try:
             result = partition.log.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
-            partition.refuse(str(error))
             if partition.log.failed:
-                self.table.reopen(partition, partition.log.failed)
+                self._disk_failed(partition, partition.log.failed)
+            else:
+                partition.refuse(str(error), len(batches))
+                self.probes.want(partition)
             raise
         if partition.told:
             partition.take_again()
@@ -390,10 +397,22 @@ class Worker:
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
-            self.table.reopen(partition, str(partition.log.failed))
+            self._disk_failed(partition, partition.log.failed)
             return
         # The end of this turn publishes, and sees whether somebody waits for the next commit.
         self._dirty.add(partition)
+
+    def _disk_failed(self, partition: Partition, why: str) -> None:
+        """Records are refused, and read on, until the disk takes writes again: then the log is opened anew."""
+        self.table.remember_failure(partition, why)
+        partition.refuse(f"{partition.name}: {why}")
+        self.probes.want(partition)
+
+    def _disk_takes(self, partition: Partition) -> None:
+        if partition.log.failed:
+            self.table.reopen(partition, partition.log.failed)
+        else:
+            partition.take_again()
 
     # --- in the background ---
 
@@ -418,35 +437,36 @@ class Worker:
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
         self._report()
+        self.probes.look_again()
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
                 self._retain(partition)
         for partition in self.table.serving.values():
-            try:
-                partition.log.delete_due(self.now_ms())
-            except StorageError as error:
-                partition.tell_once(str(error))
+            partition.remove(self.io, self.now_ms)
+            self.freed_space.free_files(partition.log.due_deletions(self.now_ms()))
 
     def _report(self) -> None:
         stalled_ms = self.io.stalled_ms()
         self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
 
     def _retain(self, partition: Partition) -> None:
-        def take(now_ms: int) -> list[SegmentInfo]:
+        def take() -> list[SegmentInfo]:
+            now_ms = self.now_ms()
             partition.log.maybe_roll(now_ms)
             return partition.log.retain(now_ms)
 
         self._take_out(partition, take)
 
-    def _take_out(self, partition: Partition, take: Callable[[int], list[SegmentInfo]]) -> None:
-        """`take`: what takes segments out of the partition's log; its argument is the time, in ms since 1970."""
+    def _take_out(self, partition: Partition, take: Callable[[], list[SegmentInfo]]) -> None:
+        """`take`: what takes segments out of the partition's log."""
         try:
-            removed = take(self.now_ms())
+            removed = take()
         except (StorageError, OSError) as error:
             partition.tell_once(f"retention failed: {error}")
             return
         if removed:
+            partition.remove(self.io, self.now_ms)
             partition.show()
             log.info(
                 "%s: %s past retention or deleted, the log starts at %d now",

@@ -136,6 +136,12 @@ class Segment:
         self._offset_index = self._time_index = None
         self._offset_index_file = self._time_index_file = None
 
+    def let_go(self) -> None:
+        """Hold no file any longer, whoever still reads one."""
+        for file in (self.file, self._offset_index_file, self._time_index_file):
+            if file is not None:
+                file.let_go()
+
     @property
     def indexes_loaded(self) -> bool:
         return self._offset_index is not None

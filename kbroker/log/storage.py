@@ -36,7 +36,9 @@ _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 
 
 class File:
-    """An open file. It is closed when nobody holds it any more: a slice keeps its segment readable after retention."""
+    """An open file. It is closed when nobody holds it any more: until `let_go` a slice keeps its segment readable after
+    retention.
+    """
 
     __slots__ = ("__weakref__", "fd", "path")
 
@@ -49,6 +51,17 @@ class File:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def let_go(self) -> None:
+        """Hold the file no longer, whoever else holds this object: it is empty from now on, for another thread that
+        reads it in this moment too. Its number stays taken until `close`, so that nobody reads another file by it.
+        """
+        if self.fd >= 0:
+            nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.dup2(nothing, self.fd, inheritable=False)
+            finally:
+                os.close(nothing)
 
     def __del__(self) -> None:
         if getattr(self, "fd", -1) >= 0:
@@ -109,8 +122,22 @@ class Storage:
 
     def free_bytes(self, file: File) -> int:
         """Free space on the file's disk."""
+        return self.disk_room(file)[1]
+
+    def disk_room(self, file: File) -> tuple[int, int]:
+        """Size of the file's disk and its free space, in bytes."""
         disk = os.fstatvfs(file.fd)
-        return disk.f_bavail * disk.f_frsize
+        return disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+
+    def is_alone(self, file: File) -> bool:
+        """Whether nobody else, in any process, has the file open or mapped. False also where the system cannot tell."""
+        try:
+            # A lease to write is given to the only one who has the file open.
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError:
+            return False
+        return True
 
     def fdatasync(self, file: File) -> None:
         os.fdatasync(file.fd)
