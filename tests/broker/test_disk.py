@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from kbroker import Producer
+from kbroker import Consumer, Producer
 from kbroker.errors import KafkaStorageError, RetriableError
+from kbroker.kafka import codec as codec_of_kafka
+from kbroker.kafka.apis import ApiKey
 from kbroker.testing import Broker, BrokerFailed
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 
-from .disks import ext4_disk, memory_disk
+from .disks import Disk, ext4_disk, memory_disk
+from .kafka_raw import dial
 from .raw_client import RawClient, batch, direct
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -20,11 +24,13 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 KILOBYTES_100 = [bytes(100_000)]
 
 
-def produce_until_refused(client: RawClient, topic: str, acks: int = -1) -> tuple[int, KafkaStorageError]:
+def produce_until_refused(
+    client: RawClient, topic: str, acks: int = -1, values: list[bytes] = KILOBYTES_100
+) -> tuple[int, KafkaStorageError]:
     """How many batches of one record were acknowledged, and why the next was not."""
     for count in range(2000):
         try:
-            client.ask(m.ProduceAnswer, m.Produce(topic, 0, acks), batch(KILOBYTES_100))
+            client.ask(m.ProduceAnswer, m.Produce(topic, 0, acks), batch(values))
         except KafkaStorageError as error:
             return count, error
     raise AssertionError("the disk has no end")
@@ -232,3 +238,52 @@ def test_a_producer_warns_of_the_cause_and_not_of_what_follows_from_it(
         assert [future.get(30).offset for future in futures] == [1, 2, 3, 4, 5]
     assert "No space left on device" in caplog.text
     assert "follows" not in caplog.text
+
+
+def free_bytes(disk: Disk) -> int:
+    facts = os.statvfs(disk.folder)
+    return facts.f_bavail * facts.f_frsize
+
+
+def is_whole(broker: Broker) -> bool:
+    document = broker.status()
+    return document["state"] == "ready" and not document["outages"]
+
+
+def test_a_deleted_topic_gives_its_space_back_at_once(tmp_path: Path) -> None:
+    """Whoever still waits for its records, or does not take them; and `status` is whole again without any write."""
+    with (
+        memory_disk(tmp_path / "disk", 40) as disk,
+        Broker(data_dir=disk.data_dir, listeners="PLAINTEXT://127.0.0.1:0") as broker,
+        RawClient(broker.server) as client,
+        RawClient(broker.server) as waiting,
+        Consumer("t", server=broker.server, auto_offset_reset="earliest", transport="shm") as reader,
+    ):
+        client.create("t", segment_bytes=str(4 << 20))
+        client.create("other")
+        client.produce("other", batch(1))
+        for _ in range(200):
+            client.produce("t", batch(KILOBYTES_100), acks=1)
+        assert reader.poll(timeout_ms=10_000)
+        waiting.send(m.Fetch([m.FetchPartition("t", 0, 200)], max_wait_ms=60_000))
+        types = codec_of_kafka.request_types(ApiKey.FETCH)
+        place = types.FetchPartition(
+            partition=0, current_leader_epoch=-1, fetch_offset=0, log_start_offset=-1, partition_max_bytes=16 << 20
+        )
+        wanted = types.FetchRequest(
+            replica_id=-1, max_wait_ms=0, min_bytes=1, max_bytes=16 << 20, topics=[types.FetchTopic("t", [place])]
+        )
+        with dial(broker, receive_bytes=4096) as lazy:
+            lazy.sendall(b"".join(codec_of_kafka.write_request(ApiKey.FETCH, 4, 1, "lazy", wanted)))
+            lazy.recv(1)
+            # What does not fit any more leaves some 100 KB, which the catalog needs for the deletion.
+            _, error = produce_until_refused(client, "other", values=[bytes(900_000)])
+            assert "No space left" in str(error)
+            broker.wait_until(lambda: not is_whole(broker))
+            assert free_bytes(disk) < 2 << 20
+            client.ask(m.TopicResults, m.DeleteTopics(["t"]))
+            reader.poll(timeout_ms=0)  # a reader closes its files when it looks, or ends
+            broker.wait_until(lambda: free_bytes(disk) > 20_000_000, 3)
+            broker.wait_until(lambda: is_whole(broker), 5)
+        assert "other-0 takes records again" in broker.log
+        client.produce("other", batch(1))
