@@ -17,10 +17,12 @@ from kbroker.errors import (
     LeaderNotAvailable,
     NotLeaderOrFollower,
     StartError,
+    StorageError,
     UnknownTopicOrPartition,
 )
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
+from kbroker.log.read_only import takes_no_writes
 from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition, node_name
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
@@ -169,16 +171,24 @@ class PartitionTable:
             self._turns.give_back(name)
             return
         topic = self.topics[name.topic]
-        open_log = partial(
-            PartitionLog.open,
+        arguments = (
             self._worker.config.data_dir / str(name),
             name,
             topic.topic_id,
             self._config_of(topic),
             topic.partitions[name.partition].leader_epoch + 1,
             self._worker.now_ms(),
-            distrust_cache=_distrust_key(name) in self._worker.child.remembered,
         )
+        distrust_cache = _distrust_key(name) in self._worker.child.remembered
+
+        def open_log() -> PartitionLog:
+            try:
+                return PartitionLog.open(*arguments, distrust_cache=distrust_cache)
+            except StorageError as error:
+                if not takes_no_writes(error):
+                    raise
+                return PartitionLog.open_read_only(*arguments, f"the disk takes no writes ({error})")
+
         self._worker.io.submit(open_log, partial(self._opened, name, opening))
 
     def _opened(
@@ -200,7 +210,8 @@ class PartitionTable:
 
     def _serve(self, name: TopicPartition, opening: _Opening, opened: PartitionLog) -> None:
         self._failed.pop(name, None)
-        self._trust(name)
+        if not opened.failed:
+            self._trust(name)
         _tell_recovery(name, opened)
         # Settings may have been altered while it was opened.
         opened.configure(self._config_of(self.topics[name.topic]))
@@ -210,9 +221,12 @@ class PartitionTable:
         partition.publish()
         for tasks in opening.waiting:
             tasks.owned.append(_owned(partition))
+        if opened.failed:
+            partition.refuse(f"{name}: {opened.failed}")
+            self._worker.loop.call_later(RETRY_OPEN_MS, partial(self._worker.probes.want, partition))
         if not opening.waiting:
             self._worker.control.acknowledge(Opened(self._worker.child.incarnation, [_owned(partition)]))
-            log.info("%s is in service again", name)
+            log.info("%s is in service again%s", name, ", for readers" if opened.failed else "")
 
     def _opening_failed(self, name: TopicPartition, opening: _Opening, error: BaseException) -> None:
         why = str(error)

@@ -19,6 +19,7 @@ from kbroker.log.flush import Flush
 from kbroker.log.freeing import free_at_once, free_folder
 from kbroker.log.index import POSITION_MAX, RELATIVE_OFFSET_MAX
 from kbroker.log.positions import AppendResult, LogPosition, RecoveryReport, SegmentInfo
+from kbroker.log.read_only import ReadOnlyDisk
 from kbroker.log.reading import RECENT_MAX
 from kbroker.log.recovery import Recovered
 from kbroker.log.reservation import Reservation
@@ -124,6 +125,23 @@ class PartitionLog:
             storage, folder, partition, topic_id, config, leader_epoch, now_ms, distrust_cache
         )
         return cls(folder, partition, topic_id, config, storage, lock, recovered, now_ms)
+
+    @classmethod
+    def open_read_only(
+        cls,
+        folder: Path,
+        partition: TopicPartition,
+        topic_id: bytes,
+        config: LogConfig,
+        leader_epoch: int,
+        now_ms: int,
+        why: str,
+    ) -> PartitionLog:
+        """As `open`, where the disk takes no writes: nothing can be appended, and no epoch begins. `why` says so."""
+        storage = ReadOnlyDisk(folder)
+        opened = cls.open(folder, partition, topic_id, config, leader_epoch, now_ms, storage)
+        opened.failed = why
+        return opened
 
     # Facts
 

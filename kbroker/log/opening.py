@@ -85,6 +85,8 @@ def _check_owner(storage: Storage, folder: Path, partition: TopicPartition, topi
 
 def _begin_epoch(storage: Storage, folder: Path, recovered: Recovered, leader_epoch: int) -> None:
     epochs = recovered.epochs
+    if storage.is_read_only and epochs.latest >= 0:
+        return  # nothing is appended in it
     epochs.assign(max(leader_epoch, epochs.latest + 1), recovered.next_offset)
     epochs.cut_start(recovered.log_start_offset)
     storage.replace_file(folder / names.LEADER_EPOCHS, epochs.encode())

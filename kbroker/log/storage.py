@@ -75,6 +75,9 @@ class File:
 class Storage:
     """The real disk. Every method may raise OSError."""
 
+    is_read_only = False
+    """Whether what is written is worth nothing."""
+
     def open(self, path: Path, *, create: bool = False) -> File:
         """Open to read and write; `create` makes a missing file (mode 0640) and does not sync its folder."""
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
