@@ -13,6 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -21,7 +22,7 @@ from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, chec
 from kbroker.catalog.copy import CatalogCopy
 from kbroker.catalog.rebuild import completed, topics_on_disk
 from kbroker.catalog.sqlite import SqliteStore, open_store
-from kbroker.catalog.store import Change, Versioned
+from kbroker.catalog.store import Change, MetadataStore, Versioned
 from kbroker.config import (
     TOPIC_SETTINGS,
     Config,
@@ -57,6 +58,7 @@ from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
 from kbroker.workers.native_groups import NativeGroups
 from kbroker.workers.outages import Outage, outage_facts
+from kbroker.workers.read_only_catalog import LOOK_MS, ReadOnlyStore, copied, refusal_of
 from kbroker.workers.status_requests import StatusRequests
 from kbroker.workers.stream_connection import Streams
 
@@ -83,7 +85,7 @@ class Coordinator:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         nodes = [int(worker_node(index)) for index in range(child.worker_count)]
         self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
-        self.store = self._open_store()
+        self.store = self._open_catalog()
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), self.given)
         self.io = IoThreads(self.loop, 1, "store")
         self.producer_ids = iter(range(0))
@@ -111,14 +113,38 @@ class Coordinator:
 
     # --- start and end ---
 
-    def _open_store(self) -> SqliteStore:
+    def _open_catalog(self) -> MetadataStore:
+        """The catalog, also of a data folder that takes no writes: then it is read from a copy, and never changed."""
+        data_dir = self.config.data_dir
+        self.refuses_changes = refusal_of(data_dir)
+        if not self.refuses_changes:
+            return self._open_store(data_dir)
+        log.error("%s; topics can be read, and not changed, until it does", self.refuses_changes)
+        try:
+            folder = copied(data_dir, self.config.runtime_dir)
+        except OSError as error:
+            raise StartError(f"{self.refuses_changes}, and its catalog cannot be copied: {error}") from None
+        self.loop.call_later(LOOK_MS, self._look_at_disk)
+        return ReadOnlyStore(self._open_store(folder), self.refuses_changes)
+
+    def _look_at_disk(self) -> None:
+        def looked(refusal: str | None, _error: BaseException | None) -> None:
+            if refusal == "":
+                log.warning("the data folder takes writes again: starting anew with its catalog")
+                self.loop.stop()
+            else:
+                self.loop.call_later(LOOK_MS, self._look_at_disk)
+
+        self.io.submit(partial(refusal_of, self.config.data_dir), looked)
+
+    def _open_store(self, folder: Path) -> SqliteStore:
         now_ms = time.time_ns() // 1_000_000
         try:
-            store, aside = open_store(self.config.data_dir, now_ms, check_entries)
+            store, aside = open_store(folder, now_ms, check_entries)
             if aside is not None:
                 log.error("the catalog was damaged; it is kept as %s and rebuilt from the partition folders", aside)
             entries = store.entries("")
-            self.copy = CatalogCopy(self.config.data_dir, partial(store.entries, ""))
+            self.copy = CatalogCopy(folder, partial(store.entries, ""))
             if not entries:
                 self._rebuild(store, now_ms)
                 entries = store.entries("")
@@ -185,8 +211,8 @@ class Coordinator:
         self.groups.configure(self.config)
 
     def _tell_outage(self) -> None:
-        why = self.groups.outage
-        self.child.report(**outage_facts([Outage("groups", why)] if why else []))
+        reasons = {"groups": self.groups.outage, "changes of topics": self.refuses_changes}
+        self.child.report(**outage_facts([Outage(what, why) for what, why in reasons.items() if why]))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()

@@ -1,4 +1,4 @@
-"""The catalog of a data folder that takes no writes: read from a copy, never changed, until the disk takes some again."""
+"""The catalog of a data folder that takes no writes: read from a copy, never changed, until the disk takes some."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from kbroker.catalog.copy import FILE_NAME as COPY_NAME
 from kbroker.catalog.sqlite import FILE_NAME as STORE_NAME
-from kbroker.catalog.store import Change, MetadataStore, Versioned, Watch
+from kbroker.catalog.store import Change, MetadataStore
 from kbroker.errors import StorageError
 from kbroker.log.storage import DISK
 from kbroker.workers.disk_probe import LEAST_BYTES, probe
@@ -56,10 +56,12 @@ class ReadOnlyStore:
 
     def commit(self, changes: list[Change]) -> None:
         """Refused."""
+        del changes
         raise StorageError(f"{self._why}; nothing can be changed until it does")
 
     def allocate(self, counter: str, count: int) -> int:
         """Refused: a number would be given twice."""
+        del count
         raise StorageError(f"{self._why}; no {counter} can be given until it does")
 
     def raise_counter(self, counter: str, floor: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,13 +12,16 @@ from kbroker import Consumer, Producer
 from kbroker.errors import KafkaStorageError, RetriableError
 from kbroker.kafka import codec as codec_of_kafka
 from kbroker.kafka.apis import ApiKey
+from kbroker.records.codec import decode_list, iter_batches
 from kbroker.testing import Broker, BrokerFailed
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 
 from .disks import Disk, ext4_disk, memory_disk
+from .kafka_client import KafkaClient
 from .kafka_raw import dial
 from .raw_client import RawClient, batch, direct
+from .test_kafka_fetch import fetch, partitions
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -138,20 +142,84 @@ def test_power_loss_takes_only_what_nobody_was_promised(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_turns_read_only(tmp_path: Path) -> None:
+    """As ext4 does by itself after an error. Records are read on, all ways; nothing is written; status says so."""
+    with (
+        ext4_disk(tmp_path / "disk", tmp_path / "image", 64, mount="errors=remount-ro") as disk,
+        Broker(data_dir=disk.data_dir, listeners="PLAINTEXT://127.0.0.1:0") as broker,
+        RawClient(broker.server) as client,
+        KafkaClient(broker, 1) as kafka,
+    ):
+        client.create("t")
+        client.create("quiet")
+        for topic in ("t", "quiet"):
+            client.produce(topic, batch(5))
+        pids = {name: process["pid"] for name, process in broker.processes().items()}
+        disk.fail()
+        for acks in (1, -1):
+            with pytest.raises(KafkaStorageError, match="Read-only file system"):
+                client.ask(m.ProduceAnswer, m.Produce("t", 0, acks), batch(1))
+        assert kafka.produce("t", 0, b"x").error_code == KafkaStorageError.code
+        result = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic("late")])).topics[0]
+        assert result.error == KafkaStorageError.code
+
+        def read_all_ways() -> None:
+            for topic in ("t", "quiet"):
+                assert len(client.records(topic)) == 5
+                assert len(fetched(kafka, topic)) == 5
+                for transport in ("shm", "zmq"):
+                    with Consumer(
+                        topic, server=broker.server, auto_offset_reset="earliest", transport=transport
+                    ) as consumer:
+                        assert sum(map(len, consumer.poll(timeout_ms=10_000).values())) == 5
+                        assert consumer.transport == transport
+
+        read_all_ways()
+        broker.wait_until(lambda: "writes to t-0" in outages(broker))
+        assert "Read-only file system" in outages(broker)["writes to t-0"]
+        assert {name: process["pid"] for name, process in broker.processes().items()} == pids
+        for name in ("worker-0", "coordinator"):
+            broker.kill_and_wait(name)
+        broker.wait_until(lambda: "writes to quiet-0" in outages(broker), 20)
+        # Its connections ended with the worker.
+        with RawClient(broker.server) as client, KafkaClient(broker, 1) as kafka:
+            read_all_ways()
+
+
+def test_a_start_on_a_read_only_disk(tmp_path: Path) -> None:
+    """Everything that was there can be read; once it takes writes again the broker goes on by itself."""
     with (
         ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk,
         Broker(data_dir=disk.data_dir) as broker,
-        RawClient(broker.server) as client,
     ):
-        client.create("t")
-        client.produce("t", batch(5))
+        with RawClient(broker.server) as client:
+            client.create("t")
+            client.produce("t", batch(5))
         broker.kill_all()
         disk.remount("ro")
-        with pytest.raises(BrokerFailed, match=r"Read-only file system"):
-            broker.start()
-        disk.remount("rw")
         broker.start()
-        assert len(client.records("t")) == 5
+        with RawClient(broker.server) as client:
+            assert len(client.records("t")) == 5
+            with pytest.raises(KafkaStorageError, match="Read-only file system"):
+                client.ask(m.ProduceAnswer, m.Produce("t", 0), batch(1))
+            with pytest.raises(KafkaStorageError, match="takes no writes: Read-only file system"):
+                client.create("late")
+            assert set(outages(broker)) == {"writes to t-0", "changes of topics", "groups"}
+            disk.remount("rw")
+            broker.wait_until(lambda: is_whole(broker), 30)
+            assert client.produce("t", batch(1)).base_offset == 5
+            client.create("late")
+        assert broker.stop() == 0
+        broker.start()
+        with RawClient(broker.server) as client:
+            assert len(client.records("t")) == 6
+
+
+def test_an_empty_read_only_disk(tmp_path: Path) -> None:
+    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
+        disk.data_dir.mkdir()
+        disk.remount("ro")
+        with pytest.raises(BrokerFailed, match=r"Read-only file system"):
+            Broker(data_dir=disk.data_dir).start()
 
 
 @pytest.mark.slow
@@ -238,6 +306,15 @@ def test_a_producer_warns_of_the_cause_and_not_of_what_follows_from_it(
         assert [future.get(30).offset for future in futures] == [1, 2, 3, 4, 5]
     assert "No space left on device" in caplog.text
     assert "follows" not in caplog.text
+
+
+def outages(broker: Broker) -> dict[str, str]:
+    return {outage["what"]: outage["why"] for outage in broker.status()["outages"]}
+
+
+def fetched(kafka: KafkaClient, topic: str) -> list[Any]:
+    answer = fetch(kafka, topic, {0: 0})
+    return [record for one in iter_batches(partitions(answer)[0].records) for record in decode_list(one)]
 
 
 def free_bytes(disk: Disk) -> int:
