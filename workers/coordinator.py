@@ -21,6 +21,7 @@ import zmq
 from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries, settings_in
 from kbroker.catalog.copy import CatalogCopy
 from kbroker.catalog.rebuild import completed, topics_on_disk
+from kbroker.catalog.spare import SpareRoom
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change, MetadataStore, Versioned
 from kbroker.config import (
@@ -88,6 +89,8 @@ class Coordinator:
         self.store = self._open_catalog()
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), self.given)
         self.io = IoThreads(self.loop, 1, "store")
+        self._spare = SpareRoom(self.config.data_dir)
+        self.io.submit(self._spare.keep, lambda _result, _error: None)
         self.producer_ids = iter(range(0))
         self.wanting_ids: list[TakeId] = []
         self._epochs: dict[tuple[str, int], int] = {}
@@ -422,7 +425,7 @@ class Coordinator:
                 done(error if isinstance(error, KbrokerError) else KbrokerError(str(error)))
             self._next_change()
 
-        self.io.submit(lambda: self.store.commit(changes), committed)
+        self.io.submit(partial(self._spare.commit, self.store, changes), committed)
 
     def _tell_of_compaction(self, changes: list[Change]) -> None:
         """Whoever asks for compaction hears that it is not there yet: the topic grows for ever."""

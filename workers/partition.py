@@ -164,6 +164,8 @@ class Partition:
     def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
         if error is None:
             self.log.finish_flush(flush, now_ms)
+            if flush.point_error is not None:
+                self.refuse(f"{self.name}: no new recovery point can be written: {flush.point_error}")
             return
         self.log.fail_flush(flush, error if isinstance(error, OSError) else OSError(str(error)))
         self._disk_failed(error)

@@ -399,6 +399,8 @@ class Worker:
         if partition.log.failed:
             self._disk_failed(partition, partition.log.failed)
             return
+        if partition.refuses:
+            self.probes.want(partition)
         # The end of this turn publishes, and sees whether somebody waits for the next commit.
         self._dirty.add(partition)
 
@@ -412,6 +414,7 @@ class Worker:
         if partition.log.failed:
             self.table.reopen(partition, partition.log.failed)
         else:
+            partition.log.want_recovery_point()
             partition.take_again()
 
     # --- in the background ---

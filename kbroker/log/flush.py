@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Flush:
         "folder",
         "folder_changed",
         "index_writes",
+        "point_error",
         "recovery_point",
         "reservation",
         "snapshot",
@@ -62,6 +64,7 @@ class Flush:
         self.index_writes: list[IndexWrite] = []
         self.recovery_point: RecoveryPoint | None = None
         self.snapshot = b""
+        self.point_error: OSError | None = None  # the disk has no space for the recovery point, but for the records
         self.stale: list[Path] = []  # snapshots that nothing needs any more once this flush is done
 
     def run(self) -> None:
@@ -82,7 +85,13 @@ class Flush:
         if self.folder_changed:
             storage.fsync_folder(self.folder)
         if self.recovery_point is not None:
-            self._move_recovery_point(self.recovery_point)
+            try:
+                self._move_recovery_point(self.recovery_point)
+            except OSError as error:
+                # The records are on the disk. What has no space is of use only: recovery reads more without it.
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.point_error = error
 
     def _move_recovery_point(self, point: RecoveryPoint) -> None:
         storage = self.storage

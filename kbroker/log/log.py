@@ -533,9 +533,15 @@ class PartitionLog:
         assert flush is self._flush, "one flush at a time"
         self._flush = None
         if self.failed is None:
-            if flush.recovery_point is not None:
+            if flush.point_error is not None:
+                self._active.rewrite_indexes()  # what was written of them is not known
+            elif flush.recovery_point is not None:
                 self.durable_log_start_offset = flush.recovery_point.log_start_offset
             self.synced_up_to(flush.end_offset)
+
+    def want_recovery_point(self) -> None:
+        """The next flush is to move it: one has found no space for it."""
+        self._point_due = True
 
     def synced_up_to(self, offset: int) -> None:
         """Everything before `offset` is on the disk."""

@@ -206,6 +206,11 @@ class Segment:
             times.pending = bytearray()
         return writes
 
+    def rewrite_indexes(self) -> None:
+        """Have the whole index files written again, with the next write. Both must be in memory."""
+        self.offset_index.rewrite()
+        self.time_index.rewrite()
+
     def write_indexes(self) -> None:
         """Write what the files lack and cut what they have too much."""
         for write in self.index_writes():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,30 @@ def free_bytes(disk: Disk) -> int:
 def is_whole(broker: Broker) -> bool:
     document = broker.status()
     return document["state"] == "ready" and not document["outages"]
+
+
+def test_a_topic_is_deleted_on_a_disk_without_a_free_byte(tmp_path: Path) -> None:
+    with (
+        memory_disk(tmp_path / "disk", 24) as disk,
+        Broker(data_dir=disk.data_dir) as broker,
+        RawClient(broker.server) as client,
+    ):
+        client.create("t")
+        client.create("other")
+        for _ in range(50):
+            client.produce("t", batch(KILOBYTES_100), acks=1)
+        disk.fill()
+        while True:
+            result = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic(f"more-{time.monotonic_ns()}")])).topics[0]
+            if result.error == KafkaStorageError.code:
+                break
+        assert free_bytes(disk) < 1 << 20
+        client.ask(m.TopicResults, m.DeleteTopics(["t"]))
+        broker.wait_until(lambda: free_bytes(disk) > 4_000_000)
+        client.create("again")
+        broker.wait_until((disk.data_dir / ".spare").exists)
+        client.produce("other", batch(1))
+        broker.wait_until(lambda: is_whole(broker), 20)
 
 
 def test_a_deleted_topic_gives_its_space_back_at_once(tmp_path: Path) -> None:
