@@ -30,7 +30,7 @@ class FreedSpace:
         self._loop = loop
         self._io = io
         self._storage = storage
-        self._waiting: deque[tuple[Path, Callable[[], Freeing]]] = deque()
+        self._waiting: deque[tuple[Path, Callable[[], Freeing], Freeing | None]] = deque()
         self._is_busy = False
         self._told: set[Path] = set()
 
@@ -40,20 +40,20 @@ class FreedSpace:
             file = None if deletion.held is None else deletion.held()
             self._add(deletion.path, partial(_let_go_and_free, self._storage, deletion.path, file))
 
-    def free_folder(self, folder: Path) -> None:
-        """A deleted partition's renamed folder."""
-        self._add(folder, partial(free_folder, self._storage, folder))
+    def free_folder(self, folder: Path, begun: Freeing | None = None) -> None:
+        """A deleted partition's renamed folder; `begun`: what is left of its steps."""
+        self._add(folder, partial(free_folder, self._storage, folder), begun)
 
-    def _add(self, path: Path, begin: Callable[[], Freeing]) -> None:
-        self._waiting.append((path, begin))
+    def _add(self, path: Path, begin: Callable[[], Freeing], begun: Freeing | None = None) -> None:
+        self._waiting.append((path, begin, begun))
         if not self._is_busy:
             self._next()
 
     def _next(self) -> None:
         self._is_busy = bool(self._waiting)
         if self._waiting:
-            path, begin = self._waiting.popleft()
-            self._step(path, begin, begin())
+            path, begin, begun = self._waiting.popleft()
+            self._step(path, begin, begun or begin())
 
     def _step(self, path: Path, begin: Callable[[], Freeing], freeing: Freeing) -> None:
         def done(is_scarce: bool | None, error: BaseException | None) -> None:

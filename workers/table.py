@@ -20,9 +20,11 @@ from kbroker.errors import (
     StorageError,
     UnknownTopicOrPartition,
 )
+from kbroker.log.freeing import Freeing, free_soon
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
 from kbroker.log.read_only import takes_no_writes
+from kbroker.log.storage import DISK
 from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition, node_name
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
@@ -324,15 +326,17 @@ class PartitionTable:
     def _delete(self, name: TopicPartition, topic_id: bytes, tasks: _Tasks) -> None:
         folder = self._worker.config.data_dir / str(name)
 
-        def delete() -> Path | None:
+        def delete() -> tuple[Path, Freeing | None] | None:
             # A topic of the same name may have been made since: its folder carries another id.
-            is_its = read_topic_id(folder / PARTITION_METADATA) == topic_id
-            return PartitionLog.delete(folder) if is_its else None
+            if read_topic_id(folder / PARTITION_METADATA) != topic_id:
+                return None
+            gone = PartitionLog.delete(folder)
+            return gone, free_soon(DISK, gone)
 
-        def deleted(gone: Path | None, error: BaseException | None) -> None:
+        def deleted(found: tuple[Path, Freeing | None] | None, error: BaseException | None) -> None:
             self._turns.give_back(name)
-            if gone is not None:
-                self._worker.freed_space.free_folder(gone)
+            if found is not None and found[1] is not None:
+                self._worker.freed_space.free_folder(found[0], found[1])
             if error is None:
                 tasks.removed.append(RemovedInfo(name.topic, topic_id, [name.partition]))
             else:

@@ -12,7 +12,7 @@ import pytest
 
 from kbroker.errors import StorageError
 from kbroker.log import PartitionLog
-from kbroker.log.freeing import PIECE_BYTES, free_at_once, free_file, free_folder
+from kbroker.log.freeing import PIECE_BYTES, free_at_once, free_file, free_folder, free_soon
 from kbroker.log.storage import DISK, File
 
 from .batches import batch, flush, remove
@@ -104,6 +104,22 @@ def test_a_folder_goes_with_everything_in_it(open_log: Open, disk: Recording, fo
     free_at_once(free_folder(disk, gone), gone)
     assert not gone.exists()
     assert SIZE - PIECE_BYTES in disk.did
+
+
+def test_a_small_folder_goes_at_once_and_a_large_one_is_begun(tmp_path: Path, disk: Recording) -> None:
+    folder = tmp_path / "t-0-delete"
+    folder.mkdir()
+    (folder / "00000000000000000000.log").write_bytes(bytes(PIECE_BYTES + 1))
+    assert free_soon(disk, folder) is None
+    assert not folder.exists()
+    folder.mkdir()
+    segment_file(folder)
+    disk.did.clear()
+    rest = free_soon(disk, folder)
+    assert rest is not None
+    assert disk.did[-1] == SIZE - 4 * PIECE_BYTES, "not all of it at once"
+    free_at_once(rest, folder)
+    assert not folder.exists()
 
 
 def open_paths() -> list[str]:
