@@ -75,8 +75,11 @@ class DiskProbes:
 
     def _probed(self, partition: Partition, _result: None, error: BaseException | None) -> None:
         self._is_probing = False
+        was_waiting = partition in self._waiting
+        self._waiting.pop(partition, None)
         if error is None:
-            self._waiting.pop(partition, None)
             if not partition.has_left and partition.refuses:
                 self._taken(partition)
             self.look_again()
+        elif was_waiting:
+            self._waiting[partition] = None  # last: another one may want less

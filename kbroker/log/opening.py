@@ -110,3 +110,5 @@ def close_clean(log: PartitionLog) -> None:
         flush.ended.append((active.file, active.size_bytes))
     flush.run()
     log.finish_flush(flush, 0)
+    if flush.point_error is not None:
+        raise flush.point_error

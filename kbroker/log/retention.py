@@ -6,6 +6,7 @@ Should the process die between, the segments are in the log again, and go again.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 import weakref
 from collections import deque
@@ -51,8 +52,9 @@ class Removal:
             segment = self.segments[0]
             self.gone += take_out(self._storage, segment)
             self.segments.popleft()
-        # Of use only: who opens the log cuts them as well.
-        self._storage.replace_file(self._folder / names.LEADER_EPOCHS, self._epochs)
+        # Of use only: who opens the log cuts them as well. A full disk has no space for it, before what goes is gone.
+        with contextlib.suppress(OSError):
+            self._storage.replace_file(self._folder / names.LEADER_EPOCHS, self._epochs)
 
 
 def retain(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:

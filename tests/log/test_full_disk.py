@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kbroker.errors import StorageError
+
 from .batches import batch, flush, records
 from .conftest import Open
 from .disks import FailingDisk
@@ -59,6 +61,18 @@ def test_no_space_for_a_recovery_point_is_no_failed_sync(open_log: Open, disk: N
     assert len(records(log)) == 160
     assert [log.read(offset, 1).base_offset for offset in range(160)] == list(range(160))
     assert log.append(batch(1, producer_id=3, sequence=159), 9_000, sync=True).duplicate
+
+
+def test_a_close_without_space_is_told_and_recovered_from(open_log: Open, disk: NoSpaceForSmallFiles) -> None:
+    log = open_log()
+    log.append(batch(10), 9_000, sync=True)
+    disk.is_full = True
+    with pytest.raises(StorageError, match=r"cannot close cleanly: .*No space left"):
+        log.close(9_000)
+    disk.is_full = False
+    log = open_log()
+    assert not log.recovery.clean
+    assert len(records(log)) == 10
 
 
 def test_deleted_records_wait_for_a_durable_beginning(open_log: Open, disk: NoSpaceForSmallFiles) -> None:
