@@ -17,7 +17,7 @@ from kbroker.workers.disk_probe import LEAST_BYTES, probe
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "catalog-of-a-read-only-disk"
-LOOK_MS: Final = 5_000
+LOOK_MS: Final = 1_000
 """How often the disk is tried again."""
 
 

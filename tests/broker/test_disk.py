@@ -81,6 +81,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             values = [record[4] for record in client.records("t")]
             assert values[:count] == KILOBYTES_100 * count
             assert KILOBYTES_100[0] not in values[count:]
+            broker.wait_until(lambda: is_whole(broker), 30)
             client.ask_until_served(m.TopicResults, m.CreateTopics([m.NewTopic("two-more", 4)]))
             assert client.produce("two-more", batch(1), partition=3).base_offset == 0
         assert not list(disk.data_dir.glob("meta.db.corrupt*"))
