@@ -197,7 +197,7 @@ class Partition:
                 failed(self)
             ended()
 
-        io.submit(work.run, done)
+        io.submit(work.run, done, wakes=False)
         return True
 
     def remove(self, io: IoThreads, now_ms: Callable[[], int]) -> None:
