@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Never
 
 from kbroker.clients.admin_steps import AdminSteps
+from kbroker.clients.arguments import check_unknown
 from kbroker.clients.steps import Steps, T, waiting
 
 
 class Admin:
     """Creates, describes, changes and deletes topics; shows, moves and deletes consumer groups.
 
-    Not for use by several threads at once; a context manager. `server` as for Producer. Each call waits at most
+    A context manager, for one thread at a time (ConcurrentAccess). `server` as for Producer. Each call waits at most
     `api_timeout_ms` (10000), through restarts of the broker's processes, and raises BrokerUnavailable after that; what
     the broker refuses raises that error's own class.
     """
 
     def __init__(
-        self, server: str | None = None, *, client_id: str = "kbroker-admin", api_timeout_ms: int = 10_000
+        self,
+        server: str | None = None,
+        *,
+        client_id: str = "kbroker-admin",
+        api_timeout_ms: int = 10_000,
+        **unknown: Never,
     ) -> None:
+        check_unknown(type(self), unknown)
         self.steps = AdminSteps(server, client_id=client_id, api_timeout_ms=api_timeout_ms)
         self.run(self.steps.connect())
 
@@ -36,6 +44,7 @@ class Admin:
     create_partitions = waiting(AdminSteps.create_partitions)
     delete_records = waiting(AdminSteps.delete_records)
     broker_status = waiting(AdminSteps.broker_status)
+    repair_log = waiting(AdminSteps.repair_log)
     list_consumer_groups = waiting(AdminSteps.list_consumer_groups)
     describe_consumer_groups = waiting(AdminSteps.describe_consumer_groups)
     list_consumer_group_offsets = waiting(AdminSteps.list_consumer_group_offsets)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kbroker.clients import unclosed
 from kbroker.clients.cluster import Cluster, ClusterSettings
 from kbroker.clients.group_membership import by_topic
 from kbroker.clients.groups import GroupDescription, GroupListing, MemberDescription
@@ -25,14 +26,34 @@ class AdminSteps:
         self, server: str | None = None, *, client_id: str = "kbroker-admin", api_timeout_ms: int = 10_000
     ) -> None:
         self._timeout_ms = whole_number("api_timeout_ms", api_timeout_ms, 1)
-        self.cluster = Cluster(server, ClusterSettings(client_id=client_id, request_timeout_ms=api_timeout_ms))
+        settings = ClusterSettings(client_id=client_id, request_timeout_ms=api_timeout_ms)
+        self.cluster = Cluster(server, settings, "admin")
         self._broker_timeout_ms = max(1, api_timeout_ms - 500)  # so that the broker says itself that it took too long
         self._closed = False
+        unclosed.opened(self)
 
     def close(self) -> None:
         """Free everything. A second call does nothing."""
         self._closed = True
+        unclosed.closed(self)
         self.cluster.close()
+
+    def __del__(self) -> None:
+        unclosed.closed(self)
+        if hasattr(self, "_closed"):
+            self._end_at_exit()
+
+    def _end_at_exit(self, deadline_s: float = 0.0) -> None:  # noqa: ARG002  # nothing is waited for
+        """Free everything, if nobody has, and say so. Part of unclosed.Closable."""
+        cluster = self.cluster
+        if cluster.closed or cluster.guard.forked:
+            return
+        cluster.drop()
+        if cluster.is_used:
+            unclosed.warn("an Admin", "its connections end here")
+
+    def _ended_at_exit(self, deadline_s: float) -> None:
+        """Part of unclosed.Closable."""
 
     def connect(self) -> Steps[None]:
         """Wait for the broker's greeting. Raises BrokerUnavailable; then all is closed."""
@@ -148,6 +169,20 @@ class AdminSteps:
         )
         document: dict[str, Any] = json.loads(answer.document)
         return document
+
+    def repair_log(self, place: TopicPartition, *, accept_loss: bool = False) -> Steps[messages.LogRepaired]:
+        """Go past what is corrupt in a partition's log, with `accept_loss` also past what is lost of it. It is out of
+        service meanwhile. What is passed over is kept beside the log, and its offsets stay empty.
+
+        Raises UnknownTopicOrPartition, KafkaStorageError.
+        """
+        described = yield from self.describe_topics([place.topic])
+        if place.partition not in {partition.partition for partition in described[0].partitions}:
+            raise UnknownTopicOrPartition(f"there is no partition {place}")
+        self.cluster.add_topics({place.topic})
+        request = messages.RepairLog(place.topic, place.partition, accept_loss)
+        answer: messages.LogRepaired = yield from self._call(request, messages.LogRepaired, owner_of=place)
+        return answer
 
     # --- consumer groups ---
 

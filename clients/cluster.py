@@ -18,15 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zmq
-
+from kbroker.clients.arguments import one_server
 from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster_view import ClusterView
 from kbroker.clients.fork_guard import ForkGuard
 from kbroker.clients.link import Link, LinkState, NotSent, Payload, Reply
+from kbroker.clients.single_user import SingleUser
 from kbroker.clients.steps import Steps, T
 from kbroker.clients.transport import Transport
-from kbroker.errors import BrokerUnavailable, NetworkError, RequestError, RetriableError, UnknownTopicOrPartition
+from kbroker.clients.zmq_context import shared_context
+from kbroker.errors import (
+    BrokerUnavailable,
+    ClientClosed,
+    NetworkError,
+    RequestError,
+    RetriableError,
+    UnknownTopicOrPartition,
+)
 from kbroker.types import TopicPartition, node_name
 from kbroker.wire.endpoints import FRONT, SERVER_VARIABLE, UNIX, resolve_server, speaks_kafka
 from kbroker.wire.messages import Metadata, MetadataAnswer, NodeInfo
@@ -36,6 +44,7 @@ log = logging.getLogger(__name__)
 FRONT_GREETING_MS = 5_000
 DIRECT_GREETING_MS = 2_000
 REFUSED_MS = 1_500
+FAR_MS = 1 << 50
 
 
 def now_ms() -> int:
@@ -65,10 +74,14 @@ class ClusterSettings:
 
 
 class Cluster:
-    """See the top of this file. `topics` are the names that metadata is asked for; `all_topics` asks for all."""
+    """See the top of this file. `topics` are the names that metadata is asked for; `all_topics` asks for all.
 
-    def __init__(self, server: str | None, settings: ClusterSettings) -> None:
-        self.endpoint = resolve_server(server)
+    `client` is what it belongs to, for errors. One thread at a time uses it; `run` sees to that.
+    """
+
+    def __init__(self, server: str | None, settings: ClusterSettings, client: str = "client") -> None:
+        self.endpoint = resolve_server(one_server(server))
+        self.client = client
         self.settings = settings
         self.view = ClusterView()
         self.topics: set[str] = set()
@@ -77,7 +90,7 @@ class Cluster:
         self.guard = ForkGuard()
         self.failure: RequestError | None = None  # why the front cannot be reached at the moment
         self._boot_id = read_boot_id()
-        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self.user = SingleUser(client, self.guard)
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None] | None] = {}
         self._links: list[Link] = []
@@ -237,19 +250,23 @@ class Cluster:
         happened = False
         for link in tuple(self._links):
             happened = link.serve(now) or happened
-        if self._closed:
+        if self._closed or self._metadata_asked:
             return happened
         if now - self._metadata_at_ms >= self.settings.metadata_max_age_ms:
             self._metadata_wanted = True
-        if self._metadata_wanted and not self._metadata_asked and now >= self._metadata_not_before_ms:
+        if self._metadata_wanted and now >= self._metadata_not_before_ms:
             self._ask_metadata(now)
         return happened
 
     def next_due_ms(self) -> int:
         """When `serve` has something to do though nothing arrives."""
-        due = self._metadata_at_ms + self.settings.metadata_max_age_ms
-        if self._metadata_wanted and not self._metadata_asked:
+        if self._metadata_asked:
+            due = FAR_MS  # the link that has the question looks after its deadline
+        elif self._metadata_wanted:
             due = max(self._metadata_not_before_ms, self._front_retry_ms)
+        else:
+            # Older than it may be, but asked for in vain just now: the back-off holds, or this would be no wait at all.
+            due = max(self._metadata_at_ms + self.settings.metadata_max_age_ms, self._metadata_not_before_ms)
         for link in self._links:
             link_due = link.next_due_ms()
             if link_due is not None and link_due < due:
@@ -261,8 +278,21 @@ class Cluster:
         return any(link.has_input() for link in self._links)
 
     def wait(self, timeout_ms: int) -> None:
-        """Sleep until a watched descriptor has something, at most so long; calls back what was watched."""
-        for fd, _ in self._epoll.poll(max(0, timeout_ms) / 1000):
+        """Sleep until a watched descriptor has something, at most so long; calls back what was watched.
+
+        Raises ClientClosed when it was closed meanwhile, by a signal's handler.
+        """
+        try:
+            events = self._epoll.poll(max(0, timeout_ms) / 1000)
+        except (ValueError, OSError):
+            if self._closed:
+                raise ClientClosed(f"this {self.client} was closed") from None
+            raise
+        self.awoke(events)
+
+    def awoke(self, events: list[tuple[int, int]]) -> None:
+        """Call back what was watched: for who has slept on `sleeper` by himself."""
+        for fd, _ in events:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
@@ -272,7 +302,7 @@ class Cluster:
 
         Checks for a fork. Call it in a loop that looks each time whether what it waits for has come.
         """
-        self.guard.check("client")
+        self.guard.check(self.client)
         now = now_ms()
         if self.serve(now):
             return
@@ -282,13 +312,17 @@ class Cluster:
             self.serve(now_ms())
 
     def run(self, steps: Steps[T]) -> T:
-        """Go through the steps, sleeping in the caller's thread."""
-        while True:
-            try:
-                self.wait(next(steps))
-            except StopIteration as done:
-                outcome: T = done.value
-                return outcome
+        """Go through the steps, sleeping in the caller's thread. Raises ConcurrentAccess while another is at it."""
+        self.user.enter()
+        try:
+            while True:
+                try:
+                    self.wait(next(steps))
+                except StopIteration as done:
+                    outcome: T = done.value
+                    return outcome
+        finally:
+            self.user.leave()
 
     def watch(self, fd: int, callback: Callable[[], None] | None = None) -> None:
         """Let `wait` end, and call back, when `fd` has input or was hung up."""
@@ -306,6 +340,16 @@ class Cluster:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a connection was ever made."""
+        return self._metadata_requests > 0
+
+    @property
+    def sleeper(self) -> select.epoll:
+        """What `wait` sleeps on. It may be another after `recover`."""
+        return self._epoll
 
     @property
     def fd(self) -> int:
@@ -404,7 +448,7 @@ class Cluster:
             yield from self.turn(left)
 
     def close(self) -> None:
-        """Close every link and the context. In a forked child nothing of the parent's is touched."""
+        """Close every link. In a forked child nothing of the parent's is touched."""
         if self._closed:
             return
         self._closed = True
@@ -412,15 +456,31 @@ class Cluster:
             return
         for link in tuple(self._links):
             link.close()
-        # Not term(): an interrupted call may have left a socket that no link knows, and term() would wait for it.
-        self._context.destroy(linger=0)
+        # An interrupted call may have left a socket that no link knows: it closes when nothing refers to it any more.
         self._epoll.close()
+
+    def drop(self, *, has_sleeper: bool = False) -> None:
+        """Close every link at once, nobody is told and nothing waited for: for a finalizer, in whatever thread.
+
+        `has_sleeper`: another thread sleeps on `sleeper`, which is closed when that thread has let go of it.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self.guard.forked:
+            return
+        for link in self._every_link():
+            link.abandon()
+        self._links, self._front, self._direct, self._owners, self._callbacks = [], None, {}, {}, {}
+        if has_sleeper:
+            del self._epoll
+        else:
+            self._epoll.close()
 
     def recover(self) -> None:
         """Begin anew with all connections: a call was interrupted in the middle, anywhere. What was asked is forgotten
         without a word; whoever asked knows."""
-        links = {*self._links, *(link for _, link in self._direct.values())}
-        for link in links if self._front is None else links | {self._front}:
+        for link in self._every_link():
             link.abandon()
         self._links = []
         self._front = None
@@ -437,6 +497,10 @@ class Cluster:
             self._epoll.register(fd, select.EPOLLIN)
 
     # --- inside ---
+
+    def _every_link(self) -> set[Link]:
+        links = {*self._links, *(link for _, link in self._direct.values())}
+        return links if self._front is None else links | {self._front}
 
     def _unavailable(self, timeout_ms: int, last: RequestError | None = None) -> BrokerUnavailable:
         cause = self.failure or last
@@ -467,7 +531,7 @@ class Cluster:
         return link
 
     def _new_link(self, endpoint: str, greeting_ms: int, now: int, info: NodeInfo | None = None) -> Link:
-        link = Link(self._context, endpoint, self.settings.client_id, now_ms=now, greeting_timeout_ms=greeting_ms)
+        link = Link(shared_context(), endpoint, self.settings.client_id, now_ms=now, greeting_timeout_ms=greeting_ms)
         if link.alive:
             self._links.append(link)
             for fd in link.transport.fds:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
-from kbroker.clients.consumer_steps import FOREVER_MS, ITERATED_AT_ONCE, ConsumerSteps
+from kbroker.clients.consumer_reading import FOREVER_MS, Iteration
+from kbroker.clients.consumer_steps import ConsumerSteps
 from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
 
 class Consumer(ConsumerSteps):
-    """Reads partitions, alone or in a group. Not for use by several threads at once; a context manager.
+    """Reads partitions, alone or in a group. A context manager; one that is dropped unclosed leaves its group, without
+    a commit. For one thread at a time: a second one that comes meanwhile gets ConcurrentAccess. Only `assignment`,
+    `paused`, `transport` and the like may be looked at from others.
 
     `Consumer('topic', group='name')` shares the topic's partitions with all other members of that group, Kafka's
     clients included, and goes on at the offsets that the group has committed. Without a group, `Consumer('topic')`
@@ -32,8 +36,12 @@ class Consumer(ConsumerSteps):
     - `fetch_max_bytes` (8 MiB), `max_partition_fetch_bytes` (1 MiB): the most that is read ahead in one go, in all and
       for one partition, but for a single larger batch. `fetch_min_bytes` (1), `fetch_max_wait_ms` (500): through
       ZeroMQ the broker waits for so much, or so long.
-    - `key_deserializer`, `value_deserializer`: functions of bytes or None.
-    - `check_crcs` (True): every batch is checked when it is decoded; CorruptMessage names it.
+    - `key_deserializer`, `value_deserializer`: functions of bytes (`json.loads`); null stays None. When one raises,
+      the records before are delivered, then comes DeserializationError naming the record, until you `seek` past it;
+      `on_deserialization_error='skip'` ('raise') passes over such records with a warning.
+    - `check_crcs` (True): every batch is checked when it is decoded. What cannot be read raises CorruptRecord, naming
+      the offsets and where to go on, again until you `seek` there; `on_corrupt='skip'` ('raise') goes on by itself,
+      with a warning.
     - `isolation_level`: 'read_uncommitted', or 'read_committed': only what no open transaction holds back.
     - `direct` (True): through ZeroMQ, on the broker's host, talk to the process that owns a partition; False: through
       the front only. Shared memory is another matter: see `transport`.
@@ -50,8 +58,13 @@ class Consumer(ConsumerSteps):
     - `max_poll_interval_ms` (300000): a caller who takes longer between two polls loses the partitions, with a warning.
     """
 
+    _POLL = "a poll"
+
     def _made(self) -> None:
         self._cluster.run(self._connect())
+
+    def _user(self) -> object:
+        return threading.get_ident()
 
     # --- reading ---
 
@@ -59,15 +72,16 @@ class Consumer(ConsumerSteps):
         """Records by partition, as soon as there are some; {} when none came within `timeout_ms` (≥ 0).
 
         At most `max_records` (default: max_poll_records). While the broker is away it is looked for until the time is
-        up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptMessage, ClientClosed; in a group
-        what the coordinator refuses for good, and what the listener raises.
+        up. Raises OffsetOutOfRange (auto_offset_reset='none'), LogTruncated, CorruptRecord, DeserializationError,
+        ClientClosed, ConcurrentAccess; in a group what the coordinator refuses for good, and what the listener raises.
         """
         return self._cluster.run(self._poll(timeout_ms, max_records))
 
     def poll_batches(self, timeout_ms: int = 0) -> list[RecordBatch]:
         """Whole batches, as soon as there are some; [] when none came within `timeout_ms` (≥ 0). Raises as `poll`.
 
-        Nothing is decoded until a batch is iterated over. Positions move past the batches that are returned.
+        Nothing is decoded, nor checked, until a batch is iterated over: that raises CorruptRecord. Positions move past
+        the batches that are returned.
         """
         return self._cluster.run(self._poll_batches(timeout_ms))
 
@@ -77,9 +91,9 @@ class Consumer(ConsumerSteps):
         Leaving the loop loses nothing: what was not yielded comes next time.
         """
         wait_ms = self.options.consumer_timeout_ms
+        iteration = Iteration()
         while True:
-            self._begin()
-            cursor = self._cluster.run(self._next(FOREVER_MS if wait_ms is None else wait_ms, ITERATED_AT_ONCE))
+            cursor = self._cluster.run(self._iterate(iteration, FOREVER_MS if wait_ms is None else wait_ms))
             if cursor is None:
                 return
             records = cursor.records
@@ -87,7 +101,7 @@ class Consumer(ConsumerSteps):
                 for record in records:
                     cursor.given = record
                     yield record
-                records = self._more(cursor, records)
+                records = self._more(iteration, cursor, records)
 
     # --- what to read ---
 
@@ -166,7 +180,8 @@ class Consumer(ConsumerSteps):
 
     def close(self) -> None:
         """Leave the group and free everything. A second call does nothing; nor does one in a child after fork."""
-        self._cluster.run(self._close())
+        if not self._cluster.guard.forked:
+            self._cluster.run(self._close())
 
     def __enter__(self) -> Consumer:
         return self

@@ -15,7 +15,8 @@ from typing import Any
 
 from kbroker.clients.record_batch import Deserializer, RecordBatch
 from kbroker.clients.records import ConsumerRecord
-from kbroker.errors import CorruptMessage, KbrokerError
+from kbroker.clients.skips import RAISE_ALL, Skips
+from kbroker.errors import CorruptRecord, DeserializationError, KbrokerError
 from kbroker.records.batch import CONTROL, HEADER_BYTES, LENGTH_END, LENGTH_MIN, read_header
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
@@ -26,7 +27,8 @@ class Cursor:
     """One assigned partition.
 
     `position`: offset of the next record for the caller; `fetch_offset`: of the next to be read from the broker;
-    `reset_to`: a timestamp to look the position up by, when it is not known; `fault`: raised by poll until a seek.
+    `reset_to`: a timestamp to look the position up by, when it is not known; `fault`: raised by poll until a seek;
+    `resets`: how often in a row the position was not in the log.
 
     `batches` are not given out yet. The first is decoded by parts while it is `opened`, into `records`; those of the
     last part are of the batch that was `finished`.
@@ -49,14 +51,17 @@ class Cursor:
         "position",
         "records",
         "reset_to",
+        "resets",
         "retry_at_ms",
+        "skips",
         "ticket",
         "topic_id",
         "topic_partition",
     )
 
-    def __init__(self, topic_partition: TopicPartition) -> None:
+    def __init__(self, topic_partition: TopicPartition, skips: Skips = RAISE_ALL) -> None:
         self.topic_partition = topic_partition
+        self.skips = skips
         self.position = -1
         self.last_epoch = -1
         self.fetch_offset = -1
@@ -69,6 +74,7 @@ class Cursor:
         self.topic_id = b""
         self.ticket = 0
         self.attempts = 0
+        self.resets = 0
         self.retry_at_ms = 0
         self.batches: deque[RecordBatch] = deque()
         self.buffered_bytes = 0
@@ -90,7 +96,8 @@ class Cursor:
         """Take iteration into account for good. The list that is being iterated over ends where it is."""
         if self.given is None:
             return
-        self.position, self.last_epoch, self.given = self.given.offset + 1, self.given.leader_epoch, None
+        self._moved_past(self.given)
+        self.given = None
         rest = self.records[bisect_left(self.records, self.position, key=_offset_of) :]
         self.records.clear()
         self.records = rest
@@ -127,32 +134,42 @@ class Cursor:
 
     def put(self, data: bytes | memoryview, check_crc: bool) -> int:
         """Take in bytes that were read at `fetch_offset`; how many batches there were to give out. Markers of
-        transactions are left out. Raises CorruptMessage; then nothing is taken."""
+        transactions are left out. What is no batch becomes a `fault`, behind those before it."""
         first_offset = self.fetch_offset
         view = memoryview(data)
         end = len(view)
-        found = []
+        found: list[RecordBatch] = []
         start = size_bytes = 0
+        past = 0  # what no batch can be made of
         batch = None
         while end - start >= HEADER_BYTES:
             header = read_header(view, start)
             if header.length < LENGTH_MIN:
-                raise CorruptMessage(
-                    f"{self.topic_partition}: the batch behind offset {first_offset} says length {header.length}"
-                )
+                at = first_offset if batch is None else max(first_offset, batch.next_offset)
+                error = CorruptRecord(self.topic_partition, at, -1, f"a batch says length {header.length}")
+                if self.skips.passes(error):
+                    past = at + 1
+                else:
+                    self.fault = error
+                break
             stop = start + LENGTH_END + header.length
             if stop > end:
                 break  # as in Kafka, the last one need not be whole
-            batch = RecordBatch(self.topic_partition, view[start:stop], header, first_offset, check_crc)
-            if batch.next_offset > first_offset and not header.attributes & CONTROL:
+            batch = RecordBatch(
+                self.topic_partition, view[start:stop], header, first_offset, check_crc, self.skips, bool(found)
+            )
+            # Those at the beginning may lie before our place; but their headers may lie, too.
+            is_ours = found or batch.next_offset > first_offset or (check_crc and not batch.is_sound())
+            if is_ours and not (header.attributes & CONTROL and (not check_crc or batch.is_sound())):
                 found.append(batch)
                 size_bytes += stop - start
             start = stop
         if batch is None:
+            self.fetch_offset = max(first_offset, past)
             return 0
-        self.fetch_offset = max(first_offset, batch.next_offset)
+        self.fetch_offset = max(first_offset, batch.nearest_end(), past)
         self.fetch_epoch = batch.header.leader_epoch
-        self.attempts = 0
+        self.attempts = self.resets = 0
         self.batches += found
         self.buffered_bytes += size_bytes
         if not found and not self.batches and not self.records:
@@ -165,20 +182,38 @@ class Cursor:
         key_deserializer: Deserializer | None = None,
         value_deserializer: Deserializer | None = None,
     ) -> bool:
-        """Decode the next records, at most `count`, when nothing decoded is left. False: there are none."""
+        """Decode the next records, at most `count`, when nothing decoded is left. False: there are none.
+
+        Raises CorruptRecord and DeserializationError, when what came before is given out; the batch stays where it is,
+        and a later call raises anew unless the position was moved.
+        """
         while not self.records:
             if not self.batches:
                 return False
             batch = self.batches[0]
+            records: list[ConsumerRecord] = []
             try:
                 if self.opened is None:
-                    if self.position > batch.first_offset:
-                        batch.first_offset = self.position
+                    batch.begin_at(self.position)
                     self.opened = batch.open()
-                records = self.records = batch.take(self.opened, count, key_deserializer, value_deserializer)
+                batch.take(self.opened, count, key_deserializer, value_deserializer, records, self.position)
+            except CorruptRecord as error:
+                self.opened = None
+                if records:
+                    self.records = records
+                    return True
+                self._pass_corrupt(error)
+                continue
+            except DeserializationError:
+                self.opened = None
+                if not records:
+                    raise
+                self.records = records
+                return True
             except BaseException:
-                self.opened = None  # the batch stays where it is, to be opened anew
+                self.opened = None
                 raise
+            self.records = records
             if len(records) < count or records[-1].offset + 1 >= batch.next_offset:
                 self.batches.popleft()
                 self.buffered_bytes -= len(batch.data)
@@ -188,6 +223,20 @@ class Cursor:
                     self._leave_batch()
         return True
 
+    def _pass_corrupt(self, error: CorruptRecord) -> None:
+        """Go on behind the first batch, or behind what of it is corrupt, if that is wanted; else raises the error."""
+        batch = self.batches[0]
+        following = self.batches[1].base_offset if len(self.batches) > 1 else -1
+        if error.offset < following < error.next_offset:
+            error.next_offset = following
+        if not self.skips.passes(error):
+            raise error
+        self.batches.popleft()
+        self.buffered_bytes -= len(batch.data)
+        self.position = max(self.position, error.next_offset)
+        if not self.batches and self.fetch_offset != self.position:
+            self.drop()  # where the next one is to be read was told by the corrupt one
+
     def take(self, count: int) -> list[ConsumerRecord]:
         """At most `count` of the decoded records, of which there are some; the position moves past them."""
         taken = self.records
@@ -196,14 +245,14 @@ class Cursor:
             del taken[count:]
         else:
             self.records = []
-        self.position, self.last_epoch = taken[-1].offset + 1, taken[-1].leader_epoch
+        self._moved_past(taken[-1])
         if not self.records:
             self._leave_batch()
         return taken
 
     def finish(self) -> None:
         """All of the decoded records were yielded."""
-        self.position, self.last_epoch = self.records[-1].offset + 1, self.records[-1].leader_epoch
+        self._moved_past(self.records[-1])
         self.records.clear()
         self.given = None
         self._leave_batch()
@@ -218,10 +267,18 @@ class Cursor:
         self.records = []
         self.opened = self.finished = None
         if taken:
-            if self.position > taken[0].first_offset:
-                taken[0].first_offset = self.position
-            self.position, self.last_epoch = taken[-1].next_offset, taken[-1].leader_epoch
+            at = self.position
+            for batch in taken:
+                batch.begin_at(at)
+                at = max(at, batch.nearest_end())
+            self.position, self.last_epoch = at, taken[-1].leader_epoch
         return taken
+
+    def _moved_past(self, record: ConsumerRecord) -> None:
+        # Never back: of the offsets in the middle of a batch we have only its word.
+        if record.offset >= self.position:
+            self.position = record.offset + 1
+        self.last_epoch = record.leader_epoch
 
     def _leave_batch(self) -> None:
         if self.finished is not None:
@@ -234,7 +291,8 @@ class Cursor:
 class ConsumerCore:
     """All cursors of a consumer, served in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, skips: Skips = RAISE_ALL) -> None:
+        self._skips = skips
         self.cursors: dict[TopicPartition, Cursor] = {}
         self._turn: deque[Cursor] = deque()
 
@@ -243,7 +301,9 @@ class ConsumerCore:
         wanted = list(dict.fromkeys(partitions))
         for topic_partition in [known for known in self.cursors if known not in set(wanted)]:
             self.cursors.pop(topic_partition).drop()
-        new = [Cursor(topic_partition) for topic_partition in wanted if topic_partition not in self.cursors]
+        new = [
+            Cursor(topic_partition, self._skips) for topic_partition in wanted if topic_partition not in self.cursors
+        ]
         for cursor in new:
             self.cursors[cursor.topic_partition] = cursor
         self._turn = deque(self.cursors.values())
@@ -302,9 +362,9 @@ class ConsumerCore:
             if cursor.reset_to is not None and not cursor.looking_up and now_ms >= cursor.retry_at_ms
         ]
 
-    def next_retry_ms(self) -> int | None:
+    def next_retry_ms(self, now_ms: int) -> int | None:
         """When a partition that backs off may be tried again."""
-        return min((c.retry_at_ms for c in self._turn if c.retry_at_ms and not c.paused), default=None)
+        return min((c.retry_at_ms for c in self._turn if c.retry_at_ms > now_ms and not c.paused), default=None)
 
 
 RESET_TIMESTAMPS = {"earliest": EARLIEST_TIMESTAMP, "latest": LATEST_TIMESTAMP}

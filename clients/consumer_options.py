@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from kbroker.clients.producer_options import check_callable, whole_number
+from kbroker.clients.record_batch import Deserializer
 from kbroker.errors import ConfigError
-
-Deserializer = Callable[[bytes | None], Any]
 
 
 @dataclass(slots=True)
@@ -39,6 +36,8 @@ class ConsumerOptions:
     enable_auto_commit: bool = True
     auto_commit_interval_ms: int = 5_000
     max_poll_interval_ms: int = 300_000
+    on_deserialization_error: str = "raise"
+    on_corrupt: str = "raise"
 
     def check(self) -> None:
         """Raises ConfigError naming the argument at fault."""
@@ -46,6 +45,8 @@ class ConsumerOptions:
             ("auto_offset_reset", ("latest", "earliest", "none")),
             ("transport", ("auto", "shm", "zmq")),
             ("isolation_level", ("read_uncommitted", "read_committed")),
+            ("on_deserialization_error", ("raise", "skip")),
+            ("on_corrupt", ("raise", "skip")),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(

@@ -6,13 +6,17 @@ In a group, a thread of its own sends the heartbeats (`heartbeats.py`); all else
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
+from kbroker.clients import unclosed
+from kbroker.clients.arguments import check_unknown
 from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
 from kbroker.clients.consumer_core import RESET_TIMESTAMPS, ConsumerCore, Cursor
-from kbroker.clients.consumer_options import ConsumerOptions, Deserializer
+from kbroker.clients.consumer_options import ConsumerOptions
+from kbroker.clients.consumer_reading import ConsumerReading
 from kbroker.clients.group_membership import Membership
 from kbroker.clients.group_session import GroupOptions, GroupSession, OnCommit
 from kbroker.clients.heartbeats import Heartbeats
@@ -20,14 +24,15 @@ from kbroker.clients.offset_lookup import find_offsets
 from kbroker.clients.producer_options import whole_number
 from kbroker.clients.reader import Reader
 from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
-from kbroker.clients.record_batch import RecordBatch
-from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
+from kbroker.clients.record_batch import Deserializer
+from kbroker.clients.records import OffsetAndMetadata, OffsetAndTimestamp
+from kbroker.clients.single_user import exclusive
+from kbroker.clients.skips import Skips
 from kbroker.clients.steps import Steps
+from kbroker.clients.weakly import weakly
 from kbroker.errors import (
     BrokerUnavailable,
-    ClientClosed,
     ConfigError,
-    KbrokerError,
     OffsetOutOfRange,
     UnknownTopicOrPartition,
 )
@@ -35,13 +40,8 @@ from kbroker.types import EARLIEST_TIMESTAMP, TopicPartition
 
 log = logging.getLogger(__name__)
 
-FOREVER_MS = 1 << 40
-ITERATED_AT_ONCE = 128
-"""Records that an iteration decodes ahead. So few stay in the processor's cache, and make less than the 700 objects
-that the garbage collector waits for: 500 at once take a quarter longer."""
 
-
-class ConsumerSteps:
+class ConsumerSteps(ConsumerReading):
     """The arguments, and what waits, are documented at `Consumer`."""
 
     def __init__(
@@ -73,7 +73,11 @@ class ConsumerSteps:
         enable_auto_commit: bool = True,
         auto_commit_interval_ms: int = 5_000,
         max_poll_interval_ms: int = 300_000,
+        on_deserialization_error: str = "raise",
+        on_corrupt: str = "raise",
+        **unknown: Never,
     ) -> None:
+        check_unknown(type(self), unknown)
         if group is not None and group_id is not None and group != group_id:
             raise ConfigError(f"group={group!r} and group_id={group_id!r}: they mean the same, give one of them")
         if not all(isinstance(topic, str) and topic for topic in topics):
@@ -83,28 +87,28 @@ class ConsumerSteps:
             fetch_max_wait_ms, max_poll_records, key_deserializer, value_deserializer, consumer_timeout_ms, transport,
             isolation_level, check_crcs, metadata_max_age_ms, request_timeout_ms, retry_backoff_ms, api_timeout_ms,
             group_id if group is None else group, group_instance_id, partition_assignor, enable_auto_commit,
-            auto_commit_interval_ms, max_poll_interval_ms,
+            auto_commit_interval_ms, max_poll_interval_ms, on_deserialization_error, on_corrupt,
         )  # fmt: skip
         self.options.check()
         self._topics = frozenset() if self.options.group is not None else frozenset(topics)
         self._closed = False
         self._warned = False
-        self._server = server
-        self._settings = ClusterSettings(
+        settings = ClusterSettings(
             client_id=client_id,
             request_timeout_ms=request_timeout_ms,
             retry_backoff_ms=retry_backoff_ms,
             metadata_max_age_ms=metadata_max_age_ms,
             direct=direct,
         )
-        self._cluster = Cluster(server, self._settings)
-        self._core = ConsumerCore()
-        self._group: GroupSession | None = None
+        self._read_last: tuple[object, object] = (None, None)
+        self._skips = Skips(now_ms, corrupt=on_corrupt == "skip", undecodable=on_deserialization_error == "skip")
+        self._cluster = Cluster(server, settings, "consumer")
+        self._core = ConsumerCore(self._skips)
         self._subscribed: frozenset[str] = frozenset()
         self._reader = Reader(self._cluster, self._core, self.options)
-        if self.options.group is not None:
-            self._group = self._make_group(self.options.group)
+        self._group = self._make_group(self.options.group, server, settings) if self.options.group is not None else None
         self._first_topics = topics
+        unclosed.opened(self)
         self._made()
 
     def _made(self) -> None:
@@ -118,119 +122,11 @@ class ConsumerSteps:
             if self._group is not None and self._first_topics:
                 self.subscribe(self._first_topics)
             self._follow_metadata(first=True)
-            self._cluster.on_metadata = self._follow_metadata
+            self._cluster.on_metadata = weakly(self._follow_metadata)
             yield from self._await_positions(self._core.cursors.values(), timeout_ms)
         except BaseException:
             self._cluster.close()
             raise
-
-    # --- reading ---
-
-    def _poll(self, timeout_ms: int, max_records: int | None) -> Steps[dict[TopicPartition, list[ConsumerRecord]]]:
-        self._begin()
-        count = self.options.max_poll_records if max_records is None else whole_number("max_records", max_records, 1)
-        cursor = yield from self._next(whole_number("timeout_ms", timeout_ms, 0, FOREVER_MS), count)
-        found: dict[TopicPartition, list[ConsumerRecord]] = {}
-        while cursor is not None:
-            records = cursor.take(count)
-            before = found.setdefault(cursor.topic_partition, records)
-            if before is not records:
-                before += records
-            count -= len(records)
-            try:
-                cursor = self._ready(count) if count else None
-            except Exception:
-                break  # what is found is not lost; the next call raises
-        return found
-
-    def _poll_batches(self, timeout_ms: int) -> Steps[list[RecordBatch]]:
-        self._begin()
-        deadline = now_ms() + whole_number("timeout_ms", timeout_ms, 0, FOREVER_MS)
-        while True:
-            if self._group is not None and self._group.attention:
-                yield from self._group.follow()
-            found: list[RecordBatch] = []
-            try:
-                while (cursor := self._core.next_ready()) is not None:
-                    found += cursor.take_batches()
-            except KbrokerError:
-                if not found:
-                    raise  # else what is found is not lost; the next call raises
-            now = now_ms()
-            if found:
-                self._reader.keep_going(now)
-                return found
-            if not self._reader.gather(now):
-                left = deadline - now
-                if left <= 0:
-                    return []
-                yield from self._sleep(left)
-
-    def _next(self, timeout_ms: int, count: int) -> Steps[Cursor | None]:
-        """A partition with decoded records, `count` or fewer; None: there was none in time."""
-        now = now_ms()
-        deadline = now + timeout_ms
-        if self._group is not None and self._group.attention:
-            yield from self._group.follow()
-        cursor = self._ready(count)
-        if cursor is not None:
-            self._reader.keep_going(now)
-        while cursor is None:
-            if self._reader.gather(now):
-                cursor = self._ready(count)
-                if cursor is not None:
-                    break
-            elif now >= deadline:
-                return None
-            else:
-                yield from self._sleep(deadline - now)
-                if self._group is not None and self._group.attention:
-                    yield from self._group.follow()
-            now = now_ms()
-        return cursor
-
-    def _ready(self, count: int) -> Cursor | None:
-        """As `_next`, of what is there already."""
-        options = self.options
-        while (cursor := self._core.next_ready()) is not None:
-            try:
-                if cursor.records or cursor.decode(count, options.key_deserializer, options.value_deserializer):
-                    return cursor
-            except BaseException:
-                self._core.give_back()
-                raise
-        return None
-
-    def _more(self, cursor: Cursor, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
-        """The batch's next records after these, which were yielded; empty: look for others."""
-        if cursor.records is not records:
-            return []  # whoever moves the cursor inside the loop cuts `records` short, and puts another in its place
-        cursor.finish()
-        options = self.options
-        if cursor.opened is not None:
-            cursor.decode(ITERATED_AT_ONCE, options.key_deserializer, options.value_deserializer)
-        return cursor.records
-
-    def _begin(self) -> None:
-        """The caller asks for records: those that it had are done with."""
-        self._check()
-        self._core.settle()
-        if self._group is not None:
-            self._group.polls += 1
-
-    def _sleep(self, left_ms: int) -> Steps[None]:
-        group = self._group
-        if group is not None and group.attention:
-            return
-        rest_ms = self._reader.rest_ms(min(left_ms, 60_000))
-        if rest_ms > 0:
-            if group is not None:
-                group.waiting = True
-            try:
-                yield rest_ms
-            finally:
-                if group is not None:
-                    group.waiting = False
 
     # --- what to read ---
 
@@ -252,9 +148,10 @@ class ConsumerSteps:
         self._follow_assignment()
 
     def assignment(self) -> set[TopicPartition]:
-        """The partitions that are read."""
+        """The partitions that are read. Another thread may ask, too."""
         return set(self._core.cursors)
 
+    @exclusive
     def subscribe(
         self,
         topics: Iterable[str] = (),
@@ -291,12 +188,14 @@ class ConsumerSteps:
         """The topics that this consumer was given."""
         return set(self._topics | self._subscribed)
 
+    @exclusive
     def pause(self, *partitions: TopicPartition) -> None:
         """Give out nothing from these until `resume`; they stay assigned, in their place. Raises ConfigError."""
         self._core.settle()
         for partition in partitions:
             self._cursor(partition).paused = True
 
+    @exclusive
     def resume(self, *partitions: TopicPartition) -> None:
         """Go on where `pause` stopped. Raises ConfigError."""
         self._core.settle()
@@ -305,13 +204,14 @@ class ConsumerSteps:
 
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
-        return {partition for partition, cursor in self._core.cursors.items() if cursor.paused}
+        return {partition for partition, cursor in tuple(self._core.cursors.items()) if cursor.paused}
 
     # --- what the group has committed ---
 
     def _commit(self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None) -> Steps[None]:
         yield from self._in_group().commit(self._to_commit(offsets), self.options.api_timeout_ms)
 
+    @exclusive
     def commit_async(
         self,
         offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None = None,
@@ -331,6 +231,7 @@ class ConsumerSteps:
 
     # --- where to read ---
 
+    @exclusive
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """The next record from this partition is the one at `offset` (≥ 0), or the first after it.
 
@@ -399,20 +300,44 @@ class ConsumerSteps:
         if self._closed or self._cluster.guard.forked:
             return
         self._closed = True
+        unclosed.closed(self)
         self._core.settle()
+        self._report_corrupt()
         try:
             if self._group is not None:
                 yield from self._group.close()
         finally:
             self._reader.close()
             self._cluster.close()
+            self._skips.tell_rest()
+
+    def __del__(self) -> None:
+        unclosed.closed(self)
+        if hasattr(self, "_group"):  # else the constructor has raised
+            self._end_at_exit()
+
+    def _end_at_exit(self, deadline_s: float = 0.0) -> None:  # noqa: ARG002  # nothing is waited for
+        """Free everything and leave the group, if nobody has, and say so. Part of unclosed.Closable."""
+        cluster = self._cluster
+        if cluster.guard.forked:
+            return
+        heart = self._group.abandon() if self._group is not None else None
+        if cluster.closed:
+            return
+        self._reader.close()
+        cluster.drop()
+        if heart is not None:
+            unclosed.warn(f"a Consumer of group {self.options.group!r}", "it leaves the group without a commit")
+        elif cluster.is_used:
+            unclosed.warn("a Consumer", "its connections end here")
+
+    def _ended_at_exit(self, deadline_s: float) -> None:
+        """Wait until it has left its group. Part of unclosed.Closable."""
+        heart = self._group.abandon() if self._group is not None and not self._cluster.guard.forked else None
+        if heart is not None:
+            heart.join(max(0.0, deadline_s - time.monotonic()))
 
     # --- inside ---
-
-    def _check(self) -> None:
-        self._cluster.guard.check("consumer")
-        if self._closed:
-            raise ClientClosed("this consumer was closed")
 
     def _cursor(self, partition: TopicPartition) -> Cursor:
         cursor = self._core.cursors.get(partition)
@@ -443,13 +368,13 @@ class ConsumerSteps:
         self._reader.forget()
         self._reader.follow_topics()
 
-    def _make_group(self, name: str) -> GroupSession:
+    def _make_group(self, name: str, server: str | None, settings: ClusterSettings) -> GroupSession:
         options = self.options
         interval_ms = options.auto_commit_interval_ms if options.enable_auto_commit else None
 
         def heart(membership: Membership) -> Heartbeats:
             return Heartbeats(
-                Cluster(self._server, self._settings),
+                Cluster(server, settings, "consumer"),
                 membership,
                 group.progress,
                 max_poll_interval_ms=options.max_poll_interval_ms,
@@ -470,8 +395,8 @@ class ConsumerSteps:
             self._core,
             str(uuid.uuid4()),
             heart,
-            self._start_at,
-            self._follow_assignment,
+            weakly(self._start_at),
+            weakly(self._follow_assignment),
         )
         return group
 

@@ -130,6 +130,11 @@ class Membership:
         """Whether heartbeats are to be sent at all."""
         return self.state in (MemberState.JOINING, MemberState.MEMBER, MemberState.LEAVING)
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether this is a member, or about to be one."""
+        return self.state in (MemberState.JOINING, MemberState.MEMBER)
+
     def heartbeat(self) -> GroupHeartbeat:
         """The heartbeat to be sent now; `answered` or `refused` must follow before the next."""
         self.in_flight = True

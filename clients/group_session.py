@@ -11,10 +11,11 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster import Cluster, now_ms
 from kbroker.clients.consumer_core import ConsumerCore, Cursor
 from kbroker.clients.group_membership import Membership, by_topic
-from kbroker.clients.heartbeats import Heartbeats
+from kbroker.clients.heartbeats import LEAVE_MS, RETRY_MAX_MS, RETRY_MS, Heartbeats
 from kbroker.clients.link import Reply
 from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.clients.records import OffsetAndMetadata
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 STALE_PAUSE_MS = 20
 """A commit that was refused for its epoch is tried again when a heartbeat has brought the new one."""
 
-LEAVE_MS = 2_000
-"""How long who closes waits for the coordinator's word; without it the group waits for the session's end."""
+STALE_PAUSE_MAX_MS = 200
+"""It doubles up to this."""
 
 OnCommit = Callable[[Mapping[TopicPartition, OffsetAndMetadata], KbrokerError | None], None]
 
@@ -90,6 +91,9 @@ class GroupSession:
         self._found: dict[TopicPartition, OffsetAndMetadata | None] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._commit_not_before_ms = 0
+        self._ask_attempts = 0
+        self._ask_not_before_ms = 0  # committed offsets; 0: whenever they are missing
+        self._fault: KbrokerError | None = None
         self.polls = 0
         """Raised by one whenever the caller asks for records."""
         self.waiting = False
@@ -105,7 +109,17 @@ class GroupSession:
     @property
     def attention(self) -> bool:
         """Whether `follow` has something to do."""
-        return self._heart is not None and (self._heart.attention or bool(self._found))
+        if self._heart is None:
+            return False
+        return (
+            self._heart.attention
+            or bool(self._found)
+            or bool(self._ask_not_before_ms and now_ms() >= self._ask_not_before_ms)
+        )
+
+    def rest_ms(self, timeout_ms: int) -> int:
+        """How long the caller may sleep before `attention` is true by itself, at most `timeout_ms`."""
+        return min(timeout_ms, max(1, self._ask_not_before_ms - now_ms())) if self._ask_not_before_ms else timeout_ms
 
     @property
     def member_id(self) -> str:
@@ -118,7 +132,7 @@ class GroupSession:
         if self._heart is None:
             self._membership.subscribe(topics, pattern)
             self._heart = self._make_heart(self._membership)
-            self._cluster.watch(self._heart.changed_fd, self._look)
+            self._cluster.watch(self._heart.changed.fd, self._look)
             return
         with self._heart.lock:
             self._membership.subscribe(topics, pattern)
@@ -145,7 +159,7 @@ class GroupSession:
             wanted, lost, fault, expelled = member.wanted, member.lost, member.fault, heart.expelled
             heart.expelled = False
         owned = frozenset(self._core.cursors)
-        if lost:
+        if lost or expelled:
             self._lose(owned, rejoin=expelled)
             owned = frozenset()
             wanted = frozenset()
@@ -153,13 +167,18 @@ class GroupSession:
             with heart.lock:
                 member.fault = None
             raise fault
+        if self._fault is not None:
+            refusal, self._fault = self._fault, None
+            raise refusal
         self._found = {tp: found for tp, found in self._found.items() if tp in wanted}
         revoked = owned - wanted
         if revoked:
             yield from self._revoke(revoked, owned & wanted)
             owned &= wanted
         missing = wanted - owned - self._asked - self._found.keys()
-        if missing:
+        if not missing:
+            self._ask_not_before_ms = 0
+        elif now_ms() >= self._ask_not_before_ms:
             self._ask(missing)
         if self._found:
             self._take(owned)
@@ -210,6 +229,7 @@ class GroupSession:
 
     def _ask(self, missing: frozenset[TopicPartition]) -> None:
         self._asked |= missing
+        self._ask_not_before_ms = 0
         self._cluster.add_topics({tp.topic for tp in missing})
 
         def answered(reply: Reply) -> None:
@@ -224,8 +244,13 @@ class GroupSession:
                             OffsetAndMetadata(one.offset, one.metadata, one.leader_epoch) if known else None
                         )
             elif not isinstance(reply.error, RetriableError):
-                log.error("group %s: committed offsets cannot be fetched: %s", self._options.group, reply.error)
-            if self._heart is not None:
+                self._fault = reply.error
+            if missing <= self._found.keys():
+                self._ask_attempts = 0
+            else:  # those that are still wanted are asked for again
+                self._ask_attempts += 1
+                self._ask_not_before_ms = now_ms() + backoff_ms(self._ask_attempts, RETRY_MS, RETRY_MAX_MS)
+            if self._heart is not None and (self._found or self._fault is not None):
                 self._heart.attention = True
 
         self._cluster.ask_front(m.FetchOffsets(self._options.group, by_topic(missing)), m.CommittedOffsets, answered)
@@ -267,7 +292,10 @@ class GroupSession:
         if not offsets:
             return
         deadline = now_ms() + timeout_ms
+        attempt = 0
         while True:
+            attempt += 1
+            pause_ms = backoff_ms(attempt, STALE_PAUSE_MS, STALE_PAUSE_MAX_MS)
             try:
                 answer: m.OffsetResults = yield from self._cluster.call(
                     self._commit_request(offsets), m.OffsetResults, timeout_ms=max(1, deadline - now_ms())
@@ -276,14 +304,14 @@ class GroupSession:
             except StaleMemberEpoch:
                 if now_ms() >= deadline:
                     raise
-                yield from self._cluster.pause(STALE_PAUSE_MS)
+                yield from self._cluster.pause(pause_ms)
                 continue
             except UnknownTopicOrPartition:
                 raise  # retriable elsewhere; the coordinator knows all topics, so this one was deleted
             except RetriableError as error:
                 if now_ms() >= deadline:
                     raise BrokerUnavailable(f"nothing was committed within {timeout_ms} ms: {error}") from error
-                yield from self._cluster.pause(STALE_PAUSE_MS)
+                yield from self._cluster.pause(pause_ms)
                 continue
             self._note(offsets)
             return
@@ -338,8 +366,17 @@ class GroupSession:
             while not heart.is_over and (left := deadline - now_ms()) > 0:
                 yield from self._cluster.turn(left)
             self._heart = None
-            self._cluster.unwatch(heart.changed_fd)
+            self._cluster.unwatch(heart.changed.fd)
             heart.close()
+
+    def abandon(self) -> Heartbeats | None:
+        """The consumer is gone, and nobody closed it: leave without a commit. For a finalizer; never waits.
+
+        The thread that does it is returned, if there is one.
+        """
+        if self._heart is not None:
+            self._heart.abandon()
+        return self._heart
 
     def _commit_request(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> m.CommitOffsets:
         entries = [

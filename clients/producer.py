@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Never
 
+from kbroker.clients import unclosed
 from kbroker.clients.accumulator import Batch
+from kbroker.clients.arguments import check_unknown
 from kbroker.clients.cluster import Cluster, ClusterSettings, now_ms
 from kbroker.clients.futures import RecordFuture
 from kbroker.clients.gate import Gate
@@ -31,13 +30,13 @@ from kbroker.errors import ConfigError, MessageTooLarge, RequestTimedOut
 from kbroker.types import TopicPartition
 
 Headers = Sequence[tuple[str, bytes | None]]
-_EXIT_TIMEOUT_S = 5.0
 RECORD_BYTES_EXTRA = 70 + 61
 """What a record and its batch take besides key, value and headers, at most."""
 
 
 class Producer(ProducerLoop):
     """Sends records to a broker. Thread-safe; use one for many threads. A context manager: leaving it flushes.
+    One that is dropped unclosed gives up what is not acknowledged, with a warning that says how many records.
 
     `server`: `ipc://PATH`, a folder, `HOST:PORT` or `tcp://HOST:PORT`; None: KBROKER_SERVER, else the usual places.
     Raises BrokerUnavailable when nobody answers within `api_timeout_ms`, ConfigError naming a wrong argument.
@@ -86,7 +85,9 @@ class Producer(ProducerLoop):
         key_serializer: Serializer | None = None,
         value_serializer: Serializer | None = None,
         partitioner: Partitioner | None = None,
+        **unknown: Never,
     ) -> None:
+        check_unknown(type(self), unknown)
         in_flight = whole_number("max_in_flight_requests_per_connection", max_in_flight_requests_per_connection, 1, 256)
         whole_number("retries", retries, 0)
         whole_number("max_request_size", max_request_size, 128)
@@ -128,6 +129,7 @@ class Producer(ProducerLoop):
                 auto_create_topics=True,
                 direct=direct,
             ),
+            "producer",
         )
         try:
             cluster.run(cluster.connect(whole_number("api_timeout_ms", api_timeout_ms, 1)))
@@ -135,8 +137,7 @@ class Producer(ProducerLoop):
             cluster.close()
             raise
         super().__init__(cluster, options)
-        self._at_exit = functools.partial(_close_at_exit, weakref.ref(self))
-        atexit.register(self._at_exit)
+        unclosed.opened(self)
 
     # --- for the caller ---
 
@@ -267,7 +268,20 @@ class Producer(ProducerLoop):
             self._end()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-        atexit.unregister(self._at_exit)
+        unclosed.closed(self)
+
+    def _end_at_exit(self, deadline_s: float) -> None:
+        """Part of unclosed.Closable."""
+
+    def _ended_at_exit(self, deadline_s: float) -> None:
+        """Send what is left, as far as there is time, and say what was lost. Part of unclosed.Closable."""
+        if self._guard.forked or self._is_over:
+            return
+        with contextlib.suppress(RequestTimedOut):
+            self.flush(max(0.0, deadline_s - time.monotonic()))
+        count = self._records_left()
+        self.close(0)
+        self._warn_unclosed(count)
 
     def partitions_for(self, topic: str) -> set[int]:
         """The numbers of the topic's partitions; the topic is made if the broker does that. Raises as `send`."""
@@ -353,9 +367,3 @@ def _checked_headers(headers: object) -> list[tuple[str, bytes | None]]:
                 f"headers must be pairs of text and bytes, not {type(name).__name__} and {type(content).__name__}"
             )
     return pairs
-
-
-def _close_at_exit(reference: weakref.ref[Producer]) -> None:
-    producer = reference()
-    if producer is not None:
-        producer.close(_EXIT_TIMEOUT_S)

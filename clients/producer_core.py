@@ -371,6 +371,8 @@ class ProducerCore:
                 self._look[queue] = None
                 effects.append(NeedMetadata(queue.topic_partition.topic))
                 return
+            if queue.waiting[0] is not batch:
+                continue  # to answer, a link to a dead process was given up: what was in flight on it goes first
             if batch.sequence < 0 and self.settings.idempotent:
                 if not self._identify(queue, effects):
                     self._look[queue] = None

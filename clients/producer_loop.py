@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import os
+import select
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kbroker.catalog.topics import check_name
+from kbroker.clients import unclosed
 from kbroker.clients.accumulator import Accumulator, Batch
+from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster import Cluster, now_ms
 from kbroker.clients.futures import RecordFuture
 from kbroker.clients.gate import Gate
@@ -28,6 +30,8 @@ from kbroker.clients.producer_core import (
 )
 from kbroker.clients.producer_options import ProducerOptions
 from kbroker.clients.topic_partitions import TopicPartitions
+from kbroker.clients.wakeup import Wakeup
+from kbroker.clients.weakly import weakly
 from kbroker.errors import (
     BrokerUnavailable,
     BufferFull,
@@ -39,6 +43,7 @@ from kbroker.errors import (
 from kbroker.types import TopicPartition
 from kbroker.wire.codec import encode_request
 from kbroker.wire.messages import InitProducerId, Produce, ProduceAnswer, ProducerIdAnswer
+from kbroker.wording import counted
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -54,7 +59,8 @@ class ProducerLoop:
     """What Producer stands on. The caller's thread fills batches and sends them itself when they are full; the loop's
     thread sends what has waited long enough, takes answers, tries again and calls back.
 
-    `_lock` guards everything. Callbacks of records run on the loop's thread, without the lock.
+    `_lock` guards everything. Callbacks of records run on the loop's thread, without the lock. That thread holds the
+    producer only while it does something for it: one that nobody uses any more is collected, and the thread ends.
 
     An exception may be raised in a caller's thread at any moment (Ctrl-C, a signal's handler), in the loop's thread
     never. So whoever changes something in a caller's thread says so in `_is_changing` first, and takes it back when all
@@ -91,14 +97,18 @@ class ProducerLoop:
         self._is_over = False  # it has
         self._sleeps_until_ms = 0
         self._identity_not_before_ms = 0
+        self._identity_attempts = 0
         self._callbacks: list[Callable[[], object]] = []  # of batches that had ended before
         self._ended: list[Batch] = []  # batches with callbacks
         self._told = ""  # the last error that was logged
         self._counts = {"records_sent": 0, "records_failed": 0, "batches_sent": 0, "bytes_sent": 0, "retries": 0}
-        self._cluster.on_metadata = self._learn_partitions
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._cluster.watch(self._wake_fd, self._on_wake)
-        self._thread = threading.Thread(target=self._run, name="kbroker-producer", daemon=True)
+        self._cluster.on_metadata = weakly(self._learn_partitions)
+        self._wakeup = Wakeup()
+        self._cluster.watch(self._wakeup.fd, self._wakeup.drain)
+        self._left: list[Callable[[], object]] = []  # to be called back by the thread when it outlives the producer
+        self._thread = threading.Thread(
+            target=_run, args=(weakref.ref(self), self._wakeup, self._left), name="kbroker-producer", daemon=True
+        )
         self._thread.start()
 
     # --- for futures ---
@@ -160,7 +170,7 @@ class ProducerLoop:
         """
         with self._lock:
             if self._is_changing and not self._is_over:
-                os.eventfd_write(self._wake_fd, 1)
+                self._wakeup.wake()
 
     def _await_recovery(self) -> None:
         """Wait until the loop's thread has set right what was interrupted."""
@@ -172,7 +182,7 @@ class ProducerLoop:
                 self._recover()
                 return
             self._gates.append(gate)
-            os.eventfd_write(self._wake_fd, 1)
+            self._wakeup.wake()
         gate.wait()
 
     def _await_ready(self, topic: str) -> None:
@@ -191,7 +201,7 @@ class ProducerLoop:
         with self._lock:
             self._stop = True
             if not self._is_over:
-                os.eventfd_write(self._wake_fd, 1)
+                self._wakeup.wake()
 
     def _await_space(self) -> None:
         """Wait until the buffer has room for a record. Raises BufferFull, ClientClosed."""
@@ -356,8 +366,14 @@ class ProducerLoop:
 
     def _identified(self, reply: Reply) -> None:
         if reply.error is not None:
-            self._identity_not_before_ms = now_ms() + self.options.retry_backoff_ms
+            self._identity_attempts += 1
+            pause_ms = backoff_ms(self._identity_attempts, self.options.retry_backoff_ms, 1_000)
+            self._identity_not_before_ms = now_ms() + pause_ms
+            if self._identity_attempts == ATTEMPTS_UNTOLD and str(reply.error) != self._told:
+                self._told = str(reply.error)
+                log.warning("no producer id: %s; trying again for up to delivery_timeout_ms", reply.error)
         else:
+            self._identity_attempts = 0
             self._core.identified(reply.answer.producer_id, reply.answer.producer_epoch)
 
     def _batch_done(self, batch: Batch) -> None:
@@ -393,32 +409,72 @@ class ProducerLoop:
 
     def _wake(self) -> None:
         if self._sleeps_until_ms and not self._is_over:
-            os.eventfd_write(self._wake_fd, 1)
+            self._wakeup.wake()
             self._sleeps_until_ms = 0
 
-    def _on_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake_fd)
+    def _records_left(self) -> int:
+        """How many records are not acknowledged."""
+        unfinished = list(self._accumulator.unfinished)
+        return sum(batch.record_count for batch in unfinished if not batch.done and batch.halves is None)
+
+    # --- nobody has closed it ---
+
+    def __del__(self) -> None:
+        unclosed.closed(self)
+        if not hasattr(self, "_thread") or self._is_over or self._guard.forked:
+            return
+        # Who has the lock refers to this producer, so nobody has; but the loop's thread may just be looking at it.
+        with self._lock:
+            self._closed = self._is_over = True
+            count = self._records_left()
+            self._cluster.drop(has_sleeper=True)
+            self._perform(self._core.abort(ClientClosed("the producer was garbage-collected: nobody had closed it")))
+            self._left += self._take_callbacks()
+            self._wakeup.wake()
+        self._warn_unclosed(count)
+
+    def _warn_unclosed(self, count: int) -> None:
+        fate = "no record was lost"
+        if count:
+            fate = f"{counted(count, 'record')} not acknowledged and lost, unless just arrived"
+            log.warning("a producer was not closed: %s", fate)
+        unclosed.warn("a Producer", fate)
 
     # --- the thread ---
 
-    def _run(self) -> None:
+    def _work(self, events: list[tuple[int, int]] | None) -> tuple[select.epoll, int] | None:
+        """What the thread does when it has slept until these events (None: it has not slept). What to sleep on next,
+        and for how many ms; None: it is over."""
+        with self._lock:
+            if self._is_over:
+                return None
         reason: Exception = ClientClosed("the producer was closed before the record was acknowledged")
         try:
-            while not self._turn():
-                pass
+            if events is not None:
+                self._cluster.awoke(events)
+                if now_ms() - self._filled_ms <= 1 and not (self._watched or self._gates or self._stop):
+                    # The caller's thread is filling batches, and takes the answers with each: do not fight it for the
+                    # interpreter over every single one.
+                    time.sleep(BUSY_PAUSE_S)
+            wait_ms = self._turn()
+            if wait_ms is not None:
+                return self._cluster.sleeper, wait_ms
         except Exception as error:
             log.exception("the producer's thread failed; nothing more can be sent")
             reason = error
+        self._finish(reason)
+        return None
+
+    def _finish(self, reason: Exception) -> None:
         with self._lock:
             self._closed = self._stop = self._is_over = True
             self._sleeps_until_ms = 0
             self._recover()
             self._perform(self._core.abort(reason))
             callbacks = self._take_callbacks()
-            self._cluster.unwatch(self._wake_fd)
+            self._cluster.unwatch(self._wakeup.fd)
             self._cluster.close()
-            os.close(self._wake_fd)
+            self._wakeup.close()
         _call(callbacks)
 
     def _recover(self) -> None:
@@ -440,7 +496,8 @@ class ProducerLoop:
             batch.callbacks = None
         return callbacks
 
-    def _turn(self) -> bool:
+    def _turn(self) -> int | None:
+        """Do what there is to do; for how many ms to sleep then. None: it is over."""
         with self._lock:
             self._sleeps_until_ms = 0
             if self._is_changing:
@@ -457,13 +514,21 @@ class ProducerLoop:
                 wait_ms = min(max(0, self._due_ms() - now), SLEEP_MAX_MS)
                 self._sleeps_until_ms = now + wait_ms if wait_ms else 0
         _call(callbacks)
-        if wait_ms:
-            self._cluster.wait(wait_ms)
-            if now_ms() - self._filled_ms <= 1 and not (self._watched or self._gates or self._stop):
-                # The caller's thread is filling batches, and takes the answers with each: do not fight it for the
-                # interpreter over every single one.
-                time.sleep(BUSY_PAUSE_S)
-        return stop
+        return None if stop else wait_ms
+
+
+def _run(reference: weakref.ref[ProducerLoop], _wakeup: Wakeup, left: list[Callable[[], object]]) -> None:
+    """The thread of a producer that it does not keep alive: while it sleeps it holds only what it sleeps on."""
+    events: list[tuple[int, int]] | None = None
+    while True:
+        loop = reference()
+        rest = loop._work(events) if loop is not None else None
+        del loop
+        if rest is None:
+            break
+        sleeper, wait_ms = rest
+        events = sleeper.poll(wait_ms / 1000) if wait_ms else None
+    _call(left)
 
 
 def _call(callbacks: list[Callable[[], object]]) -> None:

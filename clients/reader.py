@@ -12,9 +12,12 @@ from kbroker.clients.cluster import Cluster, now_ms, read_boot_id
 from kbroker.clients.consumer_core import RESET_TIMESTAMPS, ConsumerCore, Cursor
 from kbroker.clients.consumer_options import ConsumerOptions
 from kbroker.clients.offset_lookup import ask_offsets
+from kbroker.clients.seldom import Seldom
 from kbroker.clients.shm_source import ShmSource
 from kbroker.clients.zmq_source import FetchLimits, ZmqSource
 from kbroker.errors import (
+    CorruptMessage,
+    CorruptRecord,
     KbrokerError,
     LogTruncated,
     NetworkError,
@@ -50,6 +53,7 @@ class Reader:
         self._zmq = ZmqSource(cluster, limits, options.check_crcs, self._fetch_failed)
         self._shm: ShmSource | None = None
         self._why_not = "transport='zmq' was asked for"
+        self._seldom = Seldom(log)
         self._served_ms = 0
         self._by_zmq = False
         if options.transport != "zmq":
@@ -61,6 +65,7 @@ class Reader:
                 options.isolation_level == "read_committed",
                 options.check_crcs,
                 self._failed,
+                insists=options.transport == "shm",
             )
 
     @property
@@ -70,7 +75,7 @@ class Reader:
             return "zmq"
         if self._options.transport == "shm":
             return "shm"
-        owned = [c for c in self._core.cursors.values() if self._cluster.view.leader(c.topic_partition) >= 0]
+        owned = [c for c in tuple(self._core.cursors.values()) if self._cluster.view.leader(c.topic_partition) >= 0]
         return "shm" if all(self._shm.serves(cursor) for cursor in owned) else "zmq"
 
     @property
@@ -130,8 +135,11 @@ class Reader:
         ):
             return 0
         until = min(now + timeout_ms, cluster.next_due_ms())
-        for retry_ms in (self._core.next_retry_ms(), self._shm.next_retry_ms() if self._shm is not None else None):
-            if retry_ms is not None and retry_ms > now:
+        for retry_ms in (
+            self._core.next_retry_ms(now),
+            self._shm.next_retry_ms(now) if self._shm is not None else None,
+        ):
+            if retry_ms is not None:
                 until = min(until, retry_ms)
         return until - now
 
@@ -163,7 +171,9 @@ class Reader:
             return  # what was read ahead comes first; it is asked again from there
         now = now_ms()
         if isinstance(error, OffsetOutOfRange):
-            self._out_of_range(cursor, error)
+            self._out_of_range(cursor, error, now)
+        elif isinstance(error, CorruptMessage):
+            cursor.fault = CorruptRecord(cursor.topic_partition, cursor.fetch_offset, -1, error)
         elif isinstance(error, RetriableError) and not isinstance(error, UnknownTopicId):
             self._try_again(cursor, error, now)
         elif isinstance(error, UnknownTopicId):
@@ -180,16 +190,21 @@ class Reader:
                 cursor.attempts, settings.retry_backoff_ms, settings.retry_backoff_max_ms
             )
         if cursor.attempts == 8:
-            log.warning("%s: %s; trying again", cursor.topic_partition, error)
+            log.warning("%s at offset %d: %s; trying again", cursor.topic_partition, cursor.fetch_offset, error)
         self._cluster.want_metadata()
 
-    def _out_of_range(self, cursor: Cursor, error: OffsetOutOfRange) -> None:
+    def _out_of_range(self, cursor: Cursor, error: OffsetOutOfRange, now: int) -> None:
         policy = self._options.auto_offset_reset
         if policy == "none":
             cursor.fault = error
             return
-        log.warning("%s; going on at the %s offset", error, policy)
+        resets = cursor.resets + 1
+        self._seldom.warn(cursor.topic_partition, now, f"{error}; going on at the {policy} offset")
         cursor.look_up(RESET_TIMESTAMPS[policy])
+        cursor.resets = resets
+        if resets > 1:  # it went out of the log again before anything was read: not in a loop without a wait
+            settings = self._cluster.settings
+            cursor.retry_at_ms = now + backoff_ms(resets - 1, settings.retry_backoff_ms, settings.retry_backoff_max_ms)
 
     # --- positions ---
 

@@ -62,7 +62,9 @@ class Place(NamedTuple):
 
 
 class ShmSource:
-    """Opens and reads partitions for cursors. `on_error` hears what the worker refuses for one partition."""
+    """Opens and reads partitions for cursors. `on_error` hears what the worker refuses for one partition; if the caller
+    `insists` on shared memory, also what could be read another way.
+    """
 
     def __init__(
         self,
@@ -72,6 +74,8 @@ class ShmSource:
         committed: bool,
         check_crcs: bool,
         on_error: Callable[[Cursor, KbrokerError], None],
+        *,
+        insists: bool = False,
     ) -> None:
         self._cluster = cluster
         self._boot_id = boot_id
@@ -79,6 +83,7 @@ class ShmSource:
         self._committed = committed
         self._check_crcs = check_crcs
         self._on_error = on_error
+        self._insists = insists
         self._workers: dict[int, Worker] = {}
         self._places: dict[Cursor, Place] = {}
         self._machine = machine_hindrance()
@@ -145,10 +150,11 @@ class ShmSource:
                     sleep = False
         return sleep
 
-    def next_retry_ms(self) -> int | None:
+    def next_retry_ms(self, now: int) -> int | None:
         """When a worker that could not be reached is tried again."""
         return min(
-            (w.retry_at_ms for w in self._workers.values() if w.connection is None and w.retry_at_ms), default=None
+            (w.retry_at_ms for w in self._workers.values() if w.connection is None and w.retry_at_ms > now),
+            default=None,
         )
 
     def facts_of(self, cursor: Cursor) -> int:
@@ -198,8 +204,10 @@ class ShmSource:
         try:
             connection = ShmConnection(node.shm_path, CONNECT_TIMEOUT_S)
         except (ShmRefused, UnsupportedVersion) as error:
+            if worker.hindrance != str(error):
+                log.warning("%s; %s", error, "trying again" if self._insists else "reading through ZeroMQ")
+            self._fail(worker, now, str(error))
             worker.hindrance = str(error)
-            log.warning("%s; reading through ZeroMQ", error)
             return None
         except BrokerUnavailable as error:
             self._fail(worker, now, str(error))
@@ -245,6 +253,9 @@ class ShmSource:
         worker = self._worker(node)
         if isinstance(error, ConnectionLost):
             self._lose(worker, now, str(error))
+        elif self._insists:
+            self._close_partition(worker, cursor)
+            self._on_error(cursor, error)
         elif isinstance(error, ThrottlingQuotaExceeded):
             worker.refused.add(cursor)
             log.warning("%s: %s; it is read through ZeroMQ", cursor.topic_partition, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -175,6 +176,7 @@ class ZmqTransport:
     """A DEALER socket, whose monitor tells when it is connected and when it has ended."""
 
     _EVENT: Final = Struct("=HI")
+    _numbers: Final = itertools.count()
     _MONITORED: Final = (
         zmq.EVENT_HANDSHAKE_SUCCEEDED
         | zmq.EVENT_DISCONNECTED
@@ -197,6 +199,7 @@ class ZmqTransport:
         self.is_blocked = False
         self.ended = ""
         self.on_blocked: Callable[[], None] | None = None
+        self._is_followed = False
         self._is_drained = False  # nothing waited at the last look, nor was anything sent since: its descriptor tells
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
@@ -210,8 +213,13 @@ class ZmqTransport:
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, self._HEARTBEAT_TIMEOUT_MS)
             socket.setsockopt(zmq.IPV6, 1)
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(self._MONITORED)
+        # Named anew each time: pyzmq's own name is the number of a descriptor, which another socket of the context may
+        # have had just before.
+        place = f"inproc://monitor-{next(self._numbers)}"
+        socket.monitor(place, self._MONITORED)
+        self._monitor = context.socket(zmq.PAIR)
         self._monitor.setsockopt(zmq.LINGER, 0)
+        self._monitor.connect(place)
         self.fds: tuple[int, ...] = (int(socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD)))
         try:
             socket.connect(endpoint)
@@ -219,10 +227,12 @@ class ZmqTransport:
             self.ended = str(error)
 
     def has_input(self) -> bool:
-        return not self._is_drained and receivable(self._socket)  # `advance` leaves nothing in the monitor
+        # `advance` leaves nothing in the monitor; but what comes before its first look, the descriptor does not tell.
+        return not self._is_followed or (not self._is_drained and receivable(self._socket))
 
     def advance(self) -> bool:
         happened = False
+        self._is_followed = True
         while not self.ended and receivable(self._monitor):
             happened = True
             event, _ = self._EVENT.unpack(receive(self._monitor)[0].bytes)

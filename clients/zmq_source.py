@@ -9,7 +9,7 @@ from kbroker.clients.backoff import backoff_ms
 from kbroker.clients.cluster import Cluster, now_ms
 from kbroker.clients.consumer_core import Cursor
 from kbroker.clients.link import Link, Reply
-from kbroker.errors import CorruptMessage, RequestError, ThrottlingQuotaExceeded, error_for
+from kbroker.errors import RequestError, ThrottlingQuotaExceeded, error_for
 from kbroker.wire.messages import Credit, Fetch, FetchAnswer, FetchedPartition, FetchPartition
 
 FETCHES_MAX = 3
@@ -122,10 +122,7 @@ class ZmqSource:
             return
         cursor.attempts = 0
         if data is not None and len(data):
-            try:
-                cursor.put(data, self._check_crcs)
-            except CorruptMessage as error:
-                self._on_error(cursor, error, fetched)
+            cursor.put(data, self._check_crcs)
 
     def _refused(self, flight: Flight, cursors: list[Cursor], error: RequestError, now: int) -> None:
         if isinstance(error, ThrottlingQuotaExceeded):

@@ -11,7 +11,10 @@
         ├── ClientClosed      used after close()
         ├── ForkedClient      used in a forked child
         ├── BrokerUnavailable nobody answered at that address
-        └── LogTruncated      records that were read have vanished (power cut, acks=1)
+        ├── ConcurrentAccess  two threads, or two tasks, in one client that is for one at a time
+        ├── LogTruncated      records that were read have vanished (power cut, acks=1)
+        ├── CorruptRecord     what lies at an offset is no record: which offsets, and where to go on
+        └── DeserializationError  a deserializer raised for one record: which, and why
 
 A code says what a client does next, so every RequestError carries one. `error_for(code, message)` makes the right
 class from what came over the wire.
@@ -19,8 +22,10 @@ class from what came over the wire.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+from kbroker.types import TopicPartition
 
 
 class KbrokerError(Exception):
@@ -367,6 +372,81 @@ class LogTruncated(ClientError):
         self.partition = partition
         self.offset = offset
         self.diverging_offset = diverging_offset
+
+
+class ConcurrentAccess(ClientError):
+    """Two threads, or two asyncio tasks, were in one client that is for one at a time: give each one of its own."""
+
+
+class CorruptRecord(ClientError):
+    """What lies at an offset cannot be read as records: a wrong CRC, garbage, a count or length that cannot be.
+
+    `topic`, `partition` and `offset` (the first that is affected) name the place. `next_offset` is where sound records
+    may begin again, -1 where that is not known; `cause` says what is wrong.
+    """
+
+    def __init__(self, topic_partition: TopicPartition, offset: int, next_offset: int, cause: object) -> None:
+        super().__init__(topic_partition, offset, next_offset, cause)
+        self.topic_partition = topic_partition
+        self.topic, self.partition = topic_partition
+        self.offset = offset
+        self.next_offset = next_offset
+        self.cause = cause
+
+    @property
+    def fault(self) -> str:
+        """Which offsets are corrupt, and why."""
+        if self.next_offset > self.offset + 1:
+            place = f"offsets {self.offset} to {self.next_offset - 1} are"
+        else:
+            place = f"offset {self.offset} is"
+        return f"{self.topic_partition}: {place} corrupt: {self.cause}"
+
+    @property
+    def past(self) -> int:
+        """Where to try to go on: `next_offset`, or the next one after `offset`."""
+        return self.next_offset if self.next_offset >= 0 else self.offset + 1
+
+    def __str__(self) -> str:
+        return f"{self.fault}; seek to {self.past} to go on behind, or read with on_corrupt='skip'"
+
+
+class DeserializationError(ClientError):
+    """`key_deserializer` or `value_deserializer` raised for one record. Those before it were delivered.
+
+    `topic`, `partition` and `offset` name the record; `origin` is "key" or "value" (KIP-1036), `cause` what was raised.
+    The record as it lies in the log: `key` and `value` (bytes or None), `headers`, `timestamp` (ms since 1970).
+    """
+
+    def __init__(
+        self,
+        topic_partition: TopicPartition,
+        offset: int,
+        origin: str,
+        cause: Exception,
+        *,
+        key: bytes | None = None,
+        value: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp: int = -1,
+    ) -> None:
+        super().__init__(topic_partition, offset, origin, cause)
+        self.topic_partition = topic_partition
+        self.topic, self.partition = topic_partition
+        self.offset = offset
+        self.origin = origin
+        self.cause = cause
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.timestamp = timestamp
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic_partition}, offset {self.offset}: {self.origin}_deserializer raised "
+            f"{type(self.cause).__name__}: {self.cause}; seek to {self.offset + 1} to go on behind it, or read with "
+            "on_deserialization_error='skip'"
+        )
 
 
 def _classes(base: type[RequestError]) -> dict[int, type[RequestError]]:

@@ -54,6 +54,8 @@ class ChildContext:
     listeners: dict[str, socket.socket]
     remembered: dict[str, str]
     peers: dict[str, Peer]
+    secret: bytes = field(repr=False)
+    """What the processes of this start know each other by, 32 bytes. It exists in their memory only."""
     _channel: Channel
     kafka_ports: dict[int, int] = field(default_factory=dict)
     """Where each node serves Kafka clients; empty: it does not."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import zmq
-
 from kbroker.errors import InvalidRequest
 from kbroker.wire import endpoints
 from kbroker.wire.control import (
@@ -20,33 +18,38 @@ from kbroker.wire.control import (
     encode_control,
     identity,
 )
+from kbroker.wire.stream import ANSWER_LIMITS
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import PeerSocket
-from kbroker.workers.loop import Loop
+from kbroker.workers.internal_door import dial_internal, introduce
+from kbroker.workers.stream_connection import StreamConnection, Streams
 
 log = logging.getLogger(__name__)
 
 COORDINATOR = "coordinator"
+REDIAL_MS = 20
+QUEUED_BYTES_MAX = 16 << 20
+"""What a coordinator that reads nothing is kept of this process's messages; above it requests are refused."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class ControlLink:
     """Keeps one connection to the coordinator's present incarnation; a new incarnation gets a new connection."""
 
     def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        child: ChildContext,
-        loop: Loop,
-        join: Join,
-        on_update: Callable[[CatalogUpdate], None],
+        self, streams: Streams, child: ChildContext, join: Join, on_update: Callable[[CatalogUpdate], None]
     ) -> None:
-        self._context = context
+        self._streams = streams
         self._child = child
-        self._loop = loop
         self._join = join
         self._on_update = on_update
-        self._link: PeerSocket | None = None
+        self._link: StreamConnection | None = None
+        self._is_closed = False
         self.on_forwarded: Callable[[KafkaForwarded], None] = lambda _message: None
+        self.on_lost: Callable[[], None] = _nothing
+        """The connection has ended: what was asked on it will not be answered."""
         self.coordinator_incarnation = 0
 
     def follow_peers(self) -> None:
@@ -54,38 +57,63 @@ class ControlLink:
         peer = self._child.peers.get(COORDINATOR)
         if peer is None or peer.incarnation == self.coordinator_incarnation:
             return
-        self.close()
         self.coordinator_incarnation = peer.incarnation
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.IDENTITY, identity(self._child.name, self._child.incarnation, peer.incarnation))
-        socket.setsockopt(zmq.RECONNECT_IVL, 10)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
-        socket.connect(endpoints.ipc(self._child.config.runtime_dir, endpoints.CONTROL))
-        self._link = PeerSocket(socket, self._receive)
-        self._loop.add_port(self._link)
-        self._link.send([encode_control(self._join)])
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()  # what it holds is for the dead coordinator
+        self._dial()
 
     @property
     def is_linked(self) -> bool:
         """Whether there is a coordinator to talk to."""
-        return self._link is not None and COORDINATOR in self._child.peers
+        return self._link is not None
 
-    def acknowledge(self, message: CatalogAck | Opened | KafkaForward) -> None:
-        """Tell the coordinator; lost when it is dead, but then its successor sends the whole catalog again."""
-        if self._link is not None:
-            self._link.send([encode_control(message)])
+    def send(self, message: CatalogAck | Opened | KafkaForward) -> bool:
+        """Tell the coordinator. False: it was not sent, since there is no coordinator, or it takes nothing.
+
+        What the coordinator does not get before it dies is lost; its successor sends the whole catalog again. An
+        acknowledgement is always taken while there is a connection: there is one at most for each update.
+        """
+        link = self._link
+        if link is None or (isinstance(message, KafkaForward) and link.queued_bytes >= QUEUED_BYTES_MAX):
+            return False
+        link.send([encode_control(message)])
+        return True
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Send what the coordinator takes at once, drop the connection."""
+        self._is_closed = True
         if self._link is not None:
-            self._loop.remove_port(self._link)
+            self._link.flush()
             self._link.close()
-            self._link = None
 
-    def _receive(self, frames: list[bytes]) -> None:
+    def _dial(self) -> None:
+        if self._is_closed or self._link is not None or not self.coordinator_incarnation:
+            return
+        child = self._child
         try:
-            message = decode_control(frames[-1])
+            sock = dial_internal(child.config.runtime_dir / endpoints.CONTROL)
+        except OSError:  # its backlog is full
+            self._streams.loop.call_later(REDIAL_MS, self._dial)
+            return
+        self._link = link = StreamConnection(
+            self._streams, sock, ANSWER_LIMITS, self._received, self._ended, is_peer=True
+        )
+        introduce(link, identity(child.name, child.incarnation, self.coordinator_incarnation), child.secret)
+        link.send([encode_control(self._join)])
+
+    def _ended(self, link: StreamConnection, why: str) -> None:
+        """Mostly the coordinator has died, and its successor is told of soon."""
+        if why:
+            log.error("hung up on the coordinator: %s", why)
+        if link is self._link:
+            self._link = None
+            self._streams.loop.call_later(REDIAL_MS, self._dial)
+        self.on_lost()
+
+    def _received(self, frames: list[memoryview]) -> None:
+        try:
+            message = decode_control(frames[-1] if frames else b"")
         except InvalidRequest as error:
             log.error("a message from the coordinator was dropped: %s", error)
             return

@@ -12,11 +12,10 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import zmq
 
 from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, check_entries, settings_in
 from kbroker.catalog.copy import CatalogCopy
@@ -49,6 +48,8 @@ from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.wire.control import RemovedInfo
 from kbroker.wording import counted
+from kbroker.workers.caller import Caller
+from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import Asked
 from kbroker.workers.front_link import FrontDialler
@@ -74,6 +75,16 @@ Done = Callable[[KbrokerError | None], None]
 TakeId = Callable[[int, KbrokerError | None], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A change that waits for its turn. `caller`: who wants it; None: the broker itself."""
+
+    decide: Decide
+    done: Done
+    timeout_ms: int
+    caller: Caller | None = None
+
+
 class Coordinator:
     """One coordinator process. `run()` returns when the supervisor asks for the end."""
 
@@ -83,7 +94,6 @@ class Coordinator:
         """The settings as the file and the flags have them, before what was altered."""
         self.config: Config = child.config
         self.loop = Loop()
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         nodes = [int(worker_node(index)) for index in range(child.worker_count)]
         self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
         self.store = self._open_catalog()
@@ -94,10 +104,11 @@ class Coordinator:
         self.producer_ids = iter(range(0))
         self.wanting_ids: list[TakeId] = []
         self._epochs: dict[tuple[str, int], int] = {}
-        self.changes: deque[tuple[Decide, Done, int]] = deque()
+        self.changes: deque[_Wanted] = deque()
+        self.change_log = ChangeLog(self.loop)
         self.is_committing = False
-        self.members = Members(child, self.loop, self.context, self.catalog, self._owners_report)
         self.streams = Streams(self.loop)
+        self.members = Members(child, self.streams, self.catalog, self._owners_report)
         self.front = FrontDialler(child, self.streams, self._serve)
         self.groups = GroupCoordinator(self.config, self.catalog, self.loop)
         self.status = StatusRequests(self.config.runtime_dir, self.loop)
@@ -111,7 +122,7 @@ class Coordinator:
             m.AlterSettings: self._alter_settings,
             m.InitProducerId: self._init_producer_id,
             m.BrokerStatus: self.status.serve,
-            **NativeGroups(self.groups).requests,
+            **NativeGroups(self.groups, self.change_log).requests,
         }
 
     # --- start and end ---
@@ -206,7 +217,6 @@ class Coordinator:
         self.copy.close()
         self.members.close()
         self.front.close()
-        self.context.term()
 
     def _reload(self, config: Config) -> None:
         self.given = config
@@ -215,7 +225,9 @@ class Coordinator:
 
     def _tell_outage(self) -> None:
         reasons = {"groups": self.groups.outage, "changes of topics": self.refuses_changes}
-        self.child.report(**outage_facts([Outage(what, why) for what, why in reasons.items() if why]))
+        outages = [Outage(what, why) for what, why in reasons.items() if why]
+        outages += [Outage(*told) for told in self.groups.damage]
+        self.child.report(**outage_facts(outages))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()
@@ -237,7 +249,12 @@ class Coordinator:
         missing = [name for name in request.topics or () if name not in self.catalog.topics]
         if missing and request.auto_create and self.config.server.auto_create_topics:
             creations = [m.NewTopic(name) for name in dict.fromkeys(missing)]
-            self.create_all(creations, 5_000, lambda results: asked.answer(self._encode_metadata(request, results)))
+            self.create_all(
+                creations,
+                5_000,
+                lambda results: asked.answer(self._encode_metadata(request, results)),
+                asked.caller,
+            )
             return
         asked.answer(self._encode_metadata(request))
 
@@ -271,14 +288,19 @@ class Coordinator:
             request.topics,
             request.timeout_ms,
             lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
+            asked.caller,
         )
 
     def create_all(
-        self, topics: list[m.NewTopic], timeout_ms: int, answer: Callable[[list[m.TopicResult]], None]
+        self,
+        topics: list[m.NewTopic],
+        timeout_ms: int,
+        answer: Callable[[list[m.TopicResult]], None],
+        caller: Caller,
     ) -> None:
         """Create topics; `answer` gets one result each when all is done."""
         names = [topic.name for topic in topics]
-        self.change_each(names, [partial(self.creation, topic) for topic in topics], timeout_ms, answer)
+        self.change_each(names, [partial(self.creation, topic) for topic in topics], timeout_ms, answer, caller)
 
     def creation(self, topic: m.NewTopic) -> list[Change]:
         """What the store must commit for a new topic. Raises RequestError."""
@@ -296,6 +318,7 @@ class Coordinator:
             [partial(self.catalog.delete, name) for name in request.names],
             request.timeout_ms,
             lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
+            asked.caller,
         )
 
     def _create_partitions(self, asked: Asked, request: m.CreatePartitions) -> None:
@@ -366,6 +389,7 @@ class Coordinator:
             [decide],
             timeout_ms,
             lambda results: asked.answer(codec.encode_answer(m.TopicResults(results))),
+            asked.caller,
         )
 
     def change_each(
@@ -374,6 +398,7 @@ class Coordinator:
         decisions: list[Decide],
         timeout_ms: int,
         answer: Callable[[list[m.TopicResult]], None],
+        caller: Caller,
     ) -> None:
         """Make several changes, each on its own; `answer` gets one result each, in order, when all are through."""
         results: list[m.TopicResult | None] = [None] * len(names)
@@ -390,36 +415,39 @@ class Coordinator:
         if not names:
             answer([])
         for index, decide in enumerate(decisions):
-            self.changes.append((decide, settled(index), timeout_ms))
+            self.changes.append(_Wanted(decide, settled(index), timeout_ms, caller))
         self._next_change()
 
     def _next_change(self) -> None:
         """Decide and commit one change at a time: each decision sees the one before."""
         while self.changes and not self.is_committing:
-            decide, done, timeout_ms = self.changes.popleft()
+            wanted = self.changes.popleft()
             try:
-                changes = decide()
+                changes = wanted.decide()
             except KbrokerError as error:
-                done(error)
+                wanted.done(error)
                 continue
             if not changes:
-                done(None)
+                wanted.done(None)
                 continue
-            self._commit(changes, done, timeout_ms)
+            self._commit(changes, wanted)
 
-    def _commit(self, changes: list[Change], done: Done, timeout_ms: int) -> None:
+    def _commit(self, changes: list[Change], wanted: _Wanted) -> None:
         self.is_committing = True
+        done = wanted.done
 
         def committed(_result: None, error: BaseException | None) -> None:
             self.is_committing = False
             if error is None:
+                if wanted.caller is not None:
+                    self.change_log.catalog(wanted.caller, self.catalog, changes)
                 self._tell_of_compaction(changes)
                 self.catalog.apply(changes)
                 self._topics_changed(c.key.removeprefix(TOPICS) for c in changes if c.key.startswith(TOPICS))
                 if any(change.key.startswith(ALTERED) for change in changes):
                     self._reload(self.given)
                 self.groups.catalog_changed(changes)
-                self.members.broadcast(changes, done, timeout_ms)
+                self.members.broadcast(changes, done, wanted.timeout_ms)
             else:
                 log.error("a change of the catalog failed: %s", error)
                 done(error if isinstance(error, KbrokerError) else KbrokerError(str(error)))
@@ -459,7 +487,7 @@ class Coordinator:
         self._epochs.update(epochs)
         self._topics_changed(name for name, _ in epochs)
         if epochs or removed:
-            self.changes.append((decide, committed, 30_000))
+            self.changes.append(_Wanted(decide, committed, 30_000))
             self._next_change()
 
     def _topics_changed(self, names: Iterable[str]) -> None:

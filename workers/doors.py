@@ -7,36 +7,31 @@ request is `[request id][header][payload …]` from a client, so what serves it 
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import zmq
-
 from kbroker.config import NativeConfig
-from kbroker.errors import InvalidRequest, KbrokerError, MessageTooLarge, ThrottlingQuotaExceeded
+from kbroker.errors import (
+    InvalidRequest,
+    KbrokerError,
+    MessageTooLarge,
+    ThrottlingQuotaExceeded,
+    UnknownServerError,
+)
 from kbroker.wire import codec
 from kbroker.wire.codec import REQUEST_ID_BYTES_MAX
-from kbroker.wire.frames import receivable, receive, send
+from kbroker.workers.caller import Caller
 
 log = logging.getLogger(__name__)
 
 CLIENTS_REMEMBERED = 65_536
 """Of so many clients it is known how much they were sent; the one that was silent longest is forgotten."""
 
-LAST_WORDS_MS = 500
-"""How long a process that ends in good order lets ZeroMQ send its last answers."""
-
-TURN_MESSAGES = 64
-"""At most so many messages are taken from one socket before the loop looks at the others."""
-
-ZERO_COPY_BYTES = 65_536
-"""Frames from here on are handed to ZeroMQ without a copy; for smaller ones the copy is cheaper."""
-
-RECEIVE_QUEUE = 16
-"""Messages of one client that wait in ZeroMQ before its connection is no longer read from."""
+FAILURE_INTERVAL_S = 1
+"""A request at which a process has failed is told of, with its traceback, so often at most, by each door."""
 
 REPEATED_MAX = 1024
 REPEATED_BYTES_MAX = 512
@@ -53,6 +48,13 @@ class Asked(NamedTuple):
     request_id: bytes
     header: bytes
     payload: list[memoryview]
+    told_caller: bytes = b""
+    """What the front says of who asks, where it has passed this on."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return self.door.caller(self)
 
     def answer(self, header: bytes, payload: Frames = ()) -> None:
         """Send the answer. A client that is gone, or lets its answers pile up, does not get it."""
@@ -74,18 +76,27 @@ class Door(ABC):
         self._serve = serve
         self._limits = limits
         # Here, not in one table of the worker: a client's name is unique at its own door only.
+        self._next_failure_s = 0.0
         self.sent_bytes: dict[bytes, int] = {}
         """Payload that each client was sent in all."""
+
+    def client_gone(self, client: bytes) -> None:
+        """A client has hung up: nothing is to be remembered of it any longer."""
+        self.sent_bytes.pop(client, None)
 
     @abstractmethod
     def _transmit(self, client: bytes, frames: Frames) -> bool:
         """Send to a client without waiting. False: it is gone, or does not take it."""
 
     @abstractmethod
+    def caller(self, asked: Asked) -> Caller:
+        """Who has sent a request, as far as it is known here."""
+
+    @abstractmethod
     def _admit(self, client: bytes) -> KbrokerError | None:
         """Count a request that will be answered; the error says why it will not be taken."""
 
-    def take(self, client: bytes, frames: list[memoryview]) -> None:
+    def take(self, client: bytes, frames: list[memoryview], told_caller: bytes = b"") -> None:
         """Serve `[request id][header][payload …]`, or refuse it."""
         limits = self._limits
         if (
@@ -95,12 +106,24 @@ class Door(ABC):
         ):
             fault = self._admit(client)
             if fault is None:
-                self._serve(_new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:])))
+                asked = _new(Asked, (self, client, bytes(frames[0]), bytes(frames[1]), frames[2:], told_caller))
+                try:
+                    self._serve(asked)
+                except Exception:  # one request that nobody foresaw must not end the process for all others
+                    self._tell_failure(asked)
+                    asked.refuse(UnknownServerError("the broker has failed at this request; its log says more"))
                 return
         else:
             fault = self._fault_of(frames)
         request_id = bytes(frames[0]) if frames and len(frames[0]) <= REQUEST_ID_BYTES_MAX else b""
         self._transmit(client, [request_id, codec.encode_error(fault)])
+
+    def _tell_failure(self, asked: Asked) -> None:
+        """With its traceback, but not for each of a flood."""
+        now_s = time.monotonic()
+        if now_s >= self._next_failure_s:
+            self._next_failure_s = now_s + FAILURE_INTERVAL_S
+            log.exception("a request was not served: %.80r", asked.header)
 
     def _fault_of(self, frames: list[memoryview]) -> KbrokerError:
         """What is wrong with a request whose frames are not as they must be."""
@@ -132,113 +155,8 @@ class Door(ABC):
             del self.sent_bytes[next(iter(self.sent_bytes))]
 
 
-class ClientDoor(Door):
-    """A ROUTER that native clients dial, with all limits that ZeroMQ can hold set before it is bound."""
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], serve: Serve, limits: NativeConfig) -> None:
-        super().__init__(serve, limits)
-        socket = context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.MAXMSGSIZE, limits.frame_bytes_max)
-        socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
-        socket.setsockopt(zmq.SNDHWM, 2 * limits.requests_in_flight_max)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-        # A tcp client whose host vanished is noticed, and its queue freed, without traffic of its own.
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-        self.socket = socket
-        self.was_used = True
-        self._unanswered: dict[bytes, int] = {}  # no zeros in it
-
-    def drain(self) -> None:
-        """Serve the requests that wait, at most TURN_MESSAGES of them."""
-        self.was_used = True
-        for _ in range(TURN_MESSAGES):
-            try:
-                client, *frames = receive(self.socket)
-            except zmq.Again:
-                return
-            self.take(client.bytes, [frame.buffer for frame in frames])
-            if not receivable(self.socket):
-                self.was_used = False  # its EVENTS were looked at last
-                return
-
-    def _transmit(self, client: bytes, frames: Frames) -> bool:
-        self.was_used = True
-        return not self.socket.closed and send_frames(self.socket, [client, *frames])
-
-    def _admit(self, client: bytes) -> KbrokerError | None:
-        limits = self._limits
-        unanswered = self._unanswered.get(client, 0)
-        if unanswered >= limits.requests_in_flight_max:
-            return too_many_unanswered(unanswered)
-        if not unanswered and len(self._unanswered) >= limits.clients_max:
-            return ThrottlingQuotaExceeded(
-                f"more than native.clients.max={limits.clients_max} clients wait for answers"
-            )
-        self._unanswered[client] = unanswered + 1
-        return None
-
-    def send(self, client: bytes, frames: Frames) -> None:
-        """Answer one request of a client; the answer is dropped when the client is gone or does not take it."""
-        unanswered = self._unanswered
-        left = unanswered.get(client, 0) - 1
-        if left > 0:
-            unanswered[client] = left
-        else:
-            unanswered.pop(client, None)
-        super().send(client, frames)
-
-    def close(self, linger_ms: int = 0) -> None:
-        """Close the socket; what is not sent within `linger_ms` is dropped."""
-        self.socket.close(linger=linger_ms)
-
-
 def too_many_unanswered(count: int) -> ThrottlingQuotaExceeded:
     """Why a request is not taken from a client that has so many on their way."""
     return ThrottlingQuotaExceeded(
         f"{count} requests without an answer are native.requests.in.flight.max: wait for answers"
     )
-
-
-def send_frames(socket: zmq.Socket[bytes], frames: Frames) -> bool:
-    """Send a message without waiting. False when the peer is gone or its queue is full."""
-    try:
-        send(socket, frames, ZERO_COPY_BYTES)
-    except zmq.ZMQError as error:
-        if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-            return False
-        raise
-    return True
-
-
-class PeerSocket:
-    """A socket for control messages: every message goes to `serve` as its list of frames."""
-
-    def __init__(self, socket: zmq.Socket[bytes], serve: Callable[[list[bytes]], None]) -> None:
-        self.socket = socket
-        self.was_used = True
-        self._serve = serve
-
-    def drain(self) -> None:
-        """Serve the messages that wait, at most TURN_MESSAGES of them."""
-        self.was_used = True
-        for _ in range(TURN_MESSAGES):
-            if self.socket.closed:
-                return
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._serve(frames)
-
-    def send(self, frames: list[bytes]) -> bool:
-        """Send without waiting. False when the peer is gone or its queue is full."""
-        self.was_used = True
-        return not self.socket.closed and send_frames(self.socket, frames)
-
-    def close(self) -> None:
-        """Close the socket; what was not sent yet is dropped."""
-        with contextlib.suppress(zmq.ZMQError):
-            self.socket.close(linger=0)

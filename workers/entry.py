@@ -51,6 +51,7 @@ def run_child(
         setproctitle(f"kbroker: {context.title}")
         start_logging(context.title)
         keep_freed_memory()
+        seed_routing_ids()
         code = _run(main, context)
     except BaseException:
         log.critical("cannot start", exc_info=True)
@@ -79,6 +80,15 @@ def _die_with(supervisor_pid: int) -> None:
     # The supervisor may have died before the call above.
     if os.getppid() != supervisor_pid:
         os._exit(1)
+
+
+def seed_routing_ids() -> None:
+    """Make what libzmq numbers a ROUTER's peers from unpredictable: call it before the process's first socket.
+
+    libzmq begins with two numbers of libc's rand(), which it does not seed, so that they are the same in every process.
+    A peer that names itself by the number that comes next would end the process when the next client connects.
+    """
+    _libc.srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
 
 
 def _close_all_but(kept_fds: Iterable[int]) -> None:

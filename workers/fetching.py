@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -171,6 +172,8 @@ class FetchInProgress(ParkedFetch):
             if isinstance(data, StorageError):
                 # One partition's bad disk is no reason to keep the others' records back.
                 answer.error, answer.message = data.code, str(data)
+                with contextlib.suppress(RequestError):  # else nobody is there to look at it
+                    self._worker.table.get(answer.topic, answer.partition).log.suspect(piece.base_offset)
             else:
                 answer.frames = 1
                 payload.append(data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -20,41 +19,51 @@ from kbroker.errors import (
     KbrokerError,
     LeaderNotAvailable,
     NotLeaderOrFollower,
+    RequestTimedOut,
     ThrottlingQuotaExceeded,
     UnknownTopicOrPartition,
 )
 from kbroker.wire import codec, endpoints
-from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity
-from kbroker.wire.messages import Hello, HelloAnswer, Produce
-from kbroker.wire.stream import ANSWER_LIMITS
+from kbroker.wire.control import CatalogAck, CatalogUpdate, Join, identity, process_named
+from kbroker.wire.group_messages import GroupHeartbeat
+from kbroker.wire.messages import Fetch, Hello, HelloAnswer, ListOffsets, Produce
+from kbroker.workers.caller import pack_caller
 from kbroker.workers.child import ChildContext
+from kbroker.workers.client_door import LAST_WORDS_MS, ZERO_COPY_BYTES, ClientDoor
 from kbroker.workers.control_link import COORDINATOR, ControlLink
-from kbroker.workers.doors import LAST_WORDS_MS, REPEATED_BYTES_MAX, REPEATED_MAX, ZERO_COPY_BYTES, Asked, ClientDoor
-from kbroker.workers.loop import READ, Loop
+from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
+from kbroker.workers.internal_door import InternalDoor
+from kbroker.workers.loop import Loop
 from kbroker.workers.stream_connection import StreamConnection, Streams
 
 log = logging.getLogger(__name__)
 
 BYTES_ON_THE_WAY_MAX = 128 << 20
-"""Payload that may be under way to one process; above it clients are told to come again."""
+"""What may be under way to one process; above it clients are told to come again."""
+REQUEST_BYTES = 512
+"""What a request that is under way is counted with beside its own bytes: we remember it until it is answered."""
+NOTICES_UP_TO_BYTES = 16 << 20
+"""A process that leaves so much untaken is not told of clients that have gone: what waits for them ends by itself."""
+ANSWER_WITHIN_MS = 300_000
+"""A process that has not answered by then will not: no request waits that long. It is refused, retriable."""
+OVERDUE_CHECK_MS = 5_000
 
 
 class Link:
-    """The stream of one process: requests out, answers in. `name` is the identity (see wire/control.py) that its first
-    message tells, empty until then."""
+    """The stream of one process: requests out, answers in. `name`: its identity (see wire/control.py)."""
 
     __slots__ = ("bytes_on_the_way", "connection", "name")
 
-    def __init__(self) -> None:
-        self.connection: StreamConnection
-        self.name = b""
+    def __init__(self, connection: StreamConnection, name: bytes) -> None:
+        self.connection = connection
+        self.name = name
         self.bytes_on_the_way = 0
-        """Of requests that it has not answered."""
+        """Of requests that it has not answered, REQUEST_BYTES each and their own."""
 
     @property
     def process(self) -> str:
         """Whose it is: `worker-0`."""
-        return self.name.partition(b":")[0].decode(errors="replace") or "a stranger"
+        return process_named(self.name)
 
 
 class Backend:
@@ -66,59 +75,44 @@ class Backend:
     def __init__(
         self,
         streams: Streams,
-        listener: socket.socket,
+        child: ChildContext,
         pass_on: Callable[[Link, list[memoryview]], None],
         changed: Callable[[], None],
     ) -> None:
         self.links: dict[bytes, Link] = {}
-        self._streams = streams
-        self._listener = listener
         self._pass_on = pass_on
         self._changed = changed
+        self._door = InternalDoor(streams, child.listeners["backend"], child.secret, self._welcome)
 
     def listen(self) -> None:
         """Begin to accept."""
-        self._streams.loop.add(self._listener.fileno(), READ, self._accept)
+        self._door.listen()
 
     def close(self) -> None:
-        """Hang up on everybody."""
+        """Accept nobody any more, hang up on everybody."""
+        self._door.close()
         for link in list(self.links.values()):
             link.connection.close()
 
-    def _accept(self, _events: int) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # gone again
+    def _welcome(self, connection: StreamConnection, name: bytes) -> None:
+        if name in self.links:
+            self._door.refuse(connection, f"{name!r:.80} is here already")
             return
-        sock.setblocking(False)
-        link = Link()
-        link.connection = StreamConnection(
-            self._streams,
-            sock,
-            ANSWER_LIMITS,
-            partial(self._introduced, link),
-            lambda _connection, why: self._ended(link, why),
-            is_peer=True,
-        )
-
-    def _introduced(self, link: Link, frames: list[memoryview]) -> None:
-        name = bytes(frames[0]) if frames else b""
-        if name in self.links or not name:
-            link.connection.close("it does not say who it is")
-            return
-        link.name = name
-        link.connection.on_message = partial(self._pass_on, link)
-        self.links[name] = link
+        link = self.links[name] = Link(connection, name)
+        connection.on_message = partial(self._pass_on, link)
+        connection.on_end = partial(self._ended, link)
         self._changed()
 
-    def _ended(self, link: Link, why: str) -> None:
+    def _ended(self, link: Link, _connection: StreamConnection, why: str) -> None:
         if why:
             log.error("hung up on %s at the backend: %s", link.process, why)
-        if self.links.pop(link.name, None) is not None:
-            self._changed()
+        del self.links[link.name]
+        self._changed()
 
 
-NOWHERE: Final[tuple[Link | None, int]] = (None, 0)
+OFTEN: Final = frozenset((Produce.OP, Fetch.OP, ListOffsets.OP, GroupHeartbeat.OP))
+"""What changes nothing that the log tells of: who asks is not passed on with it."""
+NOWHERE: Final[tuple[Link | None, int, int]] = (None, 0, 0)
 
 
 class Front:
@@ -131,15 +125,18 @@ class Front:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.owners: dict[tuple[str, int], int] = {}
         self.topics: dict[str, int] = {}
-        self.on_the_way: dict[tuple[bytes, bytes], tuple[Link, int]] = {}
-        """By client and request id: what was handed over and not answered, to whom, and its size in bytes."""
+        self.on_the_way: dict[tuple[bytes, bytes], tuple[Link, int, int]] = {}
+        """By client and request id: what was handed over and not answered, to whom, how many bytes it is counted with,
+        and when (in the checks of `_refuse_overdue` so far); the oldest first. What a client that has gone had asked
+        stays until it is answered: it still counts."""
+        self._checks = 0
         self._repeated: dict[bytes, Link] = {}
         """Where produce requests with these headers go: a producer sends the same with each batch of a partition."""
         self.has_catalog = False
         self.is_ready = False
 
         limits = self.config.native
-        self.door = ClientDoor(self.context, self._serve, limits)
+        self.door = ClientDoor(self.context, self._serve, limits, self._client_gone)
         child.bind(self.door.socket, endpoints.ipc(self.config.runtime_dir, endpoints.FRONT))
         listener = child.listeners.get("native")
         if listener is not None:
@@ -147,17 +144,16 @@ class Front:
             child.bind(self.door.socket, f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}", "native")
         self.is_draining = False
         self.streams = Streams(self.loop)
-        self.backend = Backend(self.streams, child.listeners["backend"], self._pass_on, self._links_changed)
-        self.control = ControlLink(
-            self.context, child, self.loop, Join(child.incarnation, child.name), self._update_catalog
-        )
+        self.backend = Backend(self.streams, child, self._pass_on, self._links_changed)
+        self.control = ControlLink(self.streams, child, Join(child.incarnation, child.name), self._update_catalog)
 
     def run(self) -> None:
         """Serve until told to end."""
         self.child.attach(self.loop)
         self.child.on_peers = self._follow_peers
         self.child.on_drain = self._drain
-        self.loop.add_port(self.door)
+        self.door.listen(self.loop)
+        self.loop.call_every(OVERDUE_CHECK_MS, self._refuse_overdue)
         self.backend.listen()
         self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         self._follow_peers()
@@ -185,11 +181,11 @@ class Front:
                 return
             fields = codec.unpack_request(asked.header)
             if fields["op"] == Hello.OP:
-                codec.decode_request(fields)
+                self.door.introduce(asked, codec.decode_request(fields).client_id)
                 asked.answer(codec.encode_answer(hello_answer(self.child, node=-1)))
                 return
             link = self._link_to(self._target(fields))
-            self._hand_over(asked, link)
+            self._hand_over(asked, link, () if fields["op"] in OFTEN else (b"", pack_caller(asked.caller)))
         except KbrokerError as error:
             asked.refuse(error)
         else:
@@ -218,20 +214,27 @@ class Front:
             raise LeaderNotAvailable(f"{target} is starting; try again")
         return link
 
-    def _hand_over(self, asked: Asked, link: Link) -> None:
+    def _hand_over(self, asked: Asked, link: Link, told: tuple[bytes, ...] = ()) -> None:
+        """`told`: who asks, where its process may want to know."""
         if self.is_draining:
             raise NotLeaderOrFollower("the broker is stopping")
-        _, client, request_id, header, payload = asked
+        _, client, request_id, header, payload, _ = asked
         key = (client, request_id)
         if key in self.on_the_way:
             raise InvalidRequest(f"request id {request_id.hex()} is in use by a request not answered yet")
-        size = len(header) + sum(map(len, payload))
+        size = REQUEST_BYTES + len(header) + sum(map(len, payload))
         waiting = link.bytes_on_the_way
         if waiting and waiting + size > BYTES_ON_THE_WAY_MAX:
             raise ThrottlingQuotaExceeded(f"{link.process} has {waiting} bytes waiting; try again")
-        link.connection.send([client, request_id, header, *payload])
+        link.connection.send([client, *told, request_id, header, *payload])
         link.bytes_on_the_way = waiting + size
-        self.on_the_way[key] = (link, size)
+        self.on_the_way[key] = (link, size, self._checks)
+
+    def _client_gone(self, client: bytes) -> None:
+        """Let the others know: what waits for that client need not wait any longer."""
+        for link in self.backend.links.values():
+            if link.connection.queued_bytes < NOTICES_UP_TO_BYTES:
+                link.connection.send([client])
 
     def _identity_of(self, name: str, incarnation: int) -> bytes:
         return identity(name, incarnation, self.child.incarnation)
@@ -239,8 +242,11 @@ class Front:
     # --- answers ---
 
     def _pass_on(self, link: Link, frames: list[memoryview]) -> None:
+        if len(frames) < 2:
+            link.connection.close(f"an answer has at least 2 frames (client, request id), not {len(frames)}")
+            return
         client, request_id = key = bytes(frames[0]), bytes(frames[1])
-        sent_to, size = self.on_the_way.get(key, NOWHERE)
+        sent_to, size, _ = self.on_the_way.get(key, NOWHERE)
         if sent_to is not link:
             return
         del self.on_the_way[key]
@@ -249,6 +255,20 @@ class Front:
         # ZeroMQ copies the small ones at once.
         answer = [frame if len(frame) < ZERO_COPY_BYTES else lasting(frame) for frame in frames[2:]]
         self.door.send(client, [request_id, *answer])
+
+    def _refuse_overdue(self) -> None:
+        """What was handed over too long ago is answered by us: its process never will."""
+        self._checks += 1
+        oldest = self._checks - ANSWER_WITHIN_MS // OVERDUE_CHECK_MS
+        while self.on_the_way:
+            key = next(iter(self.on_the_way))
+            link, size, since = self.on_the_way[key]
+            if since > oldest:
+                break
+            del self.on_the_way[key]
+            link.bytes_on_the_way -= size
+            late = RequestTimedOut(f"{link.process} has not answered within {ANSWER_WITHIN_MS // 1000} s; try again")
+            self.door.send(key[0], [key[1], codec.encode_error(late)])
 
     # --- what the others tell ---
 
@@ -261,7 +281,7 @@ class Front:
         self._tell_ready()
         self._repeated.clear()
         links = self.backend.links
-        for key, (link, _) in list(self.on_the_way.items()):
+        for key, (link, _, _) in list(self.on_the_way.items()):
             if links.get(link.name) is not link:
                 del self.on_the_way[key]
                 client, request_id = key
@@ -280,7 +300,7 @@ class Front:
             self.topics[topic.name] = len(topic.partitions)
             for partition in topic.partitions:
                 self.owners[topic.name, partition.partition] = partition.leader
-        self.control.acknowledge(CatalogAck(self.child.incarnation, update.version))
+        self.control.send(CatalogAck(self.child.incarnation, update.version))
         self.has_catalog = True
         self._tell_ready()
 

@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING
 
 from kbroker.catalog.catalog import TOPICS
 from kbroker.catalog.store import Change
-from kbroker.errors import CoordinatorNotAvailable, KbrokerError
+from kbroker.errors import CoordinatorNotAvailable, KbrokerError, StorageError
 from kbroker.groups.consumer_events import ConsumerEvent
 from kbroker.groups.effects import Effects, Reply
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
 from kbroker.log.compaction import Cleanings, Rules, read_cleanings
+from kbroker.log.damage import CORRUPT, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
 from kbroker.workers.complaints import Complaints
 from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
+from kbroker.workers.offsets_log import PARTITION as OFFSETS_PARTITION
 from kbroker.workers.offsets_log import OffsetsLog, open_offsets, stored_records
 
 if TYPE_CHECKING:
@@ -259,8 +261,20 @@ class GroupCoordinator:
 
     def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Cleanings, Groups]:
         """Open the log and replay it. May block. Raises StorageError, StartError."""
+        loaded = opened, _, _ = self._replayed(distrust_cache, Repair.NONE)
+        if not any(damage.kind == CORRUPT for damage in opened.damage.pending):
+            return loaded
+        # Nobody reads it yet: what is good behind a corrupt place is of more use than the file as it is.
+        opened.abandon()
+        try:
+            return self._replayed(distrust_cache, Repair.SET_ASIDE)
+        except StorageError as error:
+            log.error("what is corrupt cannot be set aside: %s", error)
+            return self._replayed(distrust_cache, Repair.NONE)
+
+    def _replayed(self, distrust_cache: bool, repair: Repair) -> tuple[PartitionLog, Cleanings, Groups]:
         now_ms = self.now_ms()
-        opened = open_offsets(self._config, now_ms, self._storage, distrust_cache=distrust_cache)
+        opened = open_offsets(self._config, now_ms, self._storage, distrust_cache=distrust_cache, repair=repair)
         try:
             groups = Groups(self._settings, self.topics)
             for record in stored_records(opened):
@@ -272,7 +286,6 @@ class GroupCoordinator:
         return opened, cleanings, groups
 
     def _take_over(self, opened: PartitionLog, cleanings: Cleanings, groups: Groups) -> None:
-        self._set_outage("")
         self._groups = groups
         self._offsets = OffsetsLog(
             opened,
@@ -283,6 +296,7 @@ class GroupCoordinator:
             self._freed_space,
             self._rules,
         )
+        self._set_outage("")
         for follower in self._log_followers:
             follower(self._offsets)
         now_ms = self.now_ms()
@@ -310,6 +324,13 @@ class GroupCoordinator:
         self._set_outage(why)
         self._loop.call_later(self._retry_ms, partial(self._retry, distrust_cache))
         self._retry_ms = min(2 * self._retry_ms, RETRY_MAX_MS)
+
+    @property
+    def damage(self) -> list[tuple[str, str]]:
+        """What of the log is damaged: what cannot be used, and why."""
+        if self._offsets is None:
+            return []
+        return [damage.outage(OFFSETS_PARTITION) for damage in self._offsets.log.damage.pending]
 
     def _set_outage(self, why: str) -> None:
         self.outage = why

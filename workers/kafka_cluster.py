@@ -11,6 +11,7 @@ from kbroker.kafka import coordination, replicas, topic_partitions
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.workers.kafka_service import Call, Serve
+from kbroker.workers.refusal_log import RefusalLog
 
 
 def illegal_names(request: Any, known: Container[str]) -> dict[str, int]:
@@ -28,8 +29,9 @@ def illegal_names(request: Any, known: Container[str]) -> dict[str, int]:
 class KafkaCluster:
     """`cluster` tells what a client that reached us at an address sees."""
 
-    def __init__(self, cluster: Callable[[str], Cluster]) -> None:
+    def __init__(self, cluster: Callable[[str], Cluster], refusals: RefusalLog) -> None:
         self._cluster = cluster
+        self._refusals = refusals
         self.serves: dict[int, Serve] = {
             ApiKey.FIND_COORDINATOR: self._find_coordinator,
             ApiKey.DESCRIBE_CLUSTER: self._describe_cluster,
@@ -39,7 +41,10 @@ class KafkaCluster:
         }
 
     def _find_coordinator(self, call: Call) -> None:
-        call.answer(coordination.coordinator_found(call.request, call.version, self._cluster(call.host)))
+        answer = coordination.coordinator_found(call.request, call.version, self._cluster(call.host))
+        for what, why in coordination.refusals(call.request, call.version, answer):
+            self._refusals.say(call.caller, what, why)
+        call.answer(answer)
 
     def _describe_cluster(self, call: Call) -> None:
         call.answer(coordination.cluster_described(call.request, self._cluster(call.host)))

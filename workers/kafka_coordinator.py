@@ -13,6 +13,7 @@ from kbroker.errors import (
     InvalidTopic,
     KbrokerError,
     RequestError,
+    TopicAlreadyExists,
     UnknownTopicId,
     code_of,
 )
@@ -45,10 +46,11 @@ from kbroker.workers.kafka_groups import KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
-from kbroker.workers.kafka_service import Call, KafkaService
+from kbroker.workers.kafka_service import Call, KafkaService, caller_of
 from kbroker.workers.listeners import host_port
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
+from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from kbroker.catalog.catalog import Catalog
@@ -95,11 +97,12 @@ class KafkaCoordinator:
         self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
         coordinator.groups.follow_log(self._lead)
         kafka = coordinator.config.kafka
-        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka)
+        self._refusals = RefusalLog(coordinator.loop)
+        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka, self._refusals)
         self._service = KafkaService(
             {
                 **records.serves,
-                **KafkaCluster(self._cluster).serves,
+                **KafkaCluster(self._cluster, self._refusals).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.LIST_CONFIG_RESOURCES: self._config_resources,
@@ -111,7 +114,9 @@ class KafkaCoordinator:
                 ApiKey.ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INCREMENTAL_ALTER_CONFIGS: self._alter_configs,
                 ApiKey.INIT_PRODUCER_ID: self._init_producer_id,
-                **KafkaGroups(coordinator.groups, coordinator.groups.topics).serves,
+                **KafkaGroups(
+                    coordinator.groups, coordinator.groups.topics, coordinator.change_log, self._refusals
+                ).serves,
             },
             by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
         )
@@ -141,7 +146,7 @@ class KafkaCoordinator:
         body = memoryview(message.body)
         head = Request(message.api_key, message.version, message.correlation_id, message.client_id, body, len(body))
         try:
-            self._service.serve_call(Call(head, message.host, send, give_up))
+            self._service.serve_call(Call(head, message.host, send, give_up, message.client_address))
         except RequestError as error:
             give_up(str(error))
 
@@ -160,9 +165,13 @@ class KafkaCoordinator:
             return
 
         def created(results: list[m.TopicResult]) -> None:
+            for result in results:
+                if result.error not in (0, TopicAlreadyExists.code):  # the answer has no place for the reason
+                    self._refusals.say(call.caller, f"making topic {result.name!r:.260}", result.message)
             self._answer_metadata(call, {result.name: result.error for result in results if result.error})
 
-        coordinator.create_all([m.NewTopic(name) for name in missing], AUTO_CREATE_TIMEOUT_MS, created)
+        creations = [m.NewTopic(name) for name in missing]
+        coordinator.create_all(creations, AUTO_CREATE_TIMEOUT_MS, created, call.caller)
 
     def _answer_metadata(self, call: Call, refused: Mapping[str, int]) -> None:
         cluster = self._cluster(call.host)
@@ -175,6 +184,9 @@ class KafkaCoordinator:
 
     def _init_producer_id(self, call: Call) -> None:
         if call.request.transactional_id is not None:
+            transactional_id = call.request.transactional_id
+            why = "transactions are not supported yet: leave transactional.id out"
+            self._refusals.say(call.caller, f"transactional.id {transactional_id!r:.200}", why)
             call.answer(coordination.producer_id_refused(InvalidRequest.code))
             return
 
@@ -216,7 +228,7 @@ class KafkaCoordinator:
         def done(results: list[Result]) -> None:
             call.answer(topics.created(request, asked, results, self._made))
 
-        self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+        self._decide(call, names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _made(self, asked: topics.NewTopic) -> topics.Made:
         known = self._coordinator.catalog.topics.get(asked.name)
@@ -238,7 +250,7 @@ class KafkaCoordinator:
         def done(results: list[Result]) -> None:
             call.answer(topics.deleted(asked, results))
 
-        self._decide([item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
+        self._decide(call, [item.name or "" for item in asked], decisions, request.timeout_ms, False, done)
 
     def _deletion(self, name: str, topic_id: bytes) -> list[Change]:
         catalog = self._coordinator.catalog
@@ -257,7 +269,7 @@ class KafkaCoordinator:
             call.answer(topics.grown(request, results))
 
         names = [topic.name for topic in request.topics]
-        self._decide(names, decisions, request.timeout_ms, request.validate_only, done)
+        self._decide(call, names, decisions, request.timeout_ms, request.validate_only, done)
 
     def _describe_configs(self, call: Call) -> None:
         own = {name: topic.settings for name, topic in self._coordinator.catalog.topics.items()}
@@ -284,7 +296,7 @@ class KafkaCoordinator:
         def done(results: list[Result]) -> None:
             call.answer(configs.altered(call.api_key, request, results))
 
-        self._decide(names, decisions, 30_000, request.validate_only, done)
+        self._decide(call, names, decisions, 30_000, request.validate_only, done)
 
     def _altered(self, asked: configs.Alteration) -> list[Change]:
         catalog = self._coordinator.catalog
@@ -294,6 +306,7 @@ class KafkaCoordinator:
 
     def _decide(
         self,
+        call: Call,
         names: list[str],
         decisions: list[Callable[[], list[Change]] | Result],
         timeout_ms: int,
@@ -318,7 +331,11 @@ class KafkaCoordinator:
             done(results)
 
         self._coordinator.change_each(
-            [names[number] for number, _ in open_ones], [decide for _, decide in open_ones], timeout_ms, changed
+            [names[number] for number, _ in open_ones],
+            [decide for _, decide in open_ones],
+            timeout_ms,
+            changed,
+            call.caller,
         )
 
     # --- records: of the internal topics alone ---
@@ -332,6 +349,9 @@ class KafkaCoordinator:
             produce.failed(*self._refusal(item.topic or self._internal.name_of(item.topic_id), item.partition))
             for item in request.wanted
         ]
+        for item, outcome in zip(request.wanted, outcomes, strict=True):
+            if outcome.error_code == InvalidTopic.code and outcome.message:
+                self._refusals.say(caller_of(asked), f"records for {item.topic}-{item.partition}", outcome.message)
         message = produce.answer(request, outcomes, partial(self._cluster, asked.connection.host))
         asked.answer(codec.write_response(ApiKey.PRODUCE, head.version, head.correlation_id, message))
 

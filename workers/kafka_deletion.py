@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kbroker.errors import KbrokerError, RequestError, StorageError, code_of
+from kbroker.errors import KbrokerError, PolicyViolation, RequestError, StorageError, code_of
 from kbroker.kafka import delete_records
 from kbroker.kafka.delete_records import Deletion, Result
 from kbroker.workers.kafka_service import Call
+from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 class DeletionInProgress:
     """A request whose partitions are settled one by one; answered after the last."""
 
-    def __init__(self, worker: Worker, call: Call) -> None:
+    def __init__(self, worker: Worker, call: Call, refusals: RefusalLog) -> None:
         self._worker = worker
+        self._refusals = refusals
         self._call = call
         self._results: dict[int, Result] = {}
         self._count = 0
@@ -39,8 +41,13 @@ class DeletionInProgress:
 
         try:
             led = self._worker.table.get(item.topic, item.partition)
-            start = self._worker.delete_records(led, item.before_offset, self._call.request.timeout_ms, done)
+            timeout_ms, caller = self._call.request.timeout_ms, self._call.caller
+            start = self._worker.delete_records(led, item.before_offset, timeout_ms, done, caller)
         except (RequestError, StorageError) as error:
+            if isinstance(error, PolicyViolation):  # the answer has no place for the reason
+                self._refusals.say(
+                    self._call.caller, f"DeleteRecords of {item.topic:.249}-{item.partition}", str(error)
+                )
             self._settle(number, Result(code_of(error)))
 
     def _settle(self, number: int, result: Result) -> None:

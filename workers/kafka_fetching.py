@@ -6,6 +6,7 @@ thread first.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple, Protocol
@@ -210,11 +211,14 @@ class KafkaFetch(ParkedFetch):
             return [_read(piece) for piece in slices]
 
         def done(data: list[Loaded | StorageError] | None, error: BaseException | None) -> None:
-            for item, read in zip(cold, data or [StorageError(str(error))] * len(cold), strict=True):
+            outcome = data or [StorageError(str(error))] * len(cold)
+            for item, piece, read in zip(cold, slices, outcome, strict=True):
                 if isinstance(read, Loaded):
                     item.records = read
                 else:
                     item.fail(KafkaStorageError.code)
+                    with contextlib.suppress(RequestError):  # else nobody is there to look at it
+                        self._source.leads.get(item.topic, item.index).log.suspect(piece.base_offset)
             self._step(self._answer)
 
         self._source.io.submit(read, done)

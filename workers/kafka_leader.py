@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from kbroker.errors import (
     InvalidRequest,
     KbrokerError,
+    LeaderNotAvailable,
     NotLeaderOrFollower,
     RequestError,
+    RequestTimedOut,
     StorageError,
     UnknownTopicId,
+    UnknownTopicOrPartition,
 )
 from kbroker.kafka import (
     codec,
@@ -34,8 +37,9 @@ from kbroker.workers.kafka_groups import GroupsElsewhere, KafkaGroups
 from kbroker.workers.kafka_listeners import kafka_sockets
 from kbroker.workers.kafka_nodes import nodes_for
 from kbroker.workers.kafka_records import KafkaRecords
-from kbroker.workers.kafka_service import Call, KafkaService
+from kbroker.workers.kafka_service import Call, KafkaService, caller_of
 from kbroker.workers.partition import AckWaiter, Partition
+from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -43,6 +47,16 @@ if TYPE_CHECKING:
 AckDone = Callable[[KbrokerError | None], None]
 _UNKNOWN = produce.failed(-1, "")
 _NO_BATCHES = memoryview(b"")
+_MENDED_BY_RETRIES = frozenset(
+    {
+        UnknownTopicOrPartition.code,
+        LeaderNotAvailable.code,
+        NotLeaderOrFollower.code,
+        RequestTimedOut.code,
+        StorageError.code,
+        UnknownTopicId.code,
+    }
+)
 
 
 class _Gathered:
@@ -62,41 +76,39 @@ class KafkaLeader:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._forwarding = Forwarding(worker)
-        worker.control.on_forwarded = self._forwarding.answered
+        self._forwarding = Forwarding(
+            worker.loop, worker.control, worker.child.incarnation, worker.config.kafka.request_timeout_ms
+        )
         self._answers = MetadataAnswers()
         self._gathered: dict[int, _Gathered] = {}  # by the identity of their target
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
-        records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka)
+        self._refusals = RefusalLog(worker.loop)
+        records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka, self._refusals)
         self.service = KafkaService(
             {
                 **records.serves,
-                **KafkaCluster(self._cluster).serves,
+                **KafkaCluster(self._cluster, self._refusals).serves,
                 ApiKey.DELETE_RECORDS: self._delete_records,
                 ApiKey.METADATA: self._metadata,
                 ApiKey.DESCRIBE_LOG_DIRS: self._log_dirs,
-                **KafkaGroups(GroupsElsewhere(), worker.table).serves,
+                **KafkaGroups(GroupsElsewhere(), worker.table, worker.change_log, self._refusals).serves,
             },
-            self._forward,
+            self._forwarding.forward,
             by_hand={ApiKey.FETCH: records.fetch},
         )
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
 
-    def _forward(self, call: Call) -> None:
-        if not self._forwarding.forward(call):
-            call.give_up("")
-
-    def follow_peers(self) -> None:
-        """The supervisor's table of processes has changed."""
-        self._forwarding.follow_peers()
-
     # --- the cluster ---
 
     def _metadata(self, call: Call) -> None:
+        if metadata.missing(call.request, call.version, self._worker.table.topics):
+            self._forwarding.forward(call, instead=self._answer_metadata)
+        else:
+            self._answer_metadata(call)
+
+    def _answer_metadata(self, call: Call) -> None:
         cluster = self._cluster(call.host)
-        if metadata.missing(call.request, call.version, cluster.topics) and self._forwarding.forward(call):
-            return
         refused = illegal_names(call.request, cluster.topics)
         call.answer_pieces((self._answers.encode(call.request, call.version, call.correlation_id, cluster, refused),))
 
@@ -151,7 +163,7 @@ class KafkaLeader:
         return gathered
 
     def _produce_each(self, asked: Asked, request: produce.ProduceRequest) -> None:
-        progress = _ProduceInProgress(asked, request, self._cluster)
+        progress = _ProduceInProgress(asked, request, self._cluster, self._refusals)
         try:
             request.check()
         except InvalidRequest as error:
@@ -238,7 +250,7 @@ class KafkaLeader:
         self._when_synced(partition, result, target.timeout_ms, synced)
 
     def _refuse(self, asked: Asked, target: produce.Target, error: KbrokerError) -> None:
-        progress = _ProduceInProgress(asked, target.request(_NO_BATCHES), self._cluster)
+        progress = _ProduceInProgress(asked, target.request(_NO_BATCHES), self._cluster, self._refusals)
         progress.settle(0, produce.refused(error))
 
     def _append(
@@ -279,7 +291,7 @@ class KafkaLeader:
         return self._worker.table.get(topic, index)
 
     def _delete_records(self, call: Call) -> None:
-        DeletionInProgress(self._worker, call).start()
+        DeletionInProgress(self._worker, call, self._refusals).start()
 
     def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)
@@ -289,11 +301,18 @@ class KafkaLeader:
 class _ProduceInProgress:
     """A Produce request whose partitions are settled one by one; answered after the last."""
 
-    __slots__ = ("_asked", "_cluster", "_has_failed", "_left", "_outcomes", "request")
+    __slots__ = ("_asked", "_cluster", "_has_failed", "_left", "_outcomes", "_refusals", "request")
 
-    def __init__(self, asked: Asked, request: produce.ProduceRequest, cluster: Callable[[str], Cluster]) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        request: produce.ProduceRequest,
+        cluster: Callable[[str], Cluster],
+        refusals: RefusalLog,
+    ) -> None:
         self._asked = asked
         self._cluster = cluster
+        self._refusals = refusals
         self._has_failed = False
         self.request = request
         self._left = count = len(request.wanted)
@@ -328,9 +347,19 @@ class _ProduceInProgress:
         if self._left:
             self.request.strip()
 
+    def _tell_refused(self) -> None:
+        """Why, for clients that show the code alone. What a retry may mend is no refusal."""
+        for item, outcome in zip(self.request.wanted, self._outcomes, strict=True):
+            if outcome.error_code and outcome.error_code not in _MENDED_BY_RETRIES:
+                what = f"records for {item.topic or item.topic_id.hex()}-{item.partition}"
+                why = outcome.message or f"error {outcome.error_code}"
+                self._refusals.say(caller_of(self._asked), what, why, kind=f"{what} {outcome.error_code}")
+
     def _finish(self) -> None:
         asked, request, outcomes = self._asked, self.request, self._outcomes
         version, correlation_id = asked.request.version, asked.request.correlation_id
+        if self._has_failed:
+            self._tell_refused()
         if request.acks == 0:
             if self._has_failed:
                 # Nobody reads an answer: hanging up is how such a producer learns that it must look for the leader.

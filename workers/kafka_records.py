@@ -17,6 +17,7 @@ from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.kafka_fetching import FetchSource, KafkaFetch, Leads, check_epoch
 from kbroker.workers.kafka_service import Call, Serve
 from kbroker.workers.loop import Loop
+from kbroker.workers.refusal_log import RefusalLog
 
 
 def _session_id() -> int:
@@ -27,9 +28,16 @@ class KafkaRecords:
     """Fetch, ListOffsets, OffsetForLeaderEpoch and DescribeProducers."""
 
     def __init__(
-        self, loop: Loop, io: IoThreads, leads: Leads, cluster: Callable[[str], Cluster], config: KafkaConfig
+        self,
+        loop: Loop,
+        io: IoThreads,
+        leads: Leads,
+        cluster: Callable[[str], Cluster],
+        config: KafkaConfig,
+        refusals: RefusalLog,
     ) -> None:
         self._leads = leads
+        self._refusals = refusals
         sessions = FetchSessions(config.fetch_sessions_max, _session_id)
         self._source = FetchSource(loop, io, leads, sessions, cluster, config.fetch_bytes_max)
         self.serves: dict[int, Serve] = {
@@ -44,7 +52,10 @@ class KafkaRecords:
         KafkaFetch(self._source, asked, fetch_request.read(head.version, head.body)).start()
 
     def _list_offsets(self, call: Call) -> None:
-        call.answer(list_offsets.answer(call.request, call.version, self._find_offset))
+        answer = list_offsets.answer(call.request, call.version, self._find_offset)
+        for what, why in list_offsets.refusals(call.request, call.version, answer):
+            self._refusals.say(call.caller, what, why, kind=why)
+        call.answer(answer)
 
     def _find_offset(self, query: list_offsets.Query) -> list_offsets.Found:
         timestamp_ms = query.timestamp_ms

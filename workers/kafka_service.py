@@ -9,6 +9,7 @@ from kbroker.errors import UnsupportedVersion
 from kbroker.kafka import acls, api_versions, codec, credentials, listings, quotas, replicas
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
+from kbroker.workers.caller import KAFKA, NOBODY, Caller
 from kbroker.workers.kafka_connection import Asked, Part
 
 SERVED = frozenset(
@@ -65,26 +66,36 @@ GiveUp = Callable[[str], None]
 
 
 class Call:
-    """A decoded request. `host`: the address at which its client reached us; `client_host`: the client's own, "" when
-    another node has passed the request on. `request` lives as long as the frame does, which is until the call that
-    serves it returns; text and numbers in it stay."""
+    """A decoded request. `host`: the address at which its client reached the broker; `client_address`: the client's
+    own, HOST:PORT. `request` lives as long as the frame does, which is until the call that serves it returns; text and
+    numbers in it stay."""
 
     __slots__ = (
-        "_send", "api_key", "client_host", "client_id", "correlation_id", "give_up", "head", "host", "request",
+        "_send", "api_key", "client_address", "client_id", "correlation_id", "give_up", "head", "host", "request",
         "version",
     )  # fmt: skip
 
-    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp, client_host: str = "") -> None:
+    def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp, client_address: str) -> None:
         self.api_key = head.api_key
         self.version = head.version
         self.correlation_id = head.correlation_id
         self.client_id = head.client_id or ""
         self.host = host
-        self.client_host = client_host
+        self.client_address = client_address
         self.head = head
         self.request: Any = None
         self._send = send
         self.give_up = give_up
+
+    @property
+    def client_host(self) -> str:
+        """The client's own address, without the port."""
+        return self.client_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks, for the log."""
+        return Caller(KAFKA, self.client_address, NOBODY, self.client_id)
 
     def answer(self, message: Any) -> None:
         """Send a message of this API's response."""
@@ -93,6 +104,11 @@ class Call:
     def answer_pieces(self, pieces: Sequence[Part]) -> None:
         """Send an answer that was encoded already. Empty: there is none."""
         self._send(pieces)
+
+
+def caller_of(asked: Asked) -> Caller:
+    """Who has sent a request that is not decoded, for the log."""
+    return Caller(KAFKA, asked.connection.address, NOBODY, asked.request.client_id or "")
 
 
 Serve = Callable[[Call], None]
@@ -120,7 +136,7 @@ class KafkaService:
         if by_hand is not None:
             by_hand(asked)
             return
-        self.serve_call(Call(request, connection.host, asked.answer, connection.close, connection.client_host))
+        self.serve_call(Call(request, connection.host, asked.answer, connection.close, connection.address))
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kbroker.config import Config
 from kbroker.errors import ConfigError, StartError
-from kbroker.wire.endpoints import BACKEND, CONTROL, FRONT, SUPERVISOR, worker_door, worker_shm
+from kbroker.wire.endpoints import BACKEND, CONTROL, FRONT, INTERNAL, SUPERVISOR, worker_door, worker_shm
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ PREDECESSOR_PORT_WAIT_MS = 2_000
 TWIN_ATTEMPTS = 16
 """How many free ports of 127.0.0.1 are tried until one is free at ::1 too."""
 _ACTIVATION_FIRST_FD = 3
+_FORMER = ("backend.sock", "control.ipc")
+"""Where earlier versions had their internal doors: one that was killed has left them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A socket in the runtime folder. `kind` is socket.SOCK_SEQPACKET or SOCK_STREAM."""
+    """A socket in the runtime folder. `kind` is socket.SOCK_SEQPACKET or SOCK_STREAM; `is_internal`: only processes of
+    this broker may dial it."""
 
     path: Path
     kind: int
+    is_internal: bool = False
 
     def __str__(self) -> str:
         return str(self.path)
@@ -110,13 +114,15 @@ def parse_address(text: str, setting: str) -> TcpAddress:
 def planned(config: Config) -> list[Listener]:
     """All the listeners that a configuration asks for."""
 
-    def unix(process: str, name: str, file_name: str, kind: int = socket.SOCK_STREAM) -> Listener:
-        return Listener(process, name, UnixAddress(config.runtime_dir / file_name, kind))
+    def unix(
+        process: str, name: str, file_name: str, kind: int = socket.SOCK_STREAM, is_internal: bool = False
+    ) -> Listener:
+        return Listener(process, name, UnixAddress(config.runtime_dir / file_name, kind, is_internal))
 
     listeners = [
         unix("front", "door", FRONT),
-        unix("front", "backend", BACKEND),
-        unix("coordinator", "control", CONTROL),
+        unix("front", "backend", BACKEND, is_internal=True),
+        unix("coordinator", "control", CONTROL, is_internal=True),
     ]
     if config.native.tcp_listen:
         listeners.append(Listener("front", "native", parse_address(config.native.tcp_listen, "native.listen")))
@@ -146,7 +152,9 @@ def open_listeners(
         for listener in listeners:
             own = result.by_process.setdefault(listener.process, {})
             if isinstance(listener.address, UnixAddress):
-                own[listener.name] = bind_unix(listener.address.path, listener.address.kind)
+                own[listener.name] = bind_unix(
+                    listener.address.path, listener.address.kind, is_internal=listener.address.is_internal
+                )
                 result.addresses[f"{listener.process}/{listener.name}"] = str(listener.address)
                 continue
             for name, sock in _tcp_sockets(listener, listener.address, inherited, wait_ms).items():
@@ -191,26 +199,51 @@ def inherited_listeners(environment: Mapping[str, str] = os.environ) -> dict[str
 def remove_stale_sockets(runtime_dir: Path) -> None:
     """Unlink what a dead predecessor left. Call it only under the runtime folder's lock."""
     for entry in runtime_dir.iterdir() if runtime_dir.exists() else ():  # somebody may have removed it
-        ours = entry.name in (FRONT, BACKEND, CONTROL, SUPERVISOR) or _is_workers(entry.name)
+        ours = entry.name in (FRONT, SUPERVISOR, *_FORMER) or _is_workers(entry.name)
         if ours and stat.S_ISSOCK(entry.lstat().st_mode):
             entry.unlink()
+    for name in (BACKEND, CONTROL):
+        with contextlib.suppress(OSError):  # whoever makes the folder anew says what is wrong with it
+            if stat.S_ISSOCK((runtime_dir / name).lstat().st_mode):
+                (runtime_dir / name).unlink()
+    with contextlib.suppress(OSError):
+        (runtime_dir / INTERNAL).rmdir()
+
+
+def make_internal_folder(runtime_dir: Path) -> None:
+    """The folder of the doors between the broker's own processes: mode 0700, ours. Raises StartError.
+
+    Call it only under the runtime folder's lock.
+    """
+    folder = runtime_dir / INTERNAL
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise StartError(
+                f"{folder} is not a folder of user {os.geteuid()}: the broker's own processes meet there, and nobody "
+                "else may; remove it"
+            )
+        folder.chmod(0o700)
+    except OSError as error:
+        raise StartError(f"cannot make {folder}: {error.strerror}; remove what is there") from None
 
 
 @contextlib.contextmanager
-def socket_umask() -> Iterator[None]:
-    """Unix sockets bound inside get mode 0660: their owner and the group may connect."""
-    before = os.umask(0o117)
+def socket_umask(*, is_internal: bool = False) -> Iterator[None]:
+    """Unix sockets bound inside get mode 0660: their owner and the group may connect. 0600 when they are internal."""
+    before = os.umask(0o177 if is_internal else 0o117)
     try:
         yield
     finally:
         os.umask(before)
 
 
-def bind_unix(path: Path, kind: int) -> socket.socket:
-    """A listening unix socket, mode 0660, non-blocking. Raises StartError."""
+def bind_unix(path: Path, kind: int, *, is_internal: bool = False) -> socket.socket:
+    """A listening unix socket, mode 0660 (internal: 0600), non-blocking. Raises StartError."""
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
-        with socket_umask():
+        with socket_umask(is_internal=is_internal):
             sock.bind(str(path))
         sock.listen(BACKLOG)
         sock.setblocking(False)

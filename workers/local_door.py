@@ -10,7 +10,8 @@ from functools import partial
 from kbroker.config import NativeConfig
 from kbroker.errors import KbrokerError, ThrottlingQuotaExceeded
 from kbroker.wire.stream import MessageLimits
-from kbroker.workers.doors import Door, Frames, Serve, too_many_unanswered
+from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, NATIVE, Caller
+from kbroker.workers.doors import Asked, Door, Frames, Serve, too_many_unanswered
 from kbroker.workers.loop import READ, Loop
 from kbroker.workers.stream_connection import StreamConnection, Streams
 
@@ -40,12 +41,20 @@ class LocalClient(Door):
         super().__init__(owner.serve, owner.limits)
         self._owner = owner
         self._unanswered = 0
+        self._client_id = ""
         self.connection = StreamConnection(
             owner.streams, sock, owner.message_limits, partial(self.take, b""), self._ended
         )
 
     def _ended(self, _connection: StreamConnection, why: str) -> None:
         self._owner.gone(self, why)
+
+    def caller(self, _asked: Asked) -> Caller:
+        return Caller(NATIVE, "", self.connection.peer_uid(), self._client_id)
+
+    def introduce(self, client_id: str) -> None:
+        """The client has said its name."""
+        self._client_id = client_id[:CLIENT_ID_CHARS_MAX]
 
     def _transmit(self, _client: bytes, frames: Frames) -> bool:
         self.connection.send(frames)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import zmq
+from functools import partial
 
 from kbroker.catalog.catalog import ALTERED, REMOVED, TOPICS, Catalog
 from kbroker.catalog.store import ABSENT, Change
 from kbroker.errors import InvalidRequest, KafkaStorageError, KbrokerError, RequestTimedOut
-from kbroker.wire import endpoints
 from kbroker.wire.control import (
     CatalogAck,
     CatalogUpdate,
@@ -24,23 +22,31 @@ from kbroker.wire.control import (
     decode_control,
     encode_control,
     identity,
+    process_named,
 )
 from kbroker.wire.messages import NodeInfo, PartitionInfo, TopicInfo
 from kbroker.workers.child import ChildContext
-from kbroker.workers.doors import PeerSocket
+from kbroker.workers.internal_door import InternalDoor
 from kbroker.workers.loop import Loop, Timer
+from kbroker.workers.stream_connection import StreamConnection, Streams
 
 log = logging.getLogger(__name__)
+
+MEMBER_QUEUED_BYTES_MAX = 64 << 20
+"""What a process that reads nothing is kept of our messages. Above it we hang up; when it is there again it joins anew
+and gets the whole catalog."""
 
 OwnersReport = Callable[[dict[tuple[str, int], int], list[RemovedInfo]], None]
 
 
 @dataclass(slots=True)
 class Member:
-    """A process that has joined. `node` -1 for the front."""
+    """A process that has joined."""
 
     join: Join
-    known_version: int
+    connection: StreamConnection
+    full_version: int
+    """Of the whole catalog that it was sent: who acknowledges that knows of everything up to it."""
 
 
 @dataclass(slots=True)
@@ -59,13 +65,12 @@ class Members:
     def __init__(
         self,
         child: ChildContext,
-        loop: Loop,
-        context: zmq.Context[zmq.Socket[bytes]],
+        streams: Streams,
         catalog: Catalog,
         report: OwnersReport,
     ) -> None:
         self._child = child
-        self._loop = loop
+        self._loop: Loop = streams.loop
         self._catalog = catalog
         self._report = report
         self._members: dict[str, Member] = {}
@@ -74,20 +79,19 @@ class Members:
         self.internal_topics: dict[str, TopicInfo] = {}
         """What the coordinator leads itself: whoever joins is told of it."""
         self.on_forward: Callable[[str, KafkaForward], None] | None = None
-        socket = context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.SNDHWM, 0)
-        self._port = PeerSocket(socket, self._receive)
+        self._door = InternalDoor(streams, child.listeners["control"], child.secret, self._welcome)
+        self._connections: set[StreamConnection] = set()
 
     def listen(self) -> None:
         """Let the other processes dial in."""
-        self._child.bind(self._port.socket, endpoints.ipc(self._child.config.runtime_dir, endpoints.CONTROL))
-        self._loop.add_port(self._port)
+        self._door.listen()
 
     def close(self) -> None:
-        """Stop listening."""
-        self._port.close()
+        """Stop listening, send what they take at once, hang up."""
+        self._door.close()
+        for connection in list(self._connections):
+            connection.flush()
+            connection.close()
 
     def nodes(self) -> list[NodeInfo]:
         """The workers that have joined."""
@@ -125,36 +129,43 @@ class Members:
             done(None)
             return
         waiting = self._waiting[version] = Waiting(done, set(self._members))
-        for name, member in list(self._members.items()):
-            if not self._send(member, self._update(member.join.node, version, False, topics, gone)):
-                waiting.missing.discard(name)
+        for member in list(self._members.values()):
+            # One that cannot be told just now is missing until it has died, or has joined anew and done all there is.
+            self._send(member, self._update(member.join.node, version, False, topics, gone))
         waiting.timer = self._loop.call_later(max(0, timeout_ms), lambda: self._time_out(version))
         self._settle(version)
 
     def announce_internal(self, name: str) -> None:
         """Tell everybody of an internal topic that is led now, or led anew."""
         self._version += 1
-        for member in self._members.values():
+        for member in list(self._members.values()):
             topics = [self.internal_topics[name]]
             self._send(member, self._update(member.join.node, self._version, False, topics, []))
 
     # --- what the members send ---
 
-    def _receive(self, frames: list[bytes]) -> None:
-        sender = frames[0]
+    def _welcome(self, connection: StreamConnection, name: bytes) -> None:
+        self._connections.add(connection)
+        connection.on_end = self._ended
+        connection.on_message = partial(self._received, connection, name)
+
+    def _ended(self, connection: StreamConnection, why: str) -> None:
+        self._connections.discard(connection)
+        if why:
+            log.error("hung up on a process at the control channel: %s", why)
+
+    def _received(self, connection: StreamConnection, sender: bytes, frames: list[memoryview]) -> None:
         try:
-            message = decode_control(frames[-1])
+            message = decode_control(frames[-1] if frames else b"")
         except InvalidRequest as error:
             log.error("a control message of %r was dropped: %s", sender, error)
             return
         if isinstance(message, Join):
-            self._join(sender, message)
+            self._join(connection, sender, message)
             return
-        name = sender.partition(b":")[0].decode("utf-8", "replace")
+        name = process_named(sender)
         member = self._members.get(name)
-        if member is None or sender != identity(name, message.incarnation, self._child.incarnation):
-            return
-        if member.join.incarnation != message.incarnation:
+        if member is None or member.connection is not connection or message.incarnation != member.join.incarnation:
             return
         if isinstance(message, CatalogAck):
             self._acknowledged(name, message)
@@ -167,19 +178,23 @@ class Members:
         """To one process, if it is still there."""
         member = self._members.get(name)
         if member is not None:
-            receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)
-            self._port.send([receiver, encode_control(message)])
+            self._send(member, message)
 
-    def _join(self, sender: bytes, join: Join) -> None:
+    def _join(self, connection: StreamConnection, sender: bytes, join: Join) -> None:
         if sender != identity(join.name, join.incarnation, self._child.incarnation):
-            # Meant for the coordinator that was here before; the sender dials this one as well.
-            log.debug("%r joins as %s of incarnation %d: dropped", sender, join.name, join.incarnation)
+            if process_named(sender) != join.name:
+                self._door.refuse(connection, f"{sender!r:.80} joins as {join.name:.80}")
+            # Else meant for the coordinator that was here before; the sender dials this one as well.
             return
         peer = self._child.peers.get(join.name)
         if peer is not None and peer.incarnation > join.incarnation:
             return
-        self._no_longer_missing(join.name)
-        member = self._members[join.name] = Member(join, self._version)
+        former = self._members.get(join.name)
+        if former is None or former.join.incarnation != join.incarnation:
+            # A new process serves nothing before it has the whole catalog. The same one, back after it was hung up on,
+            # still serves what it knew.
+            self._no_longer_missing(join.name)
+        member = self._members[join.name] = Member(join, connection, self._version)
         topics = [topic_info(self._catalog, name) for name in self._catalog.topics]
         topics += self.internal_topics.values()
         self._send(member, self._update(join.node, self._version, True, topics, list(self._catalog.removed)))
@@ -187,11 +202,15 @@ class Members:
     def _acknowledged(self, name: str, ack: CatalogAck) -> None:
         if ack.owned or ack.removed:
             self._report(_epochs(ack.owned), ack.removed)
-        waiting = self._waiting.get(ack.version)
-        if waiting is not None:
-            waiting.missing.discard(name)
-            waiting.failed.update(ack.failed)
-            self._settle(ack.version)
+        versions = [ack.version]
+        if ack.version == self._members[name].full_version:
+            versions = [version for version in self._waiting if version <= ack.version]
+        for version in versions:
+            waiting = self._waiting.get(version)
+            if waiting is not None:
+                waiting.missing.discard(name)
+                waiting.failed.update(ack.failed)
+                self._settle(version)
 
     # --- what is sent ---
 
@@ -205,9 +224,11 @@ class Members:
         altered = self._catalog.altered_for(node)
         return CatalogUpdate(self._child.incarnation, version, full, topics, removed, self.nodes(), altered)
 
-    def _send(self, member: Member, update: CatalogUpdate) -> bool:
-        receiver = identity(member.join.name, member.join.incarnation, self._child.incarnation)
-        return self._port.send([receiver, encode_control(update)])
+    def _send(self, member: Member, message: CatalogUpdate | KafkaForwarded) -> None:
+        connection = member.connection
+        if connection.queued_bytes > MEMBER_QUEUED_BYTES_MAX:
+            connection.close(f"{member.join.name} has taken nothing of {connection.queued_bytes} bytes")
+        connection.send([encode_control(message)])
 
     # --- who is still missing ---
 

@@ -46,6 +46,7 @@ from kbroker.groups.events import (
 from kbroker.groups.limits import COMMIT_BYTES_MAX, COMMIT_OFFSETS_MAX, NAME_BYTES_MAX
 from kbroker.wire import codec
 from kbroker.wire import group_messages as m
+from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.doors import Asked
 from kbroker.workers.gathering import Gathering
 from kbroker.workers.group_coordinator import GroupCoordinator
@@ -73,8 +74,9 @@ _MEANING = {
 class NativeGroups:
     """Serves the messages of `wire/group_messages.py`."""
 
-    def __init__(self, groups: GroupCoordinator) -> None:
+    def __init__(self, groups: GroupCoordinator, change_log: ChangeLog) -> None:
         self._groups = groups
+        self._change_log = change_log
         self.requests: Mapping[type, Callable[[Asked, Any], None]] = {
             m.GroupHeartbeat: self._heartbeat,
             m.CommitOffsets: self._commit,
@@ -134,7 +136,13 @@ class NativeGroups:
             OffsetToCommit(o.topic, o.partition, o.offset, o.leader_epoch, o.metadata) for o in request.offsets
         )
 
+        is_member = request.member_id or request.member_epoch >= 0
+        caller = None if is_member else asked.caller
+
         def answered(result: CommitOffsetsResult) -> None:
+            if caller is not None:
+                wanted = [(entry.topic, entry.partition, entry.offset) for entry in offsets]
+                self._change_log.offsets_committed(caller, asked.client, request.group, wanted, result.error_codes)
             places = [(entry.topic, entry.partition) for entry in offsets]
             _answer_offsets(asked, request.group, places, result.error_codes)
 
@@ -161,8 +169,11 @@ class NativeGroups:
 
     def _delete_offsets(self, asked: Asked, request: m.DeleteOffsets) -> None:
         places = _places(request.partitions)
+        caller = asked.caller
 
         def answered(result: DeleteOffsetsResult) -> None:
+            if not result.error_code:
+                self._change_log.offsets_deleted(caller, request.group, places, result.error_codes)
             if result.error_code:
                 asked.refuse(error_for(result.error_code, _message(result.error_code, request.group)))
             else:
@@ -215,8 +226,12 @@ class NativeGroups:
         return m.GroupInfo(group, 0, "", "consumer", result.state, result.group_epoch, result.assignor, members)
 
     def _delete(self, asked: Asked, request: m.DeleteGroups) -> None:
+        caller = asked.caller
+
         def delete(group: str, done: Callable[[m.GroupResult], None]) -> None:
             def deleted(result: DeleteGroupResult) -> None:
+                if not result.error_code:
+                    self._change_log.group_deleted(caller, group)
                 done(m.GroupResult(group, result.error_code, _message(result.error_code, group)))
 
             self._groups.ask(DeleteGroup(group, deleted))

@@ -16,14 +16,17 @@ from kbroker.errors import CorruptMessage, KbrokerError, StorageError
 from kbroker.groups.effects import Record
 from kbroker.log import compaction
 from kbroker.log.compaction import Cleanings, Compaction, Placing, Rules
+from kbroker.log.damage import CORRUPT, Damage, Repair
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA
 from kbroker.log.storage import Storage
+from kbroker.records.batch import read_header
 from kbroker.records.codec import BatchBuilder, decode_list, iter_batches
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.io_threads import IoThreads
+from kbroker.workers.recoveries import tell_recovery
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +42,12 @@ BATCH_BYTES_MAX = 256 << 20
 """So a group's own batch may be larger. `groups/limits.py` sees to it that none needs more than this."""
 
 
-def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cache: bool) -> PartitionLog:
-    """The log of `__consumer_offsets-0`, recovered. May block. Raises StorageError, StartError."""
+def open_offsets(
+    config: Config, now_ms: int, storage: Storage, *, distrust_cache: bool, repair: Repair = Repair.NONE
+) -> PartitionLog:
+    """The log of `__consumer_offsets-0`, recovered. May block. Raises StartError, StorageError: also where records
+    that were on the disk are lost, until somebody has accepted that; its folder is free meanwhile.
+    """
     folder = config.data_dir / str(PARTITION)
     topic_id = read_topic_id(folder / PARTITION_METADATA) or uuid.uuid4().bytes
     # Not for users' settings: what retention took would be forgotten.
@@ -52,14 +59,28 @@ def open_offsets(config: Config, now_ms: int, storage: Storage, *, distrust_cach
         flush_acks_all="fdatasync",
         message_max_bytes=BATCH_BYTES_MAX,
     )
-    return PartitionLog.open(folder, PARTITION, topic_id, own, 0, now_ms, storage, distrust_cache=distrust_cache)
+    opened = PartitionLog.open(
+        folder, PARTITION, topic_id, own, 0, now_ms, storage, distrust_cache=distrust_cache, repair=repair
+    )
+    tell_recovery(opened)
+    if opened.refusal is not None:
+        opened.abandon()
+        raise StorageError(opened.refusal)
+    return opened
 
 
 def stored_records(partition_log: PartitionLog) -> Iterator[Record]:
-    """All records, in the log's order. What is damaged is passed over, and said. Raises StorageError.
+    """All records, in the log's order. What is damaged is passed over: `partition_log.damage` has it as corrupt.
 
-    Recovery reads no segment that was closed before its recovery point, so damage there is found here.
+    Recovery reads no segment that was closed before its recovery point, so damage there is found here. Raises
+    StorageError where even the last segment cannot be read.
     """
+
+    def passes_over(first_offset: int, next_offset: int, error: Exception) -> None:
+        damage = Damage(CORRUPT, first_offset, next_offset, f"cannot be read: {error}"[:300])
+        if partition_log.damage.add(damage):
+            log.error("%s: %s; groups are read without them", PARTITION, damage.told(PARTITION))
+
     offset = partition_log.log_start_offset
     while offset < partition_log.next_offset:
         try:
@@ -69,9 +90,7 @@ def stored_records(partition_log: PartitionLog) -> Iterator[Record]:
             following = next((base for base in partition_log.bases if base > offset), None)
             if following is None:
                 raise
-            log.error(
-                "%s: offsets %d to %d cannot be read and are passed over: %s", PARTITION, offset, following, error
-            )
+            passes_over(offset, following, error)
             offset = following
             continue
         if not batches:
@@ -80,7 +99,8 @@ def stored_records(partition_log: PartitionLog) -> Iterator[Record]:
             try:
                 records = decode_list(batch)
             except CorruptMessage as error:
-                log.error("%s: a damaged batch is passed over: %s", PARTITION, error)
+                header = read_header(batch)
+                passes_over(header.base_offset, header.next_offset, error)
                 continue
             for _, _, _, key, value, _ in records:
                 if key is not None:

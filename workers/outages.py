@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 NAMED_MAX = 10
 """A process names so many; of the others it tells the number. Together they fit into its facts."""
-WHY_MAX = 200
+WHY_MAX = 500
 SHOWN_MAX = 3
 """In one line for people."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from kbroker.config import LogConfig
 from kbroker.errors import KbrokerError, RequestTimedOut, StorageError
+from kbroker.log.damage import Damage
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
+from kbroker.log.opening import save_damage
 from kbroker.log.positions import LogPosition
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.types import TopicPartition
@@ -62,6 +65,8 @@ class Partition:
         self._is_writing_back = False
         self._is_removing = False
         self._published = -1
+        self._is_saving_damage = False
+        self._is_damage_unsaved = False
         self._has_left = False
         self._when_left: Callable[[], None] | None = None
 
@@ -224,6 +229,33 @@ class Partition:
         """Whether a group commit is running."""
         return self._is_flushing
 
+    # --- damage ---
+
+    def note_damage(self, found: list[Damage], io: IoThreads) -> None:
+        """Places in the log are corrupt: the operators' log tells the new ones, the folder remembers them."""
+        new = [damage for damage in found if self.log.damage.add(damage)]
+        for damage in new:
+            log.error("%s: %s", self.name, damage.told(self.name))
+        if new:
+            self._is_damage_unsaved = True
+            self._save_damage(io)
+
+    def _save_damage(self, io: IoThreads) -> None:
+        if self._is_saving_damage or self._has_left:
+            return
+        self._is_saving_damage, self._is_damage_unsaved = True, False
+
+        def saved(_result: None, error: BaseException | None) -> None:
+            self._is_saving_damage = False
+            if error is not None:
+                self.tell_once(f"{self.name}: what is corrupt cannot be written down: {error}")
+            if self._has_left:
+                self._end()
+            elif self._is_damage_unsaved:
+                self._save_damage(io)
+
+        io.submit(partial(save_damage, self.log, self.log.damage.encode()), saved)
+
     # --- publishing ---
 
     def publish(self) -> bool:
@@ -298,7 +330,7 @@ class Partition:
         self._end()
 
     def _end(self) -> None:
-        if self._is_flushing or self._is_writing_back or self._is_removing:
+        if self._is_flushing or self._is_writing_back or self._is_removing or self._is_saving_damage:
             return
         # Whoever waits for the end knows this partition, which must not know it for longer: a circle would keep the
         # files of a deleted partition open, and their space taken, until a garbage collection.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kbroker.config import Config
 from kbroker.wire.endpoints import check_runtime_path
-from kbroker.workers.listeners import remove_stale_sockets
+from kbroker.workers.listeners import make_internal_folder, remove_stale_sockets
 from kbroker.workers.locks import DATA_LOCK, RUNTIME_LOCK, FolderLock, ProcessesLock, make_folder
 from kbroker.workers.meta_properties import check_ours, read_or_create
 
@@ -63,5 +63,6 @@ def claim(config: Config, stack: contextlib.ExitStack) -> Premises:
     if not processes_lock.held:
         log.warning("a process of the broker that ran on %s before has not ended; going on", config.data_dir)
     remove_stale_sockets(config.runtime_dir)
+    make_internal_folder(config.runtime_dir)
     stack.callback(remove_stale_sockets, config.runtime_dir)
     return Premises(data_lock, processes_lock, cluster_id, data_lock.holder_died or runtime_lock.holder_died)

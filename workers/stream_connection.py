@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from kbroker.errors import RequestError, ThrottlingQuotaExceeded
+from kbroker.shm.access import peer_of
 from kbroker.shm.buffers import Buffers
 from kbroker.wire import codec
 from kbroker.wire.stream import MessageFramer, MessageLimits, head
@@ -65,12 +66,12 @@ class StreamConnection:
     `on_message(frames)`: the frames are valid until it returns. `on_end(connection, why)`: called once,
     when the connection was closed; `why` is empty unless the peer has broken the protocol. From a client that takes no
     answers nothing more is read. `is_peer`: another process of the broker, whose messages are bounded otherwise; it may
-    be as full as we are, so it is always read from.
+    be as full as we are, so it is always read from. Both callbacks may be replaced.
     """
 
     __slots__ = (
-        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_on_end", "_out", "_socket", "_streams",
-        "blocked_ms", "is_closed", "on_message", "partial_ms", "queued_bytes",
+        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_out", "_socket", "_streams",
+        "blocked_ms", "is_closed", "on_end", "on_message", "partial_ms", "queued_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +90,7 @@ class StreamConnection:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PEER_BUFFER_BYTES)
         self._framer = MessageFramer(limits, streams.allocate)
         self.on_message = on_message
-        self._on_end = on_end
+        self.on_end = on_end
         self._is_peer = is_peer
         self._out: deque[bytes | bytearray | memoryview] = deque()
         self._is_in_unsent = False
@@ -100,6 +101,17 @@ class StreamConnection:
         self.partial_ms = 0  # since when half a message is here
         self.blocked_ms = 0  # since when the peer takes nothing
         streams.loop.add(sock.fileno(), READ, self._on_events)
+
+    def accept(self, limits: MessageLimits) -> None:
+        """Take messages up to other limits from now on."""
+        self._framer.accept(limits)
+
+    def peer_uid(self) -> int:
+        """The unix user at the other end; -1 when it is gone."""
+        try:
+            return peer_of(self._socket).uid
+        except OSError:
+            return -1
 
     def send(self, frames: Frames) -> None:
         """Queue a message; it is sent at the end of this turn. Dropped when the connection has ended."""
@@ -135,7 +147,7 @@ class StreamConnection:
         self._out.clear()
         self.queued_bytes = 0
         self._streams.half_received_bytes -= self._half_received
-        self._on_end(self, why)
+        self.on_end(self, why)
 
     def _on_events(self, events: int) -> None:
         if events & WRITE:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -30,6 +31,7 @@ from kbroker.workers.health import (
     check_memory,
     heard_from,
 )
+from kbroker.workers.internal_door import SECRET_BYTES
 from kbroker.workers.kafka_listeners import bootstrap_servers, kafka_listeners, node_ports, warn_in_container
 from kbroker.workers.listeners import inherited_listeners, open_listeners, planned
 from kbroker.workers.logs import start_logging
@@ -77,6 +79,7 @@ class Supervisor:
         self._started_at = time.time()
         self._last_beat_ms = 0
         self._lost_sockets: list[str] = []
+        self._secret = secrets.token_bytes(SECRET_BYTES)
         self._last_watchdog_ms = 0
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
@@ -153,7 +156,7 @@ class Supervisor:
                     name=process.name, worker_index=process.worker_index, incarnation=incarnation, config=self._config,
                     cluster_id=self._premises.cluster_id, boot_id=self._boot_id, worker_count=self._worker_count,
                     listeners=listeners, remembered=dict(process.remembered),
-                    peers=peers_from({**self._peer_table(), **own}), _channel=Channel(end),
+                    peers=peers_from({**self._peer_table(), **own}), secret=self._secret, _channel=Channel(end),
                     kafka_ports=self._kafka_ports,
                 )  # fmt: skip
 
@@ -324,7 +327,10 @@ class Supervisor:
             self._config = reload.config
             if reload.changes:
                 for process in self._processes.values():
-                    process.send("reload", ["reload", reload.changes])
+                    try:
+                        process.send("reload", ["reload", reload.changes])
+                    except ValueError as error:  # its successor has them
+                        log.error("%s is not told of the changes: %s", process.title, error)
             changed = ", ".join(f"{name}={text}" for name, text in reload.changes.items())
             log.info("reloaded: %s", changed or "nothing that can follow has changed")
             if reload.needs_restart:

@@ -20,6 +20,7 @@ from kbroker.errors import (
     StorageError,
     UnknownTopicOrPartition,
 )
+from kbroker.log.damage import Repair
 from kbroker.log.freeing import Freeing, free_soon
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
@@ -32,6 +33,7 @@ from kbroker.wire.messages import TopicInfo
 from kbroker.workers.complaints import Complaints
 from kbroker.workers.outages import Outage
 from kbroker.workers.partition import Partition
+from kbroker.workers.recoveries import tell_recovery
 from kbroker.workers.turns import FolderTurns
 
 if TYPE_CHECKING:
@@ -44,12 +46,18 @@ RETRY_LOCKED_MS = 100
 """A partition that moves here is still let go by the worker that had it."""
 
 
+Repaired = Callable[[PartitionLog | None, KbrokerError | None], None]
+"""Gets the log that was opened anew, or why that failed."""
+
+
 @dataclass(slots=True, eq=False)
 class _Opening:
     """A partition that is being opened, or waits for its folder; the updates of the catalog that wait for it."""
 
     topic_id: bytes
     waiting: list[_Tasks]
+    repair: Repair = Repair.NONE
+    repaired: Repaired | None = None
 
 
 class PartitionTable:
@@ -107,6 +115,8 @@ class PartitionTable:
         for name, partition in self.serving.items():
             if partition.refuses:
                 yield Outage(f"writes to {name}", partition.refuses)
+            for damage in partition.log.damage.pending:
+                yield Outage(*damage.outage(name))
 
     # --- the catalog ---
 
@@ -159,13 +169,20 @@ class PartitionTable:
         ack = CatalogAck(self._worker.child.incarnation, update.version, tasks.owned, tasks.removed, tasks.failed)
         # Its successor counts versions anew, and has sent everything again.
         if self._worker.control.coordinator_incarnation == update.incarnation:
-            self._worker.control.acknowledge(ack)
+            self._worker.control.send(ack)
         self._worker.catalog_done()
 
     # --- opening ---
 
-    def _open(self, name: TopicPartition, waiting: list[_Tasks]) -> None:
-        opening = self._opening[name] = _Opening(self.topics[name.topic].topic_id, waiting)
+    def _open(
+        self,
+        name: TopicPartition,
+        waiting: list[_Tasks],
+        repair: Repair = Repair.NONE,
+        repaired: Repaired | None = None,
+    ) -> None:
+        topic_id = self.topics[name.topic].topic_id
+        opening = self._opening[name] = _Opening(topic_id, waiting, repair, repaired)
         self._turns.take(name, partial(self._begin_opening, name, opening))
 
     def _begin_opening(self, name: TopicPartition, opening: _Opening) -> None:
@@ -182,12 +199,16 @@ class PartitionTable:
             self._worker.now_ms(),
         )
         distrust_cache = _distrust_key(name) in self._worker.child.remembered
+        # An owner before this one has told its epoch, after its folder was on the disk.
+        had_log = topic.partitions[name.partition].leader_epoch > 0
 
         def open_log() -> PartitionLog:
             try:
-                return PartitionLog.open(*arguments, distrust_cache=distrust_cache)
+                return PartitionLog.open(
+                    *arguments, distrust_cache=distrust_cache, had_log=had_log, repair=opening.repair
+                )
             except StorageError as error:
-                if not takes_no_writes(error):
+                if not takes_no_writes(error) or opening.repair is not Repair.NONE:
                     raise
                 return PartitionLog.open_read_only(*arguments, f"the disk takes no writes ({error})")
 
@@ -207,6 +228,9 @@ class PartitionTable:
             if is_wanted:
                 del self._opening[name]
                 self._opening_failed(name, opening, error or OSError("no log"))
+            if opening.repaired is not None:
+                why = error or "it was taken away meanwhile"
+                opening.repaired(None, KafkaStorageError(f"{name} could not be repaired: {why}"))
         for tasks in opening.waiting:
             tasks.end()
 
@@ -214,7 +238,7 @@ class PartitionTable:
         self._failed.pop(name, None)
         if not opened.failed:
             self._trust(name)
-        _tell_recovery(name, opened)
+        tell_recovery(opened)
         # Settings may have been altered while it was opened.
         opened.configure(self._config_of(self.topics[name.topic]))
         partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
@@ -227,8 +251,10 @@ class PartitionTable:
             partition.refuse(f"{name}: {opened.failed}")
             self._worker.loop.call_later(RETRY_OPEN_MS, partial(self._worker.probes.want, partition))
         if not opening.waiting:
-            self._worker.control.acknowledge(Opened(self._worker.child.incarnation, [_owned(partition)]))
+            self._worker.control.send(Opened(self._worker.child.incarnation, [_owned(partition)]))
             log.info("%s is in service again%s", name, ", for readers" if opened.failed else "")
+        if opening.repaired is not None:
+            opening.repaired(opened, None)
 
     def _opening_failed(self, name: TopicPartition, opening: _Opening, error: BaseException) -> None:
         why = str(error)
@@ -250,6 +276,14 @@ class PartitionTable:
             self._open(name, [])
 
     # --- leaving ---
+
+    def repair(self, partition: Partition, repair: Repair, repaired: Repaired) -> None:
+        """Take a partition out of service, and open it anew past what is corrupt or lost. Every byte of it is read."""
+        name = partition.name
+        why = "its log is being repaired"
+        self._leave(partition, False, KafkaStorageError(f"{name} is out of service: {why}"))
+        self._failed[name] = why
+        self._open(name, [], repair, repaired)
 
     def remember_failure(self, partition: Partition, why: str) -> None:
         """The supervisor remembers a failed flush, should this process die before the partition is sound again."""
@@ -417,18 +451,3 @@ def _owned(partition: Partition) -> OwnedPartition:
 
 def _distrust_key(name: TopicPartition) -> str:
     return f"flush-failed {name}"
-
-
-def _tell_recovery(name: TopicPartition, opened: PartitionLog) -> None:
-    report = opened.recovery
-    for sentence in report.set_aside:
-        log.error("%s: %s", name, sentence)
-    if report.scanned_batches or report.truncated_bytes or report.rebuilt_indexes:
-        log.info(
-            "%s recovered: %d batches (%d bytes) read, %d bytes of a torn tail cut, %d indexes rebuilt",
-            name,
-            report.scanned_batches,
-            report.scanned_bytes,
-            report.truncated_bytes,
-            report.rebuilt_indexes,
-        )

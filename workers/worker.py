@@ -13,11 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import zmq
-
 from kbroker.config import Config, make_config
 from kbroker.errors import (
     InvalidRequest,
+    KafkaStorageError,
     KbrokerError,
     MessageTooLarge,
     NotLeaderOrFollower,
@@ -27,6 +26,8 @@ from kbroker.errors import (
     UnknownTopicId,
     code_of,
 )
+from kbroker.log.damage import Damage, Repair
+from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult, SegmentInfo
 from kbroker.log.storage import DISK
 from kbroker.shm.server import DescriptorServer
@@ -36,6 +37,8 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
 from kbroker.workers.background_writes import BackgroundWrites
+from kbroker.workers.caller import Caller
+from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
 from kbroker.workers.disk_probe import DiskProbes
@@ -47,11 +50,12 @@ from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
-from kbroker.workers.local_door import LocalDoor
+from kbroker.workers.local_door import LocalClient, LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.outages import outage_facts
 from kbroker.workers.partition import AckWaiter, Partition
 from kbroker.workers.rewriting import Rewriting
+from kbroker.workers.scrubbing import Scrub
 from kbroker.workers.stream_connection import Streams
 from kbroker.workers.table import PartitionTable
 
@@ -78,9 +82,9 @@ class Worker:
         self.freed_space = FreedSpace(self.loop, self.io, DISK)
         self.probes = DiskProbes(self.io, DISK, self._disk_takes)
         self.background = BackgroundWrites(self.config.server.io_threads, self._write_back, self._flush)
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.has_catalog = False
         self.is_draining = False
+        self.change_log = ChangeLog(self.loop)
         self.table = PartitionTable(self)
         self._dirty: set[Partition] = set()
         # Before the doors' own: who waits for what a turn publishes is answered in that turn.
@@ -90,6 +94,9 @@ class Worker:
         self._answers: list[tuple[Asked, AppendResult]] = []
         self._repeated: dict[bytes, m.Produce] = {}
         """Headers that were decoded before: a producer sends the same one with each batch of a partition."""
+        self.scrub = Scrub(
+            self.loop, self.table.serving, lambda: self.config.log.scrub_bytes_per_second, self._found_damage
+        )
         self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
         first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
         self._next_retention_ms = self.loop.now_ms() + first_ms
@@ -104,9 +111,8 @@ class Worker:
             self.descriptors = DescriptorServer(child.listeners["shm"], self.loop, self.table.get, self.config.shm)
             shm_path = str(runtime / endpoints.worker_shm(child.worker_index))
         self.control = ControlLink(
-            self.context,
+            self.streams,
             child,
-            self.loop,
             Join(
                 child.incarnation,
                 child.name,
@@ -122,6 +128,8 @@ class Worker:
             m.Fetch: self._fetch,
             m.ListOffsets: self._list_offsets,
             m.DeleteRecords: self._delete_records,
+            m.RepairLog: self._repair_log,
+            m.ReportCorrupt: self._report_corrupt,
             m.Hello: self._hello,
         }
 
@@ -142,6 +150,7 @@ class Worker:
         self.loop.at_turn_end(self.streams.flush, self.streams.unsent)
         self.loop.at_turn_end(self.commits.end_turn, self.commits.wanted)
         self.loop.call_every(HOUSEKEEPING_MS, self._keep_house)
+        self.scrub.start()
         self._follow_peers()
         self.loop.run()
         if self.kafka is not None:
@@ -149,12 +158,9 @@ class Worker:
         self.door.close()
         self.front.close()
         self.control.close()
-        self.context.term()
 
     def _follow_peers(self) -> None:
         self.control.follow_peers()
-        if self.kafka is not None:
-            self.kafka.follow_peers()
         self.front.follow_peers()
 
     def _update_catalog(self, update: CatalogUpdate) -> None:
@@ -184,6 +190,8 @@ class Worker:
             self.kafka.door.stop_listening()
         for partition in self.table.serving.values():
             partition.publish()
+
+        self.scrub.end()
 
         def closed() -> None:
             self.io.close(1)
@@ -218,7 +226,9 @@ class Worker:
                     self._repeated.clear()
                 self._repeated[asked.header] = request
 
-    def _hello(self, asked: Asked, _request: m.Hello) -> None:
+    def _hello(self, asked: Asked, request: m.Hello) -> None:
+        if isinstance(asked.door, LocalClient):
+            asked.door.introduce(request.client_id)
         asked.answer(codec.encode_answer(hello_answer(self.child, self.node)))
 
     def _produce(self, asked: Asked, request: m.Produce) -> None:
@@ -305,7 +315,12 @@ class Worker:
         return result
 
     def delete_records(
-        self, partition: Partition, before_offset: int, timeout_ms: int, done: Callable[[KbrokerError | None], None]
+        self,
+        partition: Partition,
+        before_offset: int,
+        timeout_ms: int,
+        done: Callable[[KbrokerError | None], None],
+        caller: Caller,
     ) -> int:
         """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
 
@@ -315,8 +330,11 @@ class Worker:
         if "delete" not in policy:
             raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
         wanted = partition.log.high_watermark if before_offset == -1 else before_offset
+        before = partition.log.log_start_offset
         start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
         self._dirty.add(partition)  # the end of this turn flushes it
+        if start > before:
+            self.change_log.records_deleted(caller, str(partition.name), start)
         self._take_out(partition, partition.log.drop_deleted)
         return start
 
@@ -330,7 +348,28 @@ class Worker:
             else:
                 asked.refuse(error)
 
-        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done)
+        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked.caller)
+
+    def _repair_log(self, asked: Asked, request: m.RepairLog) -> None:
+        partition = self.table.get(request.topic, request.partition)
+        repair = Repair.ACCEPT_LOSS if request.accept_loss else Repair.PAST_CORRUPTION
+        log.info("%s: its log is repaired%s", partition.name, ", a loss accepted" if request.accept_loss else "")
+
+        def repaired(opened: PartitionLog | None, error: KbrokerError | None) -> None:
+            if opened is None:
+                asked.refuse(error or KafkaStorageError(f"{partition.name} could not be repaired"))
+                return
+            passed_over = [f"offsets {damage.offsets} ({damage.what})" for damage in opened.recovery.accepted]
+            pending = [damage.told(partition.name) for damage in opened.damage.pending]
+            asked.answer(codec.encode_answer(m.LogRepaired(passed_over, pending)))
+
+        self.table.repair(partition, repair, repaired)
+
+    def _report_corrupt(self, asked: Asked, request: m.ReportCorrupt) -> None:
+        """Only the checksum tells, and that only readers look at."""
+        partition = self.table.get(request.topic, request.partition)
+        partition.log.suspect(request.offset)
+        asked.answer(codec.encode_answer(m.CorruptReported()))
 
     def _fetch(self, asked: Asked, request: m.Fetch) -> None:
         if not request.partitions:
@@ -439,6 +478,8 @@ class Worker:
         now_ms = self.loop.now_ms()
         for partition in self.table.serving.values():
             partition.expire_waiters(now_ms)
+            if partition.log.suspects:
+                self.scrub.suspect(partition)
         self._report()
         self.probes.look_again()
         if now_ms >= self._next_retention_ms:
@@ -448,6 +489,10 @@ class Worker:
         for partition in self.table.serving.values():
             partition.remove(self.io, self.now_ms)
             self.freed_space.free_files(partition.log.due_deletions(self.now_ms()))
+
+    def _found_damage(self, partition: Partition, found: list[Damage]) -> None:
+        partition.note_damage(found, self.io)
+        self._report()
 
     def _report(self) -> None:
         stalled_ms = self.io.stalled_ms()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Never
 
 from kbroker.clients.admin_steps import AdminSteps
 from kbroker.clients.aio.sleeper import Sleeper, awaiting
+from kbroker.clients.arguments import check_unknown
 from kbroker.clients.steps import Steps, T
 
 
@@ -13,8 +15,14 @@ class Admin:
     """As `kbroker.Admin`, with coroutines: `async with Admin() as admin: await admin.list_topics()`."""
 
     def __init__(
-        self, server: str | None = None, *, client_id: str = "kbroker-admin", api_timeout_ms: int = 10_000
+        self,
+        server: str | None = None,
+        *,
+        client_id: str = "kbroker-admin",
+        api_timeout_ms: int = 10_000,
+        **unknown: Never,
     ) -> None:
+        check_unknown(type(self), unknown)
         self.steps = AdminSteps(server, client_id=client_id, api_timeout_ms=api_timeout_ms)
         self._sleeper = Sleeper(self.steps.cluster)
 
@@ -33,6 +41,7 @@ class Admin:
     create_partitions = awaiting(AdminSteps.create_partitions)
     delete_records = awaiting(AdminSteps.delete_records)
     broker_status = awaiting(AdminSteps.broker_status)
+    repair_log = awaiting(AdminSteps.repair_log)
     list_consumer_groups = awaiting(AdminSteps.list_consumer_groups)
     describe_consumer_groups = awaiting(AdminSteps.describe_consumer_groups)
     list_consumer_group_offsets = awaiting(AdminSteps.list_consumer_group_offsets)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
 
 from kbroker.clients.aio.sleeper import Sleeper
-from kbroker.clients.consumer_steps import FOREVER_MS, ITERATED_AT_ONCE, ConsumerSteps
+from kbroker.clients.consumer_reading import FOREVER_MS, Iteration
+from kbroker.clients.consumer_steps import ConsumerSteps
 from kbroker.clients.record_batch import RecordBatch
 from kbroker.clients.records import ConsumerRecord, OffsetAndMetadata, OffsetAndTimestamp
+from kbroker.clients.steps import Steps, T
+from kbroker.errors import ConcurrentAccess
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition
 
 
@@ -21,10 +25,29 @@ class Consumer(ConsumerSteps):
 
     Without `async with`: `await consumer.start()` first and `await consumer.close()` at the end. A listener's methods
     are plain functions. Heartbeats go on while the event loop is busy: they have a thread of their own.
+
+    One task at a time polls or iterates, a second gets ConcurrentAccess; others may ask for offsets, commit and seek.
     """
 
     def _made(self) -> None:
         self._sleeper = Sleeper(self._cluster)
+        self._is_reading = False
+
+    def _user(self) -> object:
+        return asyncio.current_task()
+
+    async def _read(self, steps: Steps[T]) -> T:
+        """Go through the steps of a poll or an iteration."""
+        if self._is_reading:
+            raise ConcurrentAccess(
+                "Consumer is for one task at a time: this one came while another one was waiting for records; give "
+                "each one a consumer of its own"
+            )
+        self._is_reading = True
+        try:
+            return await self._sleeper.run(steps)
+        finally:
+            self._is_reading = False
 
     async def start(self) -> None:
         """Connect, and join the group where there is one. Raises BrokerUnavailable."""
@@ -36,18 +59,18 @@ class Consumer(ConsumerSteps):
         self, timeout_ms: int = 0, max_records: int | None = None
     ) -> dict[TopicPartition, list[ConsumerRecord]]:
         """Records by partition, as soon as there are some; {} when none came within `timeout_ms` (≥ 0)."""
-        return await self._sleeper.run(self._poll(timeout_ms, max_records))
+        return await self._read(self._poll(timeout_ms, max_records))
 
     async def poll_batches(self, timeout_ms: int = 0) -> list[RecordBatch]:
         """Whole batches, as soon as there are some; [] when none came within `timeout_ms` (≥ 0)."""
-        return await self._sleeper.run(self._poll_batches(timeout_ms))
+        return await self._read(self._poll_batches(timeout_ms))
 
     async def __aiter__(self) -> AsyncIterator[ConsumerRecord]:
         """Records of all partitions, for ever, or until nothing came for `consumer_timeout_ms`."""
         wait_ms = self.options.consumer_timeout_ms
+        iteration = Iteration()
         while True:
-            self._begin()
-            cursor = await self._sleeper.run(self._next(FOREVER_MS if wait_ms is None else wait_ms, ITERATED_AT_ONCE))
+            cursor = await self._read(self._iterate(iteration, FOREVER_MS if wait_ms is None else wait_ms))
             if cursor is None:
                 return
             records = cursor.records
@@ -55,7 +78,7 @@ class Consumer(ConsumerSteps):
                 for record in records:
                     cursor.given = record
                     yield record
-                records = self._more(cursor, records)
+                records = self._more(iteration, cursor, records)
 
     # --- what to read ---
 
@@ -121,7 +144,8 @@ class Consumer(ConsumerSteps):
 
     async def close(self) -> None:
         """Leave the group and free everything. A second call does nothing."""
-        await self._sleeper.run(self._close())
+        if not self._cluster.guard.forked:
+            await self._sleeper.run(self._close())
 
     async def __aenter__(self) -> Consumer:
         await self.start()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator
+import functools
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from kbroker.clients.futures import RecordFuture
 from kbroker.clients.producer import Headers
 from kbroker.clients.producer import Producer as ThreadedProducer
 from kbroker.clients.records import RecordMetadata
 from kbroker.errors import ClientClosed
+
+P = ParamSpec("P")
 
 
 class Delivery:
@@ -44,6 +47,18 @@ class Delivery:
         return self.future.metadata()
 
 
+def _with_arguments_of(
+    make: Callable[P, ThreadedProducer],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Producer, P], None]]:
+    """A constructor that takes what `make` takes: for type checkers and help()."""
+
+    def same(own: Callable[..., None]) -> Callable[Concatenate[Producer, P], None]:
+        functools.update_wrapper(own, make, assigned=(), updated=())
+        return own
+
+    return same
+
+
 class Producer:
     """As `kbroker.Producer`, with the same arguments, and coroutines for whatever waits:
 
@@ -55,14 +70,14 @@ class Producer:
     full; the producer's own thread does the rest. Without `async with`: `await producer.start()`, `await close()`.
     """
 
-    def __init__(self, server: str | None = None, **options: Any) -> None:
-        self._server = server
-        self._options = options
+    @_with_arguments_of(ThreadedProducer)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._make = functools.partial(ThreadedProducer, *arguments, **options)
         self._threaded: ThreadedProducer | None = None
 
     async def start(self) -> None:
         """Connect. Raises BrokerUnavailable, ConfigError naming a wrong argument."""
-        self._threaded = await asyncio.to_thread(ThreadedProducer, self._server, **self._options)
+        self._threaded = await asyncio.to_thread(self._make)
 
     async def send(
         self,

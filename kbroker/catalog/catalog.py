@@ -50,12 +50,24 @@ def _topic_from(value: bytes) -> TopicRecord:
     return TopicRecord(partitions=partitions, **fields)
 
 
-def settings_in(changes: Iterable[Change]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each topic that these changes put, with its own settings."""
+def topics_in(changes: Iterable[Change]) -> Iterator[TopicRecord]:
+    """Each topic that these changes put."""
     for change in changes:
         if change.key.startswith(TOPICS) and change.value is not None:
-            topic = _topic_from(change.value)
-            yield topic.name, topic.settings
+            yield _topic_from(change.value)
+
+
+def settings_in(changes: Iterable[Change]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each topic that these changes put, with its own settings."""
+    for topic in topics_in(changes):
+        yield topic.name, topic.settings
+
+
+def altered_in(changes: Iterable[Change]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Broker settings that these changes put, with the node whose they are as text, "" for all nodes."""
+    for change in changes:
+        if change.key.startswith(ALTERED):
+            yield change.key.removeprefix(ALTERED), {} if change.value is None else msgpack.unpackb(change.value)
 
 
 def check_entries(entries: dict[str, Versioned]) -> None:

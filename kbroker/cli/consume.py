@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -16,7 +17,7 @@ from kbroker.cli.options import parse_time_option, server_option
 from kbroker.cli.outcome import complain
 from kbroker.cli.output import on_terminal
 from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
-from kbroker.errors import UnknownTopicOrPartition
+from kbroker.errors import CorruptRecord, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
 from kbroker.wording import counted
 
@@ -57,6 +58,10 @@ def _format_option(_context: click.Context, _parameter: click.Parameter, text: s
     help="As a member of this group: its partitions, from its committed offsets on (without any: --from-beginning or "
     "the end).",
 )  # fmt: skip
+@click.option(
+    "--skip-corrupt", is_flag=True,
+    help="Go past records that cannot be read, with a warning that names their offsets; else the first one ends it.",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say at the end how many records came, and which way.")
 @server_option
 @click.pass_context
@@ -72,6 +77,7 @@ def command(
     write: Format,
     as_json: bool,
     group: str | None,
+    skip_corrupt: bool,
     verbose: bool,
     server: str | None,
 ) -> None:
@@ -83,18 +89,21 @@ def command(
         raise click.UsageError("--json and --format exclude each other")
     if from_beginning + (offset is not None) + (since_ms is not None) > 1:
         raise click.UsageError("--from-beginning, --offset and --from-timestamp exclude each other")
+    _end_in_order()
+    on_corrupt = "skip" if skip_corrupt else "raise"
     if group is not None:
         if offset is not None or since_ms is not None or numbers or exit_at_end:
             raise click.UsageError(
                 "--group reads what the group gives, from where it stands: --offset, --from-timestamp, --partition and "
                 "--exit-at-end do not go with it (`kbroker group reset-offsets` moves a group)"
             )
-        _consume_in_group(topic, group, from_beginning, count, json_line if as_json else write, verbose, server)
+        write = json_line if as_json else write
+        _consume_in_group(topic, group, from_beginning, count, write, on_corrupt, verbose, server)
         return
     from kbroker import Consumer
 
     # Where retention overtakes us, the next record that there is comes next, not the end.
-    with Consumer(server=server, auto_offset_reset="earliest") as consumer:
+    with Consumer(server=server, auto_offset_reset="earliest", on_corrupt=on_corrupt) as consumer:
         partitions = _partitions(consumer, topic, numbers)
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)
@@ -108,13 +117,31 @@ def command(
             complain(f"{counted(printed, 'record')}, read through {consumer.transport}")
 
 
+def _end_in_order() -> None:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: the consumer leaves its group. Not those that are ignored."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+
+
 def _consume_in_group(
-    topic: str, group: str, from_beginning: bool, count: int | None, write: Format, verbose: bool, server: str | None
+    topic: str,
+    group: str,
+    from_beginning: bool,
+    count: int | None,
+    write: Format,
+    on_corrupt: str,
+    verbose: bool,
+    server: str | None,
 ) -> None:
     from kbroker import Consumer
 
     # Where retention overtakes us, the next record that there is comes next, not the end.
-    with Consumer(server=server, group=group, auto_offset_reset="earliest") as consumer:
+    with Consumer(server=server, group=group, auto_offset_reset="earliest", on_corrupt=on_corrupt) as consumer:
         _partitions(consumer, topic, ())
         consumer.subscribe([topic], listener=_Standing(consumer, from_beginning))
         printed = _print(consumer, write, count, None)
@@ -195,9 +222,11 @@ def _print(consumer: Consumer, write: Format, count: int | None, ends: dict[Topi
     while left is None or left > 0:
         if ends is not None and all(consumer.position(partition) >= end for partition, end in ends.items()):
             break
-        batches = consumer.poll(
-            timeout_ms=POLL_MS, max_records=POLL_RECORDS if left is None else min(POLL_RECORDS, left)
-        )
+        most = POLL_RECORDS if left is None else min(POLL_RECORDS, left)
+        try:
+            batches = consumer.poll(timeout_ms=POLL_MS, max_records=most)
+        except CorruptRecord as error:
+            raise click.ClickException(f"{error.fault}; --skip-corrupt goes on at offset {error.past}") from None
         for partition, records in batches.items():
             if ends is not None:
                 records = [record for record in records if record.offset < ends[partition]]

@@ -1,4 +1,4 @@
-"""`kbroker log`: look into a partition's files, with no broker. Only reads."""
+"""`kbroker log`: look into a partition's files, with no broker, and repair them (`repair.py`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from kbroker.cli.options import json_option
 from kbroker.cli.output import print_json, say
+from kbroker.cli.repair import repair
 from kbroker.cli.table import print_table
 from kbroker.errors import KbrokerError
 
@@ -112,7 +113,10 @@ def inspect(path: Path) -> SegmentReport:
 
 @click.group()
 def command() -> None:
-    """Look into a partition's files, with no broker. Only reads."""
+    """Look into a partition's files, and go past what is damaged in them."""
+
+
+command.add_command(repair)
 
 
 @command.command()
@@ -125,8 +129,9 @@ def verify(path: Path, as_json: bool) -> None:
     """
     reports = [inspect(segment) for segment in _segments(path)]
     for before, after in pairwise(reports):
-        same = Path(before.path).parent == Path(after.path).parent
-        if same and before.next_offset != after.base_offset and not before.problems:
+        folder = Path(before.path).parent
+        is_gap = before.next_offset != after.base_offset and not before.problems
+        if folder == Path(after.path).parent and is_gap and not _is_accepted(folder, before, after):
             after.problems.append(f"begins at {after.base_offset}, but the segment before ends at {before.next_offset}")
     if as_json:
         print_json([asdict(report) for report in reports])
@@ -149,7 +154,20 @@ def verify(path: Path, as_json: bool) -> None:
         )
     damaged = sum(1 for report in reports if report.problems)
     if damaged:
-        raise KbrokerError(f"{damaged} of {len(reports)} segments are damaged")
+        raise KbrokerError(f"{damaged} of {len(reports)} segments are damaged: `kbroker log repair` goes past that")
+
+
+def _is_accepted(folder: Path, before: SegmentReport, after: SegmentReport) -> bool:
+    """Whether somebody has accepted that the offsets between two segments are missing (`kbroker log repair`)."""
+    from kbroker.log.damage import KnownDamage
+    from kbroker.log.names import DAMAGE
+
+    path = folder / DAMAGE
+    known = KnownDamage.parse(path.read_bytes()) if path.exists() else None
+    if known is None:
+        return False
+    accepted = KnownDamage(entry for entry in known.entries if entry.is_accepted)
+    return accepted.covers(before.next_offset, after.base_offset)
 
 
 def _batch_facts(facts: BatchFacts) -> dict[str, Any]:

@@ -19,8 +19,10 @@ USAGE = 2
 NOT_READY = 3
 NO_BROKER = 4
 TOO_FAR_BEHIND = 5
+HUNG_UP = 129
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
 
 EXIT_CODES = {
     OK: "all well",
@@ -29,8 +31,10 @@ EXIT_CODES = {
     NOT_READY: "`status`: a process is not ready, or something is out of service",
     NO_BROKER: "no broker answered",
     TOO_FAR_BEHIND: "`group lag --max-lag`: a group is further behind",
+    HUNG_UP: "`consume`: the terminal has gone (SIGHUP)",
     INTERRUPTED: "interrupted (Ctrl-C)",
     BROKEN_PIPE: "whoever read the output has gone",
+    TERMINATED: "`consume`: ended by SIGTERM",
 }
 
 

@@ -18,7 +18,7 @@ from kbroker.wording import duration
 
 def _status(runtime_dir: Path | None, server: str | None) -> dict[str, Any]:
     if runtime_dir is None:
-        runtime_dir = _local(server)
+        runtime_dir = local_runtime_dir(server)
     if runtime_dir is not None:
         return read_status(runtime_dir)
     from kbroker import Admin
@@ -27,7 +27,7 @@ def _status(runtime_dir: Path | None, server: str | None) -> dict[str, Any]:
         return admin.broker_status()
 
 
-def _local(server: str | None) -> Path | None:
+def local_runtime_dir(server: str | None) -> Path | None:
     """The folder of the broker's sockets, which tell even when its front is away; None: it is reached by tcp only."""
     if not server:
         found = [folder for folder in usual_runtime_dirs() if is_there(folder / SUPERVISOR)]

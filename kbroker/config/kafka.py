@@ -62,6 +62,10 @@ class KafkaConfig:
         "kafka.requests.in.flight.max", 64, "A Kafka connection with so many unanswered requests is not read from.",
         least=1, most=65_536,
     )  # fmt: skip
+    request_timeout_ms: int = setting(
+        "request.timeout.ms", 30_000, "How long a worker waits for the coordinator's answer to a request that it has "
+        "passed on; then the client is told to try again.", unit="ms", least=100, most=3_600_000,
+    )  # fmt: skip
     fetch_sessions_max: int = setting(
         "max.incremental.fetch.session.cache.slots", 1000,
         "Fetch sessions that each process remembers; above it the smallest and the unused give way.",

@@ -69,6 +69,12 @@ class LogConfig:
         "log.recovery.point.batches", 50_000, "A new recovery point at least each time this many batches were written.",
         least=100, most=INT32_MAX,
     )  # fmt: skip
+    scrub_bytes_per_second: int = setting(
+        "log.scrub.bytes.per.second", 1 << 20,
+        "Each worker reads all its segments again and again at this rate, to find what a disk has damaged before "
+        "readers do; 0: it does not.",
+        unit="bytes", least=0, most=INT32_MAX, reloadable=True,
+    )  # fmt: skip
     producer_id_expiration_ms: int = setting(
         "producer.id.expiration.ms", 86_400_000, "An idempotent producer that is silent for this long is forgotten.",
         unit="ms", least=1, most=INT32_MAX,

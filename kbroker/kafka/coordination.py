@@ -65,6 +65,18 @@ def coordinator_found(request: Any, version: int, cluster: Cluster) -> Any:
     )
 
 
+def refusals(request: Any, version: int, answer: Any) -> list[tuple[str, str]]:
+    """The keys that will never have a coordinator, as FindCoordinator's answer says: what it was, and why not."""
+    several = version >= SEVERAL_KEYS
+    found = [(one.key, one) for one in answer.coordinators] if several else [(request.key, answer)]
+    kind = "transactional.id" if request.key_type == _TRANSACTION else f"key of type {request.key_type}"
+    return [
+        (f"{kind} {key!r:.200}", one.error_message)
+        for key, one in found
+        if one.error_code not in (0, CoordinatorNotAvailable.code)
+    ]
+
+
 def _why_none(key_type: int, version: int) -> tuple[int, str]:
     if key_type == _GROUP:
         return CoordinatorNotAvailable.code, "the coordinator is starting"

@@ -78,6 +78,20 @@ def answer(request: Any, version: int, find: Find) -> Any:
     return types.ListOffsetsResponse(topics=topics)
 
 
+def refusals(request: Any, version: int, answer: Any) -> list[tuple[str, str]]:
+    """What was asked in a way that cannot be, by the answer's codes: which partition, and why not."""
+    return [
+        (
+            f"ListOffsets of {topic.name:.249}-{item.partition_index}",
+            f"version {version} has no timestamp {asked.timestamp} (a newer one has), replicas do not ask here, and a "
+            "partition is named once",
+        )
+        for topic, asked_topic in zip(answer.topics, request.topics, strict=True)
+        for item, asked in zip(topic.partitions, asked_topic.partitions, strict=True)
+        if item.error_code in (InvalidRequest.code, UnsupportedVersion.code)
+    ]
+
+
 def _fault(request: Any, version: int, query: Query, often: int) -> int:
     """The error code of what cannot be asked so; 0: it can."""
     if request.replica_id >= 0 or often > 1:

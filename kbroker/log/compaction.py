@@ -152,6 +152,8 @@ class _Group:
         self.sources = sources
         self.base_offset = sources[0].base_offset
         self.end_offset = sources[-1].end_offset
+        self.timestamps = (-1, -1, -1)
+        """Of what was written: the largest with its offset, and the first batch's."""
 
     def is_in(self, segments: set[int]) -> bool:
         """Whether all of them are among segments with these identities."""
@@ -267,6 +269,7 @@ class Compaction:
             return
         segment.time_index.maybe_append(segment.max_timestamp, segment.max_timestamp_offset - segment.base_offset)
         segment.write_indexes()
+        group.timestamps = (segment.max_timestamp, segment.max_timestamp_offset, segment.rolling_timestamp)
         for file in (segment.offset_index_file, segment.time_index_file, segment.file):
             storage.fdatasync(file)
         # The log last: its new name says that all is there.
@@ -344,6 +347,7 @@ class Placing:
         for suffix in (names.LOG, names.INDEX, names.TIME_INDEX):
             storage.rename(_path(self._folder, group, suffix + names.SWAP), _path(self._folder, group, suffix))
         made = Segment(storage, self._folder, group.base_offset, self._index_interval_bytes, gone[-1].created_ms)
+        made.max_timestamp, made.max_timestamp_offset, made.rolling_timestamp = group.timestamps
         self._placed.append((gone, made))
 
     def finish(self, log: PartitionLog, now_ms: int) -> int:

@@ -12,9 +12,17 @@ from collections import deque
 from pathlib import Path
 
 from kbroker.config import LogConfig
-from kbroker.errors import InvalidRecord, InvalidTimestamp, OffsetOutOfRange, RequestError, StorageError
+from kbroker.errors import (
+    InvalidRecord,
+    InvalidTimestamp,
+    OffsetOutOfRange,
+    PolicyViolation,
+    RequestError,
+    StorageError,
+)
 from kbroker.log import names, opening, reading, retention, timestamps
 from kbroker.log.checkpoint import RecoveryPoint
+from kbroker.log.damage import Repair
 from kbroker.log.flush import Flush
 from kbroker.log.freeing import free_at_once, free_folder
 from kbroker.log.index import POSITION_MAX, RELATIVE_OFFSET_MAX
@@ -24,7 +32,7 @@ from kbroker.log.reading import RECENT_MAX
 from kbroker.log.recovery import Recovered
 from kbroker.log.reservation import Reservation
 from kbroker.log.retention import Deletion, Removal
-from kbroker.log.segment import Segment
+from kbroker.log.segment import Segment, SegmentDamaged
 from kbroker.log.slices import LogSlice
 from kbroker.log.storage import DISK, File, Storage
 from kbroker.log.write_back import STEP_BYTES, WriteBack
@@ -73,6 +81,11 @@ class PartitionLog:
         self.lock: File | None = lock
         self.hot_window_bytes = HOT_WINDOW_BYTES
         self.recovery: RecoveryReport = recovered.report
+        self.damage = recovered.damage
+        self.refusal = recovered.damage.refusal(partition)
+        """Why nothing is appended until somebody has accepted a loss; None: it is."""
+        self.suspects: set[int] = set()
+        """Base offsets of segments in which a reader has found no batch where one must be."""
         self.segments = recovered.segments
         self.bases = [segment.base_offset for segment in recovered.segments]
         self.producers = recovered.producers
@@ -114,15 +127,27 @@ class PartitionLog:
         storage: Storage = DISK,
         *,
         distrust_cache: bool = False,
+        had_log: bool = False,
+        repair: Repair = Repair.NONE,
     ) -> PartitionLog:
         """Take ownership: lock, recover, and durably begin a leader epoch above all before.
 
         `topic_id` is 16 bytes; `leader_epoch` is the least epoch to begin. `distrust_cache`: an fsync of this
-        partition failed since the machine started. Raises StartError (locked by another process), StorageError
-        (another topic's folder, or the disk failed).
+        partition failed since the machine started. `had_log`: the catalog says that it was opened before, so that an
+        empty folder is a loss. Raises StartError (locked by another process), StorageError (another topic's folder,
+        or the disk failed).
         """
         lock, recovered = opening.take_over(
-            storage, folder, partition, topic_id, config, leader_epoch, now_ms, distrust_cache
+            storage,
+            folder,
+            partition,
+            topic_id,
+            config,
+            leader_epoch,
+            now_ms,
+            distrust_cache=distrust_cache,
+            had_log=had_log,
+            repair=repair,
         )
         return cls(folder, partition, topic_id, config, storage, lock, recovered, now_ms)
 
@@ -206,10 +231,13 @@ class PartitionLog:
 
         `sync` is acks=all: the records stay hidden until a flush has them on the disk. Raises what check_batches
         does; OutOfOrderSequence, InvalidProducerEpoch, DuplicateSequence; StorageError when the disk took none of it
-        (the log goes on when there is space again) or has failed before.
+        (the log goes on when there is space again) or has failed before; PolicyViolation while a loss of records that
+        were on the disk is not accepted.
         """
         if self.failed is not None:
             raise StorageError(f"{self.partition}: {self.failed}; records are refused until it takes them again")
+        if self.refusal is not None:
+            raise PolicyViolation(self.refusal)
         config = self.config
         view = memoryview(batches)
         if view.readonly:
@@ -244,7 +272,7 @@ class PartitionLog:
         None: nothing was appended, because something is not as usual, from a bad or repeated batch to a full segment
         or disk. Each is to be appended by itself then, and learns what became of it.
         """
-        if self.failed is not None:
+        if self.failed is not None or self.refusal is not None:
             return None
         config = self.config
         found: list[BatchFacts] = []
@@ -419,6 +447,10 @@ class PartitionLog:
         self.roll(now_ms)
         return True
 
+    def suspect(self, offset: int) -> None:
+        """Somebody says that the record there is damaged: its segment is to be looked at. Raises OffsetOutOfRange."""
+        self.suspects.add(self.segment_for(offset).base_offset)
+
     def segment_for(self, offset: int) -> SegmentInfo:
         """The segment that has `offset`, or would. Raises OffsetOutOfRange."""
         if not self.log_start_offset <= offset <= self.next_offset:
@@ -460,7 +492,11 @@ class PartitionLog:
             raise self._out_of_range(offset)
         try:
             return reading.read(self, offset, max_bytes, up_to == "high_watermark")
+        except SegmentDamaged as error:
+            self.suspects.add(error.base_offset)
+            raise
         except OSError as error:
+            self.suspect(offset)
             raise StorageError(f"{self.partition}: cannot read at offset {offset}: {error}") from error
 
     def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int] | None:
@@ -634,6 +670,7 @@ class PartitionLog:
         self.size_bytes -= sum(segment.size_bytes for segment in dropped)
         self.log_start_offset = max(self.log_start_offset, self.bases[0])
         self.epochs.cut_start(self.log_start_offset)
+        self._point_due = True  # else a crash leaves a point that asks for segments which are gone
         return dropped
 
     def put_in_place_of(self, gone: list[Segment], made: Segment) -> None:

@@ -29,6 +29,8 @@ WRITE_PROBE: Final = "write-probe.tmp"
 COMPACTION_CHECKPOINT: Final = "compaction-checkpoint"
 CLEAN_SHUTDOWN: Final = "clean-shutdown"
 FLUSH_FAILED: Final = "flush-failed"
+DAMAGE: Final = "damage"
+"""What is missing or damaged, and whether somebody has accepted it: see `kbroker/log/damage.py`."""
 
 NAME_BYTES_MAX: Final = 255
 _DELETED_FOLDER = re.compile(r".+\.[0-9a-f]{32}-delete")

@@ -10,6 +10,7 @@ from kbroker.config import LogConfig
 from kbroker.errors import StartError, StorageError
 from kbroker.log import names
 from kbroker.log.checkpoint import encode_metadata, id_text, parse_metadata
+from kbroker.log.damage import Repair
 from kbroker.log.recovery import Recovered, recover
 from kbroker.log.storage import File, Storage
 from kbroker.types import TopicPartition
@@ -26,7 +27,10 @@ def take_over(
     config: LogConfig,
     leader_epoch: int,
     now_ms: int,
-    distrust_cache: bool,
+    *,
+    distrust_cache: bool = False,
+    had_log: bool = False,
+    repair: Repair = Repair.NONE,
 ) -> tuple[File, Recovered]:
     """Lock, check whose folder it is, recover, and begin a leader epoch. Raises StartError, StorageError."""
     lock: File | None = None
@@ -38,7 +42,16 @@ def take_over(
             pass
         lock = _lock(storage, folder)
         _check_owner(storage, folder, partition, topic_id)
-        recovered = recover(storage, folder, config, leader_epoch, now_ms, distrust_cache)
+        recovered = recover(
+            storage,
+            folder,
+            config,
+            leader_epoch,
+            now_ms,
+            distrust_cache=distrust_cache,
+            had_log=had_log,
+            repair=repair,
+        )
         if not recovered.segments:
             raise AssertionError("recovery leaves a segment")
         _begin_epoch(storage, folder, recovered, leader_epoch)
@@ -112,3 +125,9 @@ def close_clean(log: PartitionLog) -> None:
     log.finish_flush(flush, 0)
     if flush.point_error is not None:
         raise flush.point_error
+
+
+def save_damage(log: PartitionLog, data: bytes) -> None:
+    """Remember what is damaged, for the next owner too. On an I/O thread. Raises OSError."""
+    log.storage.replace_file(log.folder / names.DAMAGE, data)
+    log.storage.fsync_folder(log.folder)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from kbroker.log.damage import Damage
+
 
 class LogPosition(NamedTuple):
     """An offset and the byte at which its batch starts, in the segment with base offset `segment_base`."""
@@ -47,8 +49,8 @@ class SegmentInfo(NamedTuple):
 
 @dataclass(slots=True)
 class RecoveryReport:
-    """What opening a log found and did. `set_aside` has a sentence for each damaged file: its new name and what
-    offsets are affected.
+    """What opening a log found and did. `set_aside` has a sentence for each damaged file: what it is kept as. `found`
+    are the offsets that are missing and were not known to be, `accepted` those that somebody has accepted now.
     """
 
     clean: bool = False
@@ -56,4 +58,6 @@ class RecoveryReport:
     scanned_batches: int = 0
     truncated_bytes: int = 0
     set_aside: list[str] = field(default_factory=list)
+    found: list[Damage] = field(default_factory=list)
+    accepted: list[Damage] = field(default_factory=list)
     rebuilt_indexes: int = 0

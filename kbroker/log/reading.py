@@ -6,7 +6,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from kbroker.log.positions import LogPosition
-from kbroker.log.segment import Segment
+from kbroker.log.segment import Segment, SegmentDamaged
 from kbroker.log.slices import LogSlice
 
 if TYPE_CHECKING:
@@ -39,7 +39,14 @@ def read(log: PartitionLog, offset: int, max_bytes: int, shown_only: bool) -> Lo
         limit = segment.size_bytes
         next_offset = log.bases[bisect_right(log.bases, segment.base_offset)]
     if limit - start > max_bytes:
-        limit, following = segment.last_whole(start, max(0, max_bytes), limit)
+        try:
+            limit, following = segment.last_whole(start, max(0, max_bytes), limit)
+        except SegmentDamaged as damaged:
+            if damaged.position == start or damaged.offset < 0:
+                raise
+            # What lies before is whole. The next read says what is wrong.
+            log.suspects.add(segment.base_offset)
+            limit, next_offset, following = damaged.position, damaged.offset, None
         log.index_used(segment)
         if following is not None:
             next_offset = following

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crc32c import crc32c
 
@@ -13,22 +13,33 @@ _CHUNK_BYTES = 4 << 20
 _MAGIC_BYTE = bytes([MAGIC])
 GAP_MAX = 2**31
 """A good batch behind a bad place begins within this many offsets: a segment holds no more."""
+OFFSET_MAX = 2**63 - 1
 _unpack = HEADER.unpack_from
 
 
 class Scan:
     """Iterates over the good batches from `start`; `position` and `next_offset` then tell where it stopped.
 
-    `end` is the size of the file. A batch is good when its length fits, its CRC is right and it begins at the offset
-    where the one before ended: the CRC does not cover the base offset, and a segment has no gaps.
+    `end` is the size of the file, `chunk_bytes` what is read at once. A batch is good when its length fits, its CRC is
+    right and it begins at the offset where the one before ended: the CRC does not cover the base offset, and a segment
+    has no gaps.
     """
 
-    def __init__(self, storage: Storage, file: File, start: int, end: int, next_offset: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        file: File,
+        start: int,
+        end: int,
+        next_offset: int,
+        chunk_bytes: int = _CHUNK_BYTES,
+    ) -> None:
         self.storage = storage
         self.file = file
         self.position = start
         self.end = end
         self.next_offset = next_offset
+        self._chunk_bytes = chunk_bytes
 
     @property
     def done(self) -> bool:
@@ -45,7 +56,7 @@ class Scan:
             if at + HEADER_BYTES > len(chunk):
                 if end - position < HEADER_BYTES:
                     return
-                chunk = memoryview(self.storage.pread_all(self.file, min(_CHUNK_BYTES, end - position), position))
+                chunk = memoryview(self.storage.pread_all(self.file, min(self._chunk_bytes, end - position), position))
                 chunk_start, at = position, 0
                 if len(chunk) < HEADER_BYTES:
                     return
@@ -55,7 +66,7 @@ class Scan:
             if at + facts.size_bytes > len(chunk):
                 chunk = memoryview(
                     self.storage.pread_all(
-                        self.file, min(max(_CHUNK_BYTES, facts.size_bytes), end - position), position
+                        self.file, min(max(self._chunk_bytes, facts.size_bytes), end - position), position
                     )
                 )
                 chunk_start, at = position, 0
@@ -65,11 +76,17 @@ class Scan:
             self.next_offset = facts.base_offset + facts.last_offset_delta + 1
             yield facts
 
-    def seek_good(self) -> bool:
-        """Go on to the next good batch behind a bad place: `position` and `next_offset` are its. False: none."""
+    def seek_good(
+        self, offset_limit: int = OFFSET_MAX, pause: Callable[[int], bool] = lambda _size_bytes: True
+    ) -> bool:
+        """Go on to the next good batch behind a bad place: `position` and `next_offset` are its. False: none.
+
+        The CRC does not cover a batch's base offset: one that says it ends past `offset_limit` is not believed.
+        `pause` is called between pieces; False from it ends the search.
+        """
         position = self.position + 1
         while position + HEADER_BYTES <= self.end:
-            chunk = self.storage.pread_all(self.file, min(_CHUNK_BYTES, self.end - position), position)
+            chunk = self.storage.pread_all(self.file, min(self._chunk_bytes, self.end - position), position)
             view = memoryview(chunk)
             magic_at = chunk.find(_MAGIC_BYTE, 16)
             while 0 <= magic_at <= len(chunk) - (HEADER_BYTES - 16):
@@ -78,6 +95,7 @@ class Scan:
                 if (
                     facts is not None
                     and self.next_offset < facts.base_offset < self.next_offset + GAP_MAX
+                    and facts.base_offset + facts.last_offset_delta < offset_limit
                     and self._whole_and_right(view, at, facts)
                 ):
                     self.position = position + at
@@ -85,6 +103,8 @@ class Scan:
                     return True
                 magic_at = chunk.find(_MAGIC_BYTE, magic_at + 1)
             position += max(1, len(chunk) - HEADER_BYTES + 1)
+            if not pause(len(chunk)):
+                return False
         return False
 
     def _whole_and_right(self, view: memoryview, at: int, facts: BatchFacts) -> bool:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from kbroker.errors import StorageError
 from kbroker.log import names
-from kbroker.log.index import OffsetIndex, TimeIndex
+from kbroker.log.index import OFFSET_ENTRY, TIME_ENTRY, OffsetIndex, TimeIndex
 from kbroker.log.scan import Scan
 from kbroker.log.storage import File, Storage
-from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC
+from kbroker.records.batch import HEADER, HEADER_BYTES, LENGTH_END, MAGIC, read_header
 
 _CHUNK_BYTES = 8192
 _INDEX_GAP_MAX = 16 << 20
@@ -27,6 +27,21 @@ class Found(NamedTuple):
     base_offset: int
     next_offset: int
     max_timestamp: int
+
+
+class SegmentDamaged(StorageError):
+    """There is no valid batch where one must be. `base_offset` is the segment's, `position` the byte, `offset` the one
+    that a batch there would begin with (-1: not known).
+    """
+
+    def __init__(self, path: Path, base_offset: int, position: int) -> None:
+        super().__init__(
+            f"{path}: no valid batch at position {position}: the file is damaged; `kbroker status` tells which "
+            f"offsets, `kbroker log repair {path.parent.name}` goes past them"
+        )
+        self.base_offset = base_offset
+        self.position = position
+        self.offset = -1
 
 
 class IndexWrite(NamedTuple):
@@ -179,6 +194,35 @@ class Segment:
         except FileNotFoundError:
             return None
 
+    def recall_timestamps(self) -> bool:
+        """Make the largest timestamp of a closed segment known, from the last entry of its time index.
+
+        False: the index has no entry although the records have timestamps. Raises OSError.
+        """
+        if not self.recall_first_timestamp():
+            return False
+        file = self.storage.open_to_read(self._path(names.TIME_INDEX))
+        size = self.storage.size(file)
+        if size < TIME_ENTRY.size:
+            return self.rolling_timestamp < 0
+        timestamp, relative_offset = TIME_ENTRY.unpack(
+            self.storage.pread(file, TIME_ENTRY.size, size - TIME_ENTRY.size)
+        )
+        if timestamp < self.rolling_timestamp or relative_offset < 0:
+            return False
+        self.max_timestamp, self.max_timestamp_offset = timestamp, self.base_offset + relative_offset
+        return True
+
+    def recall_first_timestamp(self) -> bool:
+        """Make the largest timestamp of the first batch known, by which a segment rolls. False: there is no batch."""
+        if self.rolling_timestamp >= 0 or not self.size_bytes:
+            return True
+        head = self.storage.pread_all(self.file, HEADER_BYTES, 0)
+        if len(head) < HEADER_BYTES:
+            return False
+        self.rolling_timestamp = read_header(head).max_timestamp
+        return True
+
     def rebuild_indexes(self) -> None:
         """Make both indexes anew from the log and write them. Stops at the first bad batch."""
         self.reset_indexes()
@@ -265,11 +309,8 @@ class Segment:
             raise self.damaged(position)
         return Found(position, size_bytes, base_offset, base_offset + delta + 1, max_timestamp), chunk, chunk_start
 
-    def damaged(self, position: int) -> StorageError:
-        return StorageError(
-            f"{self.path}: no valid batch at position {position}: the file is damaged; "
-            "a restart sets it aside and keeps what is good"
-        )
+    def damaged(self, position: int) -> SegmentDamaged:
+        return SegmentDamaged(self.path, self.base_offset, position)
 
     def find(self, offset: int, end: int) -> Found | None:
         """The first batch whose records reach `offset`, before position `end`; None when there is none."""
@@ -292,36 +333,88 @@ class Segment:
                     continue
             break
         chunk, chunk_start = b"", 0
+        expected = -1 if number >= 0 else self.base_offset
         while position < end:
             found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
+            if found.base_offset != expected and expected >= 0:
+                raise self.damaged(position)  # the CRC does not cover it: only the batch before tells
             if found.next_offset > offset:
                 return found
             position += found.size_bytes
+            expected = found.next_offset
         return None
+
+    def end_by_headers(self) -> int | None:
+        """The offset after the last batch, by the headers behind the last index entry: some reads, whatever the size.
+
+        None: they do not lead to the file's end, or there is no index to begin at. Raises OSError.
+        """
+        try:
+            file = self.storage.open_to_read(self._path(names.INDEX))
+        except FileNotFoundError:
+            return None
+        size = self.storage.size(file)
+        entry = self.storage.pread(file, OFFSET_ENTRY.size, max(0, size - OFFSET_ENTRY.size))
+        if size % OFFSET_ENTRY.size or (size and len(entry) != OFFSET_ENTRY.size):
+            return None
+        position, expected_end = 0, None
+        if size:
+            relative_offset, position = OFFSET_ENTRY.unpack(entry)
+            expected_end = self.base_offset + relative_offset + 1
+        if not 0 <= position <= self.size_bytes:
+            return None
+        next_offset = None if position else self.base_offset
+        chunk, chunk_start = b"", 0
+        try:
+            while position < self.size_bytes:
+                found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, self.size_bytes)
+                if next_offset is not None and found.base_offset != next_offset:
+                    return None
+                if expected_end is not None and found.next_offset != expected_end:
+                    return None
+                expected_end = None
+                next_offset = found.next_offset
+                position += found.size_bytes
+        except SegmentDamaged:
+            return None
+        return next_offset
 
     def last_whole(self, start: int, max_bytes: int, end: int) -> tuple[int, int | None]:
         """Where a read from the batch at `start` ends: at most `max_bytes` on, but after one batch at least.
 
-        Returns the position and the base offset of the batch there (None: not looked at).
+        Returns the position and the base offset of the batch there (None: not looked at). Raises StorageError.
         """
         limit = start + max_bytes
         index = self.offset_index
         number = index.at_or_below_position(limit)
         position = max(start, index.positions[number]) if number >= 0 else start
         chunk, chunk_start = b"", 0
+        expected = -1
         if position > start:
-            # An index that lies would end the answer in the middle of a batch.
-            found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
-            if found.next_offset != self.base_offset + index.offsets[number] + 1:
+            # An index that lies would end the answer in the middle of a batch, or take a good one for damaged.
+            try:
+                found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
+                is_right = found.next_offset == self.base_offset + index.offsets[number] + 1
+            except SegmentDamaged:
+                is_right = False
+            if not is_right:
                 self.rebuild_indexes()
-                position = start
+                position, chunk = start, b""
             elif position + found.size_bytes > limit:
                 return position, found.base_offset
             else:
                 position += found.size_bytes
-        while position < end:
-            found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
-            if position > start and position + found.size_bytes > limit:
-                return position, found.base_offset
-            position += found.size_bytes
+                expected = found.next_offset
+        try:
+            while position < end:
+                found, chunk, chunk_start = self.header_at(chunk, chunk_start, position, end)
+                if found.base_offset != expected and expected >= 0:
+                    raise self.damaged(position)
+                if position > start and position + found.size_bytes > limit:
+                    return position, found.base_offset
+                position += found.size_bytes
+                expected = found.next_offset
+        except SegmentDamaged as damaged:
+            damaged.offset = expected
+            raise
         return position, None

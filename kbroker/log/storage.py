@@ -142,6 +142,10 @@ class Storage:
             return False
         return True
 
+    def changed_ms(self, file: File) -> int:
+        """When the file was last written, in ms since 1970."""
+        return os.fstat(file.fd).st_mtime_ns // 1_000_000
+
     def fdatasync(self, file: File) -> None:
         os.fdatasync(file.fd)
 

@@ -94,6 +94,8 @@ class Broker:
 
     def start(self, timeout_s: float = START_S) -> Self:
         """Run the broker and wait until it says that it serves. Raises BrokerFailed."""
+        # Before the broker: whenever this process is killed, somebody knows of it.
+        self._guard = _guard(self.folder)
         with open(self.log_path, "ab") as log_file:
             # A session of its own: Ctrl-C reaches the test only, which then ends the broker in order.
             self.process = subprocess.Popen(
@@ -104,7 +106,7 @@ class Broker:
                 env=self.environment,
                 start_new_session=True,
             )
-        self._guard = _guard(self.process.pid, self.folder)
+        _watch(self._guard, self.process.pid)
         if not self._said_ready(timeout_s):
             self.kill_all()
             raise BrokerFailed(f"the broker did not start within {timeout_s} s:\n{self.log}")
@@ -252,12 +254,22 @@ class Broker:
             time.sleep(0.01)  # between two looks at the status; no test relies on its length
 
 
-def _guard(session: int, folder: Path) -> subprocess.Popen[bytes]:
+def _guard(folder: Path) -> subprocess.Popen[bytes]:
     """A shell that ends the broker and removes its folder when this process dies: its input ends then."""
-    end = 'read -r _; kill -9 -"$1"; sleep 0.2; rm -rf "$2"'
+    end = 'read -r session; read -r _; [ -z "$session" ] || kill -9 -"$session"; sleep 0.2; rm -rf "$1"'
     return subprocess.Popen(
-        ["/bin/sh", "-c", end, "guard", str(session), str(folder)], stdin=subprocess.PIPE, start_new_session=True
+        ["/bin/sh", "-c", end, "guard", str(folder)],
+        stdin=subprocess.PIPE,
+        env={"PATH": os.defpath},
+        start_new_session=True,
     )
+
+
+def _watch(guard: subprocess.Popen[bytes], session: int) -> None:
+    """Tell the guard which session it is to end."""
+    assert guard.stdin is not None
+    guard.stdin.write(b"%d\n" % session)
+    guard.stdin.flush()
 
 
 def _pidfds(session: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""Messages between the coordinator and the other processes, on `control.ipc`.
+"""Messages between the coordinator and the other processes, on `control.sock`.
 
-Front and workers dial in with an identity that holds their incarnation and the coordinator's (see `identity`). Every
-message carries the incarnation of its sender; one from or for a dead incarnation is dropped.
+Front and workers dial in and introduce themselves by an identity that holds their incarnation and the coordinator's
+(see `identity`). Every message carries the incarnation of its sender; one from or for a dead incarnation is dropped.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ class Opened:
 
 @dataclass(slots=True)
 class KafkaForward:
-    """A Kafka request that a worker's client sent and the coordinator answers. `host`: where the client reached it."""
+    """A Kafka request that a worker's client sent and the coordinator answers.
+
+    `host`: where the client reached the worker; `client_address`: the client's own HOST:PORT, as the worker sees it.
+    """
 
     KIND: ClassVar[str] = "kafka"
     incarnation: int
@@ -97,6 +100,7 @@ class KafkaForward:
     version: int
     correlation_id: int
     client_id: str
+    client_address: str
     body: bytes
 
 
@@ -122,7 +126,7 @@ def encode_control(message: Any) -> bytes:
     return packed
 
 
-def decode_control(frame: bytes) -> Any:
+def decode_control(frame: bytes | memoryview) -> Any:
     """The message in a frame. Raises InvalidRequest."""
     try:
         fields = msgpack.unpackb(frame)
@@ -133,10 +137,16 @@ def decode_control(frame: bytes) -> Any:
 
 
 def identity(name: str, incarnation: int, dialled: int) -> bytes:
-    """The name of one incarnation of a process at one incarnation of the process that it dials: its ZeroMQ identity on
-    `control.ipc`, its first message on `backend.sock`.
+    """The name of one incarnation of a process at one incarnation of the process that it dials: what it introduces
+    itself by.
 
-    A link to a dead process reconnects to its successor before it is closed. Under the same identity it would keep out
-    the link that is meant for the successor, for ever.
+    A link that was meant for a dead process may reach its successor, whose listener is the same. What it says is known
+    by its name not to be for that one.
     """
     return f"{name}:{incarnation}:{dialled}".encode()
+
+
+def process_named(name: bytes) -> str:
+    """The process in an identity, `worker-0`; "" when it is none."""
+    parts = name.decode("utf-8", "replace").split(":")
+    return parts[0] if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal() else ""

@@ -1,9 +1,11 @@
 """Where each socket of a broker lies. One place knows the names.
 
-In the runtime folder: `front.ipc` (the door for native clients), `backend.sock` (workers and coordinator dial in to the
-front), `control.ipc` (front and workers dial in to the coordinator), and for each worker `worker-N.sock` (its own door
-for clients on this host) and `worker-N.shm` (descriptors for shared-memory readers); `supervisor.sock` tells the
-status. Those named `.ipc` are ZeroMQ's, the others plain unix sockets.
+In the runtime folder: `front.ipc` (the door for native clients), and for each worker `worker-N.sock` (its own door for
+clients on this host) and `worker-N.shm` (descriptors for shared-memory readers); `supervisor.sock` tells the status.
+`front.ipc` is ZeroMQ's, the others are plain unix sockets.
+
+In its folder `internal`, which nobody but the broker's own user may enter: `backend.sock` (workers and coordinator dial
+in to the front) and `control.sock` (front and workers dial in to the coordinator).
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ UNIX = "unix://"
 """Begins the endpoint of a plain unix stream; ipc:// and tcp:// are ZeroMQ's."""
 
 FRONT = "front.ipc"
-BACKEND = "backend.sock"
-CONTROL = "control.ipc"
 SUPERVISOR = "supervisor.sock"
-_LONGEST = "supervisor.sock"
+INTERNAL = "internal"
+"""The folder of the doors between the broker's own processes, mode 0700."""
+BACKEND = f"{INTERNAL}/backend.sock"
+CONTROL = f"{INTERNAL}/control.sock"
+_LONGEST = BACKEND
 
 
 def worker_door(worker_index: int) -> str:

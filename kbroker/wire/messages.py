@@ -361,6 +361,44 @@ class RecordsDeleted:
     log_start_offset: int
 
 
+@dataclass(slots=True)
+class RepairLog:
+    """Check every byte of a partition's log and go past what is corrupt; with `accept_loss` also past what is lost.
+
+    The partition is out of service meanwhile: some seconds for each GB.
+    """
+
+    OP: ClassVar[str] = "repair_log"
+    topic: str
+    partition: int
+    accept_loss: bool = False
+
+
+@dataclass(slots=True)
+class LogRepaired:
+    """Sentences that name offsets: `passed_over` without which the log goes on from now, `pending` what still keeps it
+    from taking records: it is lost, and that was not accepted.
+    """
+
+    passed_over: list[str]
+    pending: list[str]
+
+
+@dataclass(slots=True)
+class ReportCorrupt:
+    """A reader says that the batch which has `offset` is corrupt: the worker looks at its segment, once in a while."""
+
+    OP: ClassVar[str] = "report_corrupt"
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class CorruptReported:
+    """It will be looked at. What is found shows in the broker's status and log."""
+
+
 Request = Any
 """One of the messages above that has an OP."""
 
@@ -378,7 +416,9 @@ REQUESTS: tuple[type, ...] = (
     Fetch,
     ListOffsets,
     DeleteRecords,
+    RepairLog,
+    ReportCorrupt,
 )
 
-PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP})
+PARTITION_OPS = frozenset({Produce.OP, Fetch.OP, ListOffsets.OP, DeleteRecords.OP, RepairLog.OP, ReportCorrupt.OP})
 """Operations that go to the worker owning a partition; all others but `hello` go to the coordinator."""

@@ -81,9 +81,7 @@ class MessageFramer:
     )  # fmt: skip
 
     def __init__(self, limits: MessageLimits, allocate: Callable[[int], bytearray] = bytearray) -> None:
-        self._limits = limits
-        self._size_max = limits.message_bytes
-        self._frames_max = limits.frames
+        self.accept(limits)
         self._allocate = allocate
         self._data = _NOTHING
         self._position = 0
@@ -92,6 +90,12 @@ class MessageFramer:
         self._wanted = 0  # the whole of it; _SIZE.size while its size is not known
         self.buffered_bytes = 0
         """What an unfinished message holds in memory."""
+
+    def accept(self, limits: MessageLimits) -> None:
+        """Takes messages up to these limits from now on."""
+        self._limits = limits
+        self._size_max = limits.message_bytes
+        self._frames_max = limits.frames
 
     def receive(self, data: memoryview) -> None:
         """Takes what came from the peer. Call next_message() until it gives None before `data`'s buffer is reused: then

@@ -14,6 +14,7 @@ from kbroker.errors import (
     BrokerUnavailable,
     ClientClosed,
     ConfigError,
+    DeserializationError,
     LogTruncated,
     OffsetOutOfRange,
     UnknownTopicOrPartition,
@@ -73,7 +74,7 @@ class TestReading:
             transport=way,
             auto_offset_reset="earliest",
             key_deserializer=lambda key: (key or b"").decode(),
-            value_deserializer=len,  # type: ignore[arg-type]  # any function of bytes
+            value_deserializer=len,
         ) as consumer:
             ((record,),) = consumer.poll(PATIENCE_MS).values()
         assert (record.topic, record.partition, record.offset) == (topic, 0, 0)
@@ -274,7 +275,7 @@ class TestPlaces:
                 while len(found) < 3:
                     found.extend(record.value for record in consumer.poll(PATIENCE_MS).get(good, ()))
 
-            with pytest.raises(ValueError, match="bad"):
+            with pytest.raises(DeserializationError, match="bad"):
                 read_on()
             assert consumer.position(good) == len(found)
             assert consumer.position(bad) == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kbroker.clients.consumer_core import ConsumerCore, Cursor
 from kbroker.clients.records import ConsumerRecord
-from kbroker.errors import CorruptMessage, LogTruncated
+from kbroker.errors import CorruptRecord, DeserializationError, LogTruncated
 from kbroker.records.batch import write_crc
 from kbroker.records.codec import BatchBuilder
 from kbroker.types import TopicPartition
@@ -59,13 +59,18 @@ class TestCursor:
         assert cursor.put(LOG[:-1], True) == 9
         assert cursor.fetch_offset == 45
 
-    def test_an_impossible_length_is_told_and_nothing_is_taken(self) -> None:
+    def test_an_impossible_length_is_told_behind_what_came_before(self) -> None:
         bad = bytearray(make_batch(5, 5))
         bad[8:12] = (48).to_bytes(4, "big")
-        cursor = at(0)
-        with pytest.raises(CorruptMessage, match="says length 48"):
-            cursor.put(make_batch(0, 5) + bytes(bad), True)
-        assert (cursor.fetch_offset, cursor.buffered_bytes) == (0, 0)
+        core = ConsumerCore()
+        (cursor,) = core.assign([TP])
+        cursor.move(0)
+        assert cursor.put(make_batch(0, 5) + bytes(bad), True) == 1
+        assert core.next_ready() is cursor
+        assert cursor.decode(10)
+        assert offsets(cursor.take(10)) == [0, 1, 2, 3, 4]
+        with pytest.raises(CorruptRecord, match="t-0: offset 5 is corrupt: a batch says length 48; seek to 6"):
+            core.next_ready()
 
     def test_take_in_parts(self) -> None:
         cursor = at(0)
@@ -96,10 +101,10 @@ class TestCursor:
                 raise ValueError("3")
             return value
 
-        assert cursor.decode(3, None, refuse)
-        assert offsets(cursor.take(3)) == [0, 1, 2]
+        assert cursor.decode(10, None, refuse)
+        assert offsets(cursor.take(10)) == [0, 1, 2]
         for _ in range(2):
-            with pytest.raises(ValueError, match="3"):
+            with pytest.raises(DeserializationError, match="t-0, offset 3: value_deserializer raised ValueError: 3"):
                 cursor.decode(3, None, refuse)
         assert cursor.decode(3)
         assert offsets(cursor.take(3)) == [3, 4]

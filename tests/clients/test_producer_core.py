@@ -22,6 +22,7 @@ from kbroker.clients.producer_core import (
 from kbroker.errors import (
     DuplicateSequence,
     MessageTooLarge,
+    NetworkError,
     NotLeaderOrFollower,
     OutOfOrderSequence,
     RequestTimedOut,
@@ -139,6 +140,32 @@ class TestInFlight:
         second = put(core, b"c", own_batch=True)
         drain(core, 0)
         assert (first.sequence, second.sequence) == (1, 3)
+
+    def test_a_link_that_is_given_up_by_the_question_loses_no_batch(self) -> None:
+        """Whether an owner can be reached is asked in the middle; to answer, the link to its dead predecessor is given
+        up, and what was in flight there fails. Batches of an early close were lost so, and in the log nevertheless."""
+        core = confirmed_core()
+        batches = [put(core, b"%d" % number, own_batch=True) for number in range(3)]
+        (flying,) = drain(core, 1)[:1]
+        assert flying.batch is batches[0]
+        more = [put(core, b"more %d" % number, own_batch=True) for number in range(2)]
+        in_flight = {batch: batch.attempts for batch in batches}
+
+        def sendable(_tp: TopicPartition) -> bool:
+            for batch, attempt in tuple(in_flight.items()):
+                core.failed(batch, attempt, NetworkError("node 1 was restarted"), 2)
+            in_flight.clear()
+            return True
+
+        sent = sends(core.drain(2, sendable))
+        unfinished = list(core.batches())
+        assert sorted(unfinished, key=id) == sorted([*batches, *more], key=id)
+        while unfinished:
+            for send in sent:
+                core.acknowledged(send.batch, send.attempt, 0, -1, 5_000)
+            unfinished = list(core.batches())
+            sent = drain(core, 5_000)
+        assert all(batch.done for batch in (*batches, *more))
 
 
 class TestRetries:

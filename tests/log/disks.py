@@ -68,6 +68,16 @@ class FailingDisk(Storage):
         super().fsync_folder(folder)
 
 
+class UnsyncedDisk(Storage):
+    """Syncs nothing: for tests that open thousands of logs and cut no power."""
+
+    def fdatasync(self, file: File) -> None:
+        pass
+
+    def fsync_folder(self, folder: Path) -> None:
+        pass
+
+
 class ForgetfulDisk(Storage):
     """Remembers what was synced; `lose_power` puts the folder back to that, plus any part of what was not.
 

@@ -45,10 +45,14 @@ def test_modes_of_folders_and_sockets(start_broker: StartBroker) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     sockets = [entry for entry in broker.runtime_dir.iterdir() if entry.is_socket()]
     assert sorted(entry.name for entry in sockets) == [
-        *("backend.sock", "control.ipc", "front.ipc", "supervisor.sock"),
+        *("front.ipc", "supervisor.sock"),
         *(f"worker-{i}.{kind}" for i in range(2) for kind in ("shm", "sock")),
     ]
     assert {stat.S_IMODE(entry.stat().st_mode) for entry in sockets} == {0o660}
+    internal = broker.runtime_dir / "internal"
+    assert stat.S_IMODE(internal.stat().st_mode) == 0o700
+    assert sorted(entry.name for entry in internal.iterdir()) == ["backend.sock", "control.sock"]
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in internal.iterdir()} == {0o600}
 
 
 def test_folders_that_are_open_to_all_are_told_once_a_start(start_broker: StartBroker, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ REQUESTS: list[Any] = [
     m.Fetch([m.FetchPartition("t", 0, 7)], credit=m.Credit(5, 6)),
     m.ListOffsets([m.OffsetQuery("t", 0, -2)]),
     m.DeleteRecords("t", 0, 7),
+    m.RepairLog("t", 0, True),
+    m.ReportCorrupt("t", 0, 9),
 ]
 
 
@@ -141,6 +143,7 @@ def test_any_field_of_any_type_is_taken_or_named(request: Any, data: st.DataObje
         (m.Fetch([m.FetchPartition("a", 1, 0), m.FetchPartition("b", 2, 0)]), ("a", 1)),
         (m.ListOffsets([m.OffsetQuery("a", 1, -1)]), ("a", 1)),
         (m.DeleteRecords("a", 1, -1), ("a", 1)),
+        (m.RepairLog("a", 1), ("a", 1)),
         (m.Metadata(), None),
         (m.InitProducerId(), None),
     ],

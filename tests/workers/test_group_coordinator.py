@@ -243,6 +243,8 @@ def test_damage_costs_what_is_damaged_and_no_more(
     rig = make(offsets_segment_bytes=1 << 16)
     rig.commit("commit", 1, "damaged")
     rig.take()
+    rig.commit("commit", 1, "behind")
+    rig.take()
     for number in range(3):
         for group in range(400):
             rig.commit("commit", number, f"group-{group}")
@@ -255,7 +257,11 @@ def test_damage_costs_what_is_damaged_and_no_more(
     again = make()
     assert [again.offset(f"group-{group}") for group in range(400)] == [2] * 400
     assert again.offset("damaged") == -1
-    assert "passed over" in caplog.text
+    assert again.offset("behind") == 1, "what is good in the same segment is kept"
+    assert "groups are read without them" in caplog.text
+    ((what, why),) = again.groups.damage
+    assert (what, "log repair" in why) == ("offsets 0 of __consumer_offsets-0", True)
+    assert list(segment.parent.glob("*.corrupt"))
 
 
 def test_topics_are_followed(make: Callable[..., Rig]) -> None:

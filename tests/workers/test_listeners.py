@@ -15,8 +15,10 @@ from kbroker.workers.listeners import (
     Listener,
     TcpAddress,
     UnixAddress,
+    bind_unix,
     host_port,
     inherited_listeners,
+    make_internal_folder,
     open_listeners,
     parse_address,
     planned,
@@ -144,3 +146,23 @@ def test_only_our_stale_sockets_go(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {*others, "worker-0.sock"}
     for sock in sockets:
         sock.close()
+
+
+def test_the_internal_folder_is_ours_alone(tmp_path: Path) -> None:
+    (tmp_path / "internal").mkdir(mode=0o777)
+    make_internal_folder(tmp_path)
+    assert (tmp_path / "internal").stat().st_mode & 0o777 == 0o700
+    bind_unix(tmp_path / "internal" / "backend.sock", socket.SOCK_STREAM, is_internal=True).close()
+    remove_stale_sockets(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_somebody_has_put_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "internal").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartError, match=r"internal is not a folder of user"):
+        make_internal_folder(tmp_path)
+    (tmp_path / "internal").unlink()
+    (tmp_path / "internal").write_text("a file")
+    with pytest.raises(StartError, match=r"internal.*remove"):
+        make_internal_folder(tmp_path)
