@@ -26,6 +26,7 @@ from kbroker.shm.control_page import ControlPage
 from kbroker.shm.reader import ShmConnection
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import TopicPartition
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.loop import READ, Loop
 
 BATCH_BYTES = 64 << 10
@@ -63,7 +64,8 @@ def worker(folder: Path, listener: socket.socket, megabytes: int, commands: sock
     """Fill the log; then append one stamped batch for each byte that comes. At its end, what things cost here."""
     loop = Loop()
     partition = Partition(folder)
-    server = DescriptorServer(listener, loop, lambda *_: partition, ShmConfig())
+    server = DescriptorServer(loop, lambda *_: partition, ShmConfig())
+    Acceptor(loop, (listener,), server.admit, "readers").start()
     filler = bytes(BATCH_BYTES - HEADER_BYTES)
     for _ in range((megabytes << 20) // BATCH_BYTES):
         partition.log.append(batch(filler), 0, sync=False)

@@ -9,8 +9,11 @@ import zmq
 
 from kbroker.config import NativeConfig
 from kbroker.errors import KbrokerError, ThrottlingQuotaExceeded
+from kbroker.wire import codec
+from kbroker.wire.codec import REQUEST_ID_BYTES_MAX
 from kbroker.wire.frames import receivable, receive, send
 from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, NATIVE, NOBODY, Caller
+from kbroker.workers.client_room import ClientRoom
 from kbroker.workers.doors import Asked, Door, Frames, Serve, too_many_unanswered
 from kbroker.workers.loop import READ, Loop, descriptor_of
 
@@ -26,14 +29,21 @@ ZERO_COPY_BYTES = 65_536
 RECEIVE_QUEUE = 16
 """Messages of one client that wait in ZeroMQ before its connection is no longer read from."""
 
-ENDS_QUEUE = 100_000
-"""Connections that have ended and that we have not yet heard of; with more ZeroMQ's thread waits for us."""
+EVENTS_QUEUE = 1
+"""Connections that have come or ended and that we have not yet heard of, besides the 1000 that libzmq's end keeps; with
+more its thread waits for us, so that it never accepts many more than we know."""
+
+EXTRA_CLIENTS = 16
+"""Beyond native.clients.max so many are connected, to be told that they are too many; more are hung up on."""
 
 UNIX_PEER = "localhost"
 """What libzmq takes for the host of a unix socket's peer."""
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
 _EVENT = Struct("=Hi")  # of libzmq's socket monitor: what has happened, and to which descriptor
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
+_ACCEPT_FAILED = int(zmq.EVENT_ACCEPT_FAILED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 
 
 class ClientDoor(Door):
@@ -65,6 +75,7 @@ class ClientDoor(Door):
         self._by_routing_id: dict[bytes, _Client] = {}
         self._by_fd: dict[int, _Client] = {}
         self._unanswered: dict[bytes, int] = {}  # no zeros in it
+        self._room = ClientRoom(limits.clients_max + EXTRA_CLIENTS)
 
         self._entrance = _Entrance(context, self._next_number)
         socket = context.socket(zmq.ROUTER)
@@ -83,19 +94,19 @@ class ClientDoor(Door):
         self.socket = socket
         self.was_used = True
 
-        self._ends = context.socket(zmq.PAIR)
-        self._ends.setsockopt(zmq.RCVHWM, ENDS_QUEUE)
-        endpoint = f"inproc://ends-{id(self)}"
-        socket.monitor(endpoint, int(zmq.EVENT_DISCONNECTED))
-        self._ends.connect(endpoint)
+        self._events = context.socket(zmq.PAIR)
+        self._events.setsockopt(zmq.RCVHWM, EVENTS_QUEUE)
+        endpoint = f"inproc://events-{id(self)}"
+        socket.monitor(endpoint, _ACCEPTED | _ACCEPT_FAILED | _DISCONNECTED)
+        self._events.connect(endpoint)
 
     def listen(self, loop: Loop) -> None:
         """Serve on this loop."""
         loop.add_port(self)
         loop.add_port(self._entrance)
         # At once, not at the turn's end with the messages: an answer that comes after a client's end is for nobody.
-        loop.add(descriptor_of(self._ends), READ, lambda _events: self._hear_ends())
-        self._hear_ends()
+        loop.add(descriptor_of(self._events), READ, lambda _events: self._follow_connections())
+        self._follow_connections()
 
     def drain(self) -> None:
         """Serve the requests that wait, at most TURN_MESSAGES of them."""
@@ -108,7 +119,11 @@ class ClientDoor(Door):
             client = self._by_routing_id.get(routing_id.bytes)
             if client is None or not client.has_given_id:
                 client = self._client_of(routing_id)
-            self.take(client.number, [frame.buffer for frame in frames])
+            if client.is_extra and self._is_full():
+                self._turn_away(client, frames)
+            else:
+                client.is_extra = False
+                self.take(client.number, [frame.buffer for frame in frames])
             if not receivable(self.socket):
                 self.was_used = False  # its EVENTS were looked at last
                 return
@@ -135,8 +150,9 @@ class ClientDoor(Door):
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is not sent within `linger_ms` is dropped."""
+        self._room.close()
         self.socket.disable_monitor()
-        self._ends.close(linger=0)
+        self._events.close(linger=0)
         self.socket.close(linger=linger_ms)
         self._entrance.socket.close(linger=0)
 
@@ -144,14 +160,24 @@ class ClientDoor(Door):
 
     def _next_number(self) -> int:
         """For a connection that comes now. The one that had its descriptor before has ended: that is counted first."""
-        self._hear_ends()
+        self._follow_connections()
         self._count += 1
         return self._count
+
+    def _is_full(self) -> bool:
+        return len(self._clients) > self._limits.clients_max
+
+    def _turn_away(self, client: _Client, frames: list[zmq.Frame]) -> None:
+        """One client too many is told so, as long as there is a connection to tell it by."""
+        if frames and len(frames[0]) <= REQUEST_ID_BYTES_MAX:
+            most = self._limits.clients_max
+            full = ThrottlingQuotaExceeded(f"native.clients.max={most} are connected already")
+            self._transmit(client.number, [frames[0].bytes, codec.encode_error(full)])
 
     def _client_of(self, routing_id: zmq.Frame) -> _Client:
         """Who has sent this. A routing id that libzmq gives is not given again; one that a client has chosen may be
         another client's by now."""
-        self._hear_ends()
+        self._follow_connections()
         count = int(routing_id.get("User-Id"))
         number, name = count.to_bytes(8, "big"), routing_id.bytes
         client = self._clients.get(number)
@@ -160,16 +186,24 @@ class ClientDoor(Door):
             fd = int(routing_id.get(zmq.SRCFD))
             if count > self._ended.get(fd, 0):  # else these are its last words
                 self._clients[number] = self._by_routing_id[name] = self._by_fd[fd] = client
+                client.is_extra = self._is_full()
         return client
 
-    def _hear_ends(self) -> None:
-        """Forget the clients that have gone."""
+    def _follow_connections(self) -> None:
+        """Hear who has come; forget the clients that have gone."""
         while True:
             try:
-                what, _endpoint = receive(self._ends)
+                what, _endpoint = receive(self._events)
             except zmq.Again:
                 return
-            fd = _EVENT.unpack(what.bytes)[1]
+            event, fd = _EVENT.unpack(what.bytes)
+            if event == _ACCEPTED:
+                self._room.came(fd)
+                continue
+            if event == _ACCEPT_FAILED:
+                self._room.failed(fd)  # it is an error's number
+                continue
+            self._room.went(fd)
             self._count += 1
             self._ended[fd] = self._count
             client = self._by_fd.pop(fd, None)
@@ -199,15 +233,16 @@ class ClientDoor(Door):
 
 class _Client:
     """A connection to a ClientDoor. `peer`: who it is in libzmq's words, HOST, with :UID:GID:PID for a unix socket.
-    `has_given_id`: its routing id is one that libzmq gives."""
+    `has_given_id`: its routing id is one that libzmq gives. `is_extra`: it came when there were too many."""
 
-    __slots__ = ("client_id", "has_given_id", "number", "peer", "routing_id")
+    __slots__ = ("client_id", "has_given_id", "is_extra", "number", "peer", "routing_id")
 
     def __init__(self, number: bytes, routing_id: bytes, peer: str) -> None:
         self.number = number
         self.routing_id = routing_id
         self.peer = peer
         self.client_id = ""
+        self.is_extra = False
         self.has_given_id = len(routing_id) == 5 and not routing_id[0]
 
     @property

@@ -130,9 +130,13 @@ class Coordinator:
     def _open_catalog(self) -> MetadataStore:
         """The catalog, also of a data folder that takes no writes: then it is read from a copy, and never changed."""
         data_dir = self.config.data_dir
-        self.refuses_changes = refusal_of(data_dir)
-        if not self.refuses_changes:
+        self.refuses_changes = ""
+        try:
             return self._open_store(data_dir)
+        except (StartError, OSError):
+            self.refuses_changes = refusal_of(data_dir)
+            if not self.refuses_changes:
+                raise
         log.error("%s; topics can be read, and not changed, until it does", self.refuses_changes)
         try:
             folder = copied(data_dir, self.config.runtime_dir)

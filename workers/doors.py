@@ -11,7 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from kbroker.config import NativeConfig
 from kbroker.errors import (
@@ -40,6 +40,13 @@ REPEATED_BYTES_MAX = 512
 Frames = Sequence[bytes | bytearray | memoryview]
 
 
+class Waits(Protocol):
+    """What waits to give an answer."""
+
+    def cancel(self) -> None:
+        """The client has hung up: nobody wants it any longer."""
+
+
 class Asked(NamedTuple):
     """A request as it came in, its header not looked at. Its payload is valid until the call that serves it returns."""
 
@@ -64,6 +71,23 @@ class Asked(NamedTuple):
         """Answer with an error."""
         self.answer(codec.encode_error(error))
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the door has been closed by which the answer would go; its clients have hung up, or ask again."""
+        return self.door.is_closed
+
+    def begin_waiting(self, waits: Waits) -> None:
+        """`waits` has to wait before it can give the answer: it is cancelled when the client hangs up."""
+        self.door.waiting.setdefault(self.client, set()).add(waits)
+
+    def end_waiting(self, waits: Waits) -> None:
+        """It does not wait any longer."""
+        of_client = self.door.waiting.get(self.client)
+        if of_client is not None:
+            of_client.discard(waits)
+            if not of_client:
+                del self.door.waiting[self.client]
+
 
 Serve = Callable[[Asked], None]
 _new = tuple.__new__  # Asked(…) without a call of Python's: one is made for each request
@@ -79,10 +103,21 @@ class Door(ABC):
         self._next_failure_s = 0.0
         self.sent_bytes: dict[bytes, int] = {}
         """Payload that each client was sent in all."""
+        self.waiting: dict[bytes, set[Waits]] = {}
+        """What waits to answer each client; none of the sets is empty."""
+        self.is_closed = False
 
     def client_gone(self, client: bytes) -> None:
-        """A client has hung up: nothing is to be remembered of it any longer."""
+        """A client has hung up: nothing waits for it any longer, or is remembered of it."""
         self.sent_bytes.pop(client, None)
+        for waits in (*self.waiting.get(client, ()),):
+            waits.cancel()
+
+    def all_gone(self) -> None:
+        """The door was closed."""
+        self.is_closed = True
+        for client in (*self.waiting,):
+            self.client_gone(client)
 
     @abstractmethod
     def _transmit(self, client: bytes, frames: Frames) -> bool:

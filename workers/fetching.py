@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from kbroker.errors import (
     KafkaStorageError,
     RequestError,
+    RequestTimedOut,
     StorageError,
     ThrottlingQuotaExceeded,
     UnknownServerError,
@@ -24,7 +25,7 @@ from kbroker.types import TopicPartition
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 from kbroker.workers.doors import Asked
-from kbroker.workers.parking import ParkedFetch
+from kbroker.workers.parking import ParkedFetch, count_bytes, least_bytes
 
 if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
@@ -65,7 +66,7 @@ class FetchInProgress(ParkedFetch):
     __slots__ = ("_asked", "_request", "_served", "_worker")
 
     def __init__(self, worker: Worker, asked: Asked, request: m.Fetch) -> None:
-        super().__init__(worker.loop)
+        super().__init__(worker.parking, asked)
         self._worker = worker
         self._asked = asked
         self._request = request
@@ -77,8 +78,15 @@ class FetchInProgress(ParkedFetch):
         if self._gather() or self._request.max_wait_ms <= 0:
             self._respond()
             return
-        names = (TopicPartition(item.topic, item.partition) for item in self._request.partitions)
-        self._park(names, self._worker.table.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
+        names = [TopicPartition(item.topic, item.partition) for item in self._request.partitions]
+        if not self._park(names, self._worker.table.serving, min(self._request.max_wait_ms, WAIT_MS_MAX)):
+            self._respond()
+
+    def cancel(self) -> None:
+        """The client has hung up. The front is told all the same: it counts what is not answered."""
+        super().cancel()
+        if not self._asked.is_gone:
+            self._asked.refuse(RequestTimedOut("the client has hung up"))
 
     def _check_credit(self) -> None:
         """A client that does not take its answers is sent no more. Raises ThrottlingQuotaExceeded."""
@@ -93,19 +101,24 @@ class FetchInProgress(ParkedFetch):
 
     def _gather(self) -> bool:
         """Look up each partition. True when there is enough to answer, or an error that must not wait."""
-        left = min(self._request.max_bytes, self._worker.config.native.fetch_bytes_max)
-        found = 0
+        most_bytes = left = min(self._request.max_bytes, self._worker.config.native.fetch_bytes_max)
+        found = reached = most_of_each = 0
         is_urgent = False
         self._served = []
         for item in self._request.partitions:
             answer = m.FetchedPartition(item.topic, item.partition)
             piece = None
+            most = min(item.max_bytes, left)
+            most_of_each += item.max_bytes
             try:
-                # At least one batch in all, whatever its size; after that only what fits.
                 if left > 0:
-                    piece = self._look_up(item, answer, min(item.max_bytes, left))
-                    if piece is not None and found and piece.size_bytes > left:
-                        piece = None
+                    piece = self._look_up(item, answer, most)
+                if piece is not None:
+                    # At least one batch in all, whatever its size; after that only what fits.
+                    fits = not found or piece.size_bytes <= left
+                    is_all = fits and piece.next_offset >= answer.high_watermark
+                    reached += count_bytes(piece.size_bytes, most, is_all)
+                    piece = piece if fits else None
             except (RequestError, StorageError) as error:
                 answer.error, answer.message = code_of(error), str(error)
                 is_urgent = True
@@ -115,7 +128,7 @@ class FetchInProgress(ParkedFetch):
                 found += piece.size_bytes
                 left -= piece.size_bytes
             self._served.append((answer, piece))
-        return is_urgent or found >= max(1, self._request.min_bytes)
+        return is_urgent or reached >= least_bytes(self._request.min_bytes, most_bytes, most_of_each)
 
     def _look_up(self, item: m.FetchPartition, answer: m.FetchedPartition, max_bytes: int) -> LogSlice | None:
         partition = self._worker.table.get(item.topic, item.partition)
@@ -151,13 +164,18 @@ class FetchInProgress(ParkedFetch):
             return
 
         def done(data: list[bytes | StorageError] | None, error: BaseException | None) -> None:
+            if self._asked.is_gone:
+                return
             if data is None:
                 self._asked.refuse(KafkaStorageError(str(error)))
                 return
             found.update((id(piece), read) for piece, read in zip(cold, data, strict=True))
             self._step(partial(self._answer, found))
 
-        self._worker.io.submit(lambda: [_tried(LogSlice.read, piece) for piece in cold], done)
+        def read() -> list[bytes | StorageError]:
+            return [] if self._asked.is_gone else [_tried(LogSlice.read, piece) for piece in cold]
+
+        self._worker.io.submit(read, done)
 
     def _fail(self, error: Exception) -> None:
         log.exception("a fetch that waited")

@@ -56,6 +56,7 @@ class FrontLink(Door):
         return unpack_caller(asked.told_caller) if asked.told_caller else Caller(NATIVE)
 
     def _ended(self, _connection: StreamConnection, _why: str) -> None:
+        self.all_gone()
         self._gone(self)
 
     def _transmit(self, client: bytes, frames: Frames) -> bool:

@@ -20,8 +20,9 @@ from typing import Final
 from kbroker.shm.access import peer_of
 from kbroker.wire.control import process_named
 from kbroker.wire.stream import ANSWER_LIMITS, MessageLimits
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.complaints import Complaints
-from kbroker.workers.loop import READ, Timer
+from kbroker.workers.loop import Timer
 from kbroker.workers.stream_connection import StreamConnection, Streams, dial
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,6 @@ INTRODUCTION_MS: Final = 5_000
 """Who has not said by then who it is, is hung up on."""
 STRANGERS_MAX: Final = 64
 """Connections that have not said who they are; with one more the oldest is hung up on."""
-TURN_ACCEPTS: Final = 64
-ACCEPT_PAUSE_MS: Final = 500
-"""How long nobody is let in when this process has no descriptor left."""
 
 Welcome = Callable[[StreamConnection, bytes], None]
 """Gets a process's connection and its identity; sets `on_message` and `on_end`, or closes it."""
@@ -51,17 +49,15 @@ class InternalDoor:
         self._welcome = welcome
         self._strangers: dict[StreamConnection, Timer] = {}
         self._complaints = Complaints(self._loop, "strangers at the broker's internal doors")
-        self._is_listening = False
+        self._acceptor = Acceptor(self._loop, (listener,), self._let_in, "processes of the broker", is_internal=True)
 
     def listen(self) -> None:
         """Begin to accept."""
-        if not self._is_listening:
-            self._is_listening = True
-            self._loop.add(self._listener.fileno(), READ, self._accept)
+        self._acceptor.start()
 
     def close(self) -> None:
         """Accept nobody any more; hang up on those who have not said who they are."""
-        self._stop_listening()
+        self._acceptor.stop()
         for connection in list(self._strangers):
             connection.close()
 
@@ -74,27 +70,7 @@ class InternalDoor:
     def _place(self) -> str:
         return str(self._listener.getsockname())
 
-    def _stop_listening(self) -> None:
-        if self._is_listening:
-            self._is_listening = False
-            self._loop.remove(self._listener.fileno())
-
-    def _accept(self, _events: int) -> None:
-        for _ in range(TURN_ACCEPTS):
-            try:
-                sock, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no process of the broker can be let in: %s; raise LimitNOFILE", error.strerror)
-                    self._stop_listening()
-                    self._loop.call_later(ACCEPT_PAUSE_MS, self.listen)
-                    return
-                continue
-            self._let_in(sock)
-
-    def _let_in(self, sock: socket.socket) -> None:
+    def _let_in(self, sock: socket.socket, _address: object) -> None:
         try:
             peer = peer_of(sock)
         except OSError:  # gone again
@@ -104,7 +80,6 @@ class InternalDoor:
             self._complaints.say(f"refused at {self._place}: process {peer.pid} of user {peer.uid} is not the broker's")
             sock.close()
             return
-        sock.setblocking(False)
         if len(self._strangers) >= STRANGERS_MAX:
             next(iter(self._strangers)).close()
         connection = StreamConnection(

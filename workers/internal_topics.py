@@ -8,22 +8,24 @@ from kbroker.errors import LeaderNotAvailable, NotLeaderOrFollower, UnknownTopic
 from kbroker.log.log import PartitionLog
 from kbroker.types import COORDINATOR_NODE, TopicPartition, node_name
 from kbroker.wire.messages import PartitionInfo, TopicInfo
+from kbroker.workers.parking import Parking
 from kbroker.workers.partition import HighWatermarkWaiter
 
 
 class InternalPartition:
     """A partition of an internal topic, and the fetches that wait at it."""
 
-    __slots__ = ("log", "parked")
+    __slots__ = ("_parking", "log", "parked")
 
-    def __init__(self, partition_log: PartitionLog) -> None:
+    def __init__(self, partition_log: PartitionLog, parking: Parking) -> None:
         self.log = partition_log
+        self._parking = parking
         self.parked: set[HighWatermarkWaiter] = set()
 
     def published(self) -> None:
         """Its high watermark has moved."""
-        for waiter in list(self.parked):
-            waiter.look_again()
+        if self.parked:
+            self._parking.wake(self.parked)
 
     def leave(self) -> None:
         """Another log takes its place: who waits is answered, and asks that one."""
@@ -40,17 +42,19 @@ class InternalTopics:
         topics: Mapping[str, TopicInfo],
         name_of: Callable[[bytes], str | None],
         internal: dict[str, TopicInfo],
+        parking: Parking,
     ) -> None:
         self.serving: dict[TopicPartition, InternalPartition] = {}
         self._internal = internal
         self._topics = topics
         self._name_of = name_of
+        self._parking = parking
 
     def serve(self, partition_log: PartitionLog) -> InternalPartition:
         """That log is open now, or was opened anew, and may be read."""
         name = partition_log.partition
         before = self.serving.get(name)
-        partition = self.serving[name] = InternalPartition(partition_log)
+        partition = self.serving[name] = InternalPartition(partition_log, self._parking)
         logs = [self.serving[other].log for other in sorted(self.serving) if other.topic == name.topic]
         config = partition_log.config
         self._internal[name.topic] = TopicInfo(

@@ -50,6 +50,7 @@ from kbroker.workers.kafka_service import Call, KafkaService, caller_of
 from kbroker.workers.listeners import host_port
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
+from kbroker.workers.parking import Parking
 from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
@@ -94,11 +95,12 @@ class KafkaCoordinator:
         internal: dict[str, m.TopicInfo] = coordinator.members.internal_topics
         self._topics = _Topics(coordinator.catalog, internal)
         self._answers = MetadataAnswers()
-        self._internal = InternalTopics(self._topics, self._topics.name_of, internal)
+        parking = Parking(coordinator.loop)
+        self._internal = InternalTopics(self._topics, self._topics.name_of, internal, parking)
         coordinator.groups.follow_log(self._lead)
         kafka = coordinator.config.kafka
         self._refusals = RefusalLog(coordinator.loop)
-        records = KafkaRecords(coordinator.loop, coordinator.io, self._internal, self._cluster, kafka, self._refusals)
+        records = KafkaRecords(parking, coordinator.io, self._internal, self._cluster, kafka, self._refusals)
         self._service = KafkaService(
             {
                 **records.serves,

@@ -41,8 +41,9 @@ class DeletionInProgress:
 
         try:
             led = self._worker.table.get(item.topic, item.partition)
-            timeout_ms, caller = self._call.request.timeout_ms, self._call.caller
-            start = self._worker.delete_records(led, item.before_offset, timeout_ms, done, caller)
+            call = self._call
+            timeout_ms = call.request.timeout_ms
+            start = self._worker.delete_records(led, item.before_offset, timeout_ms, done, call, call.caller)
         except (RequestError, StorageError) as error:
             if isinstance(error, PolicyViolation):  # the answer has no place for the reason
                 self._refusals.say(

@@ -5,24 +5,21 @@ The same door stands in every worker and in the coordinator; they differ in what
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
-import resource
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import attrgetter
 
 from kbroker.config import KafkaConfig
 from kbroker.kafka.framing import FrameLimits
 from kbroker.shm.buffers import Buffers
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.complaints import Complaints
 from kbroker.workers.kafka_connection import Asked, Connection
 from kbroker.workers.listeners import host_port
-from kbroker.workers.loop import READ, Loop
+from kbroker.workers.loop import Loop
+from kbroker.workers.request_memory import RequestMemory
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +32,7 @@ KEPT_FRAMES = 4
 """So many unfinished frames get such room, which is used again and again: new memory has to be zeroed, and mapped."""
 SPILL_BYTES = 16 << 10
 """So much is received after the end of a large frame: the next one's begin, which is copied once more."""
-TURN_ACCEPTS = 64
 STALL_CHECK_MS = 1_000
-FULL_TABLE_PAUSE_MS = 500
-
-
-def descriptors_for_clients() -> int:
-    """How many clients this process can have: the rest of its descriptors is for segments. Raises the soft limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else max(64, soft - max(256, soft // 4))
 
 
 class KafkaDoor:
@@ -72,8 +57,7 @@ class KafkaDoor:
         self.limits = limits
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.spill = self.buffer[:SPILL_BYTES]
-        self.buffered_bytes = 0
-        """Of requests that are not whole, of all connections."""
+        self.memory = RequestMemory(loop, limits.buffered_bytes_max, limits.stall_max_ms)
         self.answer_bytes = 0
         """Of answers that are given and not sent, of all connections; not those in files."""
         self.complaints = Complaints(loop)
@@ -82,29 +66,21 @@ class KafkaDoor:
         self._frame_buffers = Buffers()
         self.connections: set[Connection] = set()
         self._frame_limits = FrameLimits(limits.request_bytes_max, limits.small_request_bytes_max)
-        self._listeners = listeners
+        self._acceptor = Acceptor(loop, listeners, self._admit, "Kafka clients")
         self._by_address: Counter[str] = Counter()
         self._stalled: set[Connection] = set()
         self._told_full = False
-        self._connections_max = min(limits.connections_max, descriptors_for_clients())
-        self._is_listening = False
         self._is_checking = False
         loop.at_turn_end(self._end_turn, self.ready)
         loop.call_every(min(60_000, max(1_000, limits.idle_max_ms // 2)), self._close_idle)
 
     def listen(self) -> None:
         """Begin to accept."""
-        if not self._is_listening:
-            self._is_listening = True
-            for listener in self._listeners:
-                self.loop.add(listener.fileno(), READ, partial(self._accept, listener))
+        self._acceptor.start()
 
     def stop_listening(self) -> None:
         """Accept nobody any more; who comes waits for this process's successor."""
-        if self._is_listening:
-            self._is_listening = False
-            for listener in self._listeners:
-                self.loop.remove(listener.fileno())
+        self._acceptor.stop()
 
     def close(self) -> None:
         """Hang up on everybody."""
@@ -112,11 +88,16 @@ class KafkaDoor:
         for connection in list(self.connections):
             connection.close()
 
-    def frame_buffer(self, size_bytes: int) -> bytearray:
-        """Memory for a frame that comes in pieces."""
-        if size_bytes <= KEPT_FRAME_BYTES and self.buffered_bytes < KEPT_FRAMES * KEPT_FRAME_BYTES:
+    def frame_buffer(self, least_bytes: int, best_bytes: int) -> bytearray:
+        """Memory for a frame that comes in pieces: the best, unless memory is short."""
+        memory = self.memory
+        if (
+            best_bytes <= KEPT_FRAME_BYTES
+            and memory.held_bytes < KEPT_FRAMES * KEPT_FRAME_BYTES
+            and memory.has_room(KEPT_FRAME_BYTES)
+        ):
             return self._frame_buffers.take(KEPT_FRAME_BYTES)
-        return bytearray(size_bytes)
+        return bytearray(best_bytes if memory.has_room(best_bytes) else least_bytes)
 
     def _flush(self) -> None:
         """Send what was answered in this turn. Last answered first: readers who waited for what was written in this
@@ -144,33 +125,20 @@ class KafkaDoor:
         self._flush()
         self.bound_answers()
 
-    def _accept(self, listener: socket.socket, _events: int) -> None:
-        for _ in range(TURN_ACCEPTS):
-            try:
-                sock, peer = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("no more Kafka clients can be taken: %s", error.strerror)
-                    self.stop_listening()
-                    self.loop.call_later(FULL_TABLE_PAUSE_MS, self.listen)
-                    return
-                continue
-            self._admit(sock, peer[0], host_port(peer[0], peer[1]))
-
-    def _admit(self, sock: socket.socket, host: str, address: str) -> None:
+    def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         limits = self.limits
+        host, address = peer[0], host_port(peer[0], peer[1])
         per_address = self._by_address[host] >= limits.connections_per_address_max
-        if per_address or len(self.connections) >= self._connections_max:
+        if per_address or len(self.connections) >= limits.connections_max:
             sock.close()
             if not self._told_full:
                 self._told_full = True
-                name = "max.connections.per.ip" if per_address else "max.connections"
-                log.warning("kafka client %s refused: %s is reached", address, name)
+                name, most = "max.connections", limits.connections_max
+                if per_address:
+                    name, most = "max.connections.per.ip", limits.connections_per_address_max
+                log.warning("kafka client %s refused: %s is reached (%d)", address, name, most)
             return
         try:
-            sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection = Connection(self, sock, address, self._frame_limits)
@@ -200,12 +168,17 @@ class KafkaDoor:
             self.loop.call_later(STALL_CHECK_MS, self._check_stalled)
 
     def _check_stalled(self) -> None:
-        now_ms = self.loop.now_ms()
-        for connection in list(self._stalled):
-            if not connection.check_stall(now_ms, self.limits.stall_max_ms):
+        now_ms, limits = self.loop.now_ms(), self.limits
+        # Who has asked for data may take its time with it, as long as that costs nobody else anything.
+        costly_bytes = limits.answer_bytes_max // 2
+        for connection in sorted(self._stalled, key=attrgetter("answer_bytes"), reverse=True):
+            is_costly = self.answer_bytes > costly_bytes
+            untaken_max_ms = min(limits.stall_max_ms, limits.idle_max_ms) if is_costly else limits.idle_max_ms
+            if not connection.check_stall(now_ms, limits.stall_max_ms, untaken_max_ms):
                 self._stalled.discard(connection)
-        self._is_checking = bool(self._stalled)
-        if self._stalled:
+        self.memory.check(now_ms, self.connections)
+        self._is_checking = bool(self._stalled) or self.memory.anybody_waits
+        if self._is_checking:
             self.loop.call_later(STALL_CHECK_MS, self._check_stalled)
 
     def _close_idle(self) -> None:

@@ -34,9 +34,8 @@ from kbroker.log.slices import LogSlice
 from kbroker.types import TopicPartition
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import Asked
-from kbroker.workers.loop import Loop
 from kbroker.workers.page_cache import CachedFiles
-from kbroker.workers.parking import ParkedFetch
+from kbroker.workers.parking import ParkedFetch, Parking, count_bytes, least_bytes
 from kbroker.workers.partition import HighWatermarkWaiter
 
 WAIT_MS_MAX = 60_000
@@ -89,7 +88,7 @@ class Leads(Protocol):
 class FetchSource(NamedTuple):
     """What fetches of one node read from."""
 
-    loop: Loop
+    parking: Parking
     io: IoThreads
     leads: Leads
     sessions: FetchSessions
@@ -104,12 +103,12 @@ class KafkaFetch(ParkedFetch):
     __slots__ = ("_asked", "_fetching", "_is_fresh", "_request", "_served", "_source")
 
     def __init__(self, source: FetchSource, asked: Asked, request: FetchRequest) -> None:
-        super().__init__(source.loop)
+        super().__init__(source.parking, asked)
         self._source = source
         self._asked = asked
         self._request = request
         version = asked.request.version
-        self._fetching = source.sessions.open(request, version, source.leads.name_of, source.loop.now_ms())
+        self._fetching = source.sessions.open(request, version, source.leads.name_of, source.parking.loop.now_ms())
         self._served: list[Fetched] = []
         self._is_fresh = False
         """All that it answers was written while it waited: the page cache has it."""
@@ -125,16 +124,18 @@ class KafkaFetch(ParkedFetch):
             names.append((item.topic, item.index))  # found as TopicPartitions are, and cost less
             if item.records is not None:
                 self._is_fresh = False
-        self._served = []  # looked up anew when there is more: what waits keeps little
-        self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX))
+        served, self._served = self._served, []  # looked up anew when there is more: what waits keeps little
+        if not self._park(names, self._source.leads.serving, min(self._request.max_wait_ms, WAIT_MS_MAX)):
+            self._served = served
+            self._respond()
 
     # --- what there is ---
 
     def _gather(self) -> bool:
         """Look up each partition. True when there is enough to answer, or something that must not wait."""
         request = self._request
-        left = min(request.max_bytes, self._source.bytes_max)
-        found = 0
+        most_bytes = left = min(request.max_bytes, self._source.bytes_max)
+        found = reached = most_of_each = 0
         is_urgent = not self._fetching.partitions
         served = self._served = []
         for wanted in self._fetching.partitions:
@@ -142,19 +143,25 @@ class KafkaFetch(ParkedFetch):
             served.append(answer)
             try:
                 # A full answer is looked no further for than the facts that every partition gets.
-                most = min(wanted.max_bytes, left) if left > 0 or not found else None
-                piece = self._look_up(wanted, answer, most)
+                most = min(wanted.max_bytes, left)
+                piece = self._look_up(wanted, answer, most if left > 0 or not found else None)
             except (RequestError, StorageError) as error:
                 answer.fail(code_of(error))
                 is_urgent = True
                 continue
             is_urgent = is_urgent or answer.diverging is not None
+            most_of_each += wanted.max_bytes
+            if piece is None:
+                continue
+            size_bytes = piece.size_bytes
             # At least one batch in all, whatever its size; after that only what fits.
-            if piece is not None and (not found or piece.size_bytes <= min(wanted.max_bytes, left)):
+            fits = not found or size_bytes <= most
+            if fits:
                 answer.records = piece
-                found += piece.size_bytes
-                left = max(0, left - piece.size_bytes)
-        return is_urgent or found >= max(1, request.min_bytes)
+                found += size_bytes
+                left = max(0, left - size_bytes)
+            reached += count_bytes(size_bytes, most, fits and piece.next_offset >= answer.high_watermark)
+        return is_urgent or reached >= least_bytes(request.min_bytes, most_bytes, most_of_each)
 
     def _look_up(self, wanted: WantedPartition, answer: Fetched, max_bytes: int | None) -> LogSlice | None:
         if self._request.is_replica:
@@ -207,10 +214,14 @@ class KafkaFetch(ParkedFetch):
             return
         slices = [item.records for item in cold if isinstance(item.records, LogSlice)]
 
+        asked = self._asked
+
         def read() -> list[Loaded | StorageError]:
-            return [_read(piece) for piece in slices]
+            return [] if asked.is_gone else [_read(piece) for piece in slices]
 
         def done(data: list[Loaded | StorageError] | None, error: BaseException | None) -> None:
+            if asked.is_gone:
+                return
             outcome = data or [StorageError(str(error))] * len(cold)
             for item, piece, read in zip(cold, slices, outcome, strict=True):
                 if isinstance(read, Loaded):
@@ -234,7 +245,7 @@ class KafkaFetch(ParkedFetch):
 
     def _is_cached(self, item: Fetched, piece: LogSlice) -> bool:
         """Whether it lies in the page cache, so that sending it is not likely to wait, or cannot be read at all."""
-        now_ms = self._source.loop.now_ms()
+        now_ms = self._source.parking.loop.now_ms()
         try:
             found = _CACHED_FILES.has(piece.file, piece.position, piece.size_bytes, piece.segment_bytes, now_ms)
         except OSError:
@@ -243,7 +254,7 @@ class KafkaFetch(ParkedFetch):
         return not piece.cold if found is None else found
 
     def _answer(self) -> None:
-        error_code, session_id, shown = self._fetching.result(self._served, self._source.loop.now_ms())
+        error_code, session_id, shown = self._fetching.result(self._served, self._source.parking.loop.now_ms())
         version, correlation_id = self._asked.request.version, self._asked.request.correlation_id
         read_committed = self._request.isolation_level == READ_COMMITTED
         pieces: list[bytes | Records] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from kbroker.errors import RequestError
 from kbroker.kafka.refusals import refused
@@ -82,6 +83,7 @@ class Forwarding:
             return
         self._calls[self._count] = waiting
         self._bytes += len(body)
+        call.on_cancel = partial(self._take, self._count)
         if not self._is_watching:
             self._is_watching = True
             self._watch()

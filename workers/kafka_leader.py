@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from kbroker.kafka import (
     metadata,
     produce,
 )
-from kbroker.kafka.apis import ApiKey
+from kbroker.kafka.apis import BY_KEY, ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
@@ -57,6 +57,7 @@ _MENDED_BY_RETRIES = frozenset(
         UnknownTopicId.code,
     }
 )
+_PREPARE_INTERVAL_MS = 200
 
 
 class _Gathered:
@@ -83,7 +84,9 @@ class KafkaLeader:
         self._gathered: dict[int, _Gathered] = {}  # by the identity of their target
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
         self._refusals = RefusalLog(worker.loop)
-        records = KafkaRecords(worker.loop, worker.io, worker.table, self._cluster, worker.config.kafka, self._refusals)
+        records = KafkaRecords(
+            worker.parking, worker.io, worker.table, self._cluster, worker.config.kafka, self._refusals
+        )
         self.service = KafkaService(
             {
                 **records.serves,
@@ -96,8 +99,20 @@ class KafkaLeader:
             self._forwarding.forward,
             by_hand={ApiKey.FETCH: records.fetch},
         )
+        api = BY_KEY[ApiKey.PRODUCE]
+        versions = iter(range(api.min_version, api.max_version + 1))
+        worker.loop.call_later(_PREPARE_INTERVAL_MS, partial(self._prepare_refusals, versions))
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
+
+    def _prepare_refusals(self, versions: Iterator[int]) -> None:
+        """Make what writes them, one now and then: on first use files would be opened, and the reason for refusing may
+        be that no more can be."""
+        version = next(versions, None)
+        if version is not None:
+            codec.response_types(ApiKey.PRODUCE)
+            codec.response_writer(ApiKey.PRODUCE, version)
+            self._worker.loop.call_later(_PREPARE_INTERVAL_MS, partial(self._prepare_refusals, versions))
 
     # --- the cluster ---
 
@@ -247,7 +262,7 @@ class KafkaLeader:
                 for asked in requests:
                     asked.fail(unforeseen)
 
-        self._when_synced(partition, result, target.timeout_ms, synced)
+        self._when_synced(partition, result, target.timeout_ms, synced, requests[0])
 
     def _refuse(self, asked: Asked, target: produce.Target, error: KbrokerError) -> None:
         progress = _ProduceInProgress(asked, target.request(_NO_BATCHES), self._cluster, self._refusals)
@@ -260,7 +275,8 @@ class KafkaLeader:
         result = self._worker.append(partition, batches, request.acks)
         outcome = produce.Outcome(0, None, result.base_offset, result.append_time_ms, result.log_start_offset)
         if result.sync_needed:
-            self._when_synced(partition, result, request.timeout_ms, partial(progress.synced, number, outcome))
+            done = partial(progress.synced, number, outcome)
+            self._when_synced(partition, result, request.timeout_ms, done, progress.asked)
         else:
             progress.settle(number, outcome)
 
@@ -293,15 +309,17 @@ class KafkaLeader:
     def _delete_records(self, call: Call) -> None:
         DeletionInProgress(self._worker, call, self._refusals).start()
 
-    def _when_synced(self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone) -> None:
+    def _when_synced(
+        self, partition: Partition, result: AppendResult, timeout_ms: int, done: AckDone, asked: Asked
+    ) -> None:
         deadline_ms = self._worker.loop.now_ms() + max(1, timeout_ms)
-        partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+        partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done, asked))
 
 
 class _ProduceInProgress:
     """A Produce request whose partitions are settled one by one; answered after the last."""
 
-    __slots__ = ("_asked", "_cluster", "_has_failed", "_left", "_outcomes", "_refusals", "request")
+    __slots__ = ("_cluster", "_has_failed", "_left", "_outcomes", "_refusals", "asked", "request")
 
     def __init__(
         self,
@@ -310,7 +328,7 @@ class _ProduceInProgress:
         cluster: Callable[[str], Cluster],
         refusals: RefusalLog,
     ) -> None:
-        self._asked = asked
+        self.asked = asked
         self._cluster = cluster
         self._refusals = refusals
         self._has_failed = False
@@ -335,7 +353,7 @@ class _ProduceInProgress:
             self.settle(number, outcome if error is None else produce.refused(error))
         except Exception as unforeseen:
             # The partition that calls here knows nothing of requests.
-            self._asked.fail(unforeseen)
+            self.asked.fail(unforeseen)
 
     def refuse_all(self, error: KbrokerError) -> None:
         """Nothing of it is done, for one reason."""
@@ -353,10 +371,10 @@ class _ProduceInProgress:
             if outcome.error_code and outcome.error_code not in _MENDED_BY_RETRIES:
                 what = f"records for {item.topic or item.topic_id.hex()}-{item.partition}"
                 why = outcome.message or f"error {outcome.error_code}"
-                self._refusals.say(caller_of(self._asked), what, why, kind=f"{what} {outcome.error_code}")
+                self._refusals.say(caller_of(self.asked), what, why, kind=f"{what} {outcome.error_code}")
 
     def _finish(self) -> None:
-        asked, request, outcomes = self._asked, self.request, self._outcomes
+        asked, request, outcomes = self.asked, self.request, self._outcomes
         version, correlation_id = asked.request.version, asked.request.correlation_id
         if self._has_failed:
             self._tell_refused()

@@ -16,7 +16,7 @@ from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.kafka_fetching import FetchSource, KafkaFetch, Leads, check_epoch
 from kbroker.workers.kafka_service import Call, Serve
-from kbroker.workers.loop import Loop
+from kbroker.workers.parking import Parking
 from kbroker.workers.refusal_log import RefusalLog
 
 
@@ -29,7 +29,7 @@ class KafkaRecords:
 
     def __init__(
         self,
-        loop: Loop,
+        parking: Parking,
         io: IoThreads,
         leads: Leads,
         cluster: Callable[[str], Cluster],
@@ -39,7 +39,7 @@ class KafkaRecords:
         self._leads = leads
         self._refusals = refusals
         sessions = FetchSessions(config.fetch_sessions_max, _session_id)
-        self._source = FetchSource(loop, io, leads, sessions, cluster, config.fetch_bytes_max)
+        self._source = FetchSource(parking, io, leads, sessions, cluster, config.fetch_bytes_max)
         self.serves: dict[int, Serve] = {
             ApiKey.LIST_OFFSETS: self._list_offsets,
             ApiKey.OFFSET_FOR_LEADER_EPOCH: self._offset_for_leader_epoch,

@@ -65,14 +65,18 @@ GiveUp = Callable[[str], None]
 """Hang up on the client; the text goes to the log."""
 
 
+def _nowhere(_answer: object) -> None:
+    pass
+
+
 class Call:
     """A decoded request. `host`: the address at which its client reached the broker; `client_address`: the client's
     own, HOST:PORT. `request` lives as long as the frame does, which is until the call that serves it returns; text and
     numbers in it stay."""
 
     __slots__ = (
-        "_send", "api_key", "client_address", "client_id", "correlation_id", "give_up", "head", "host", "request",
-        "version",
+        "_send", "api_key", "client_address", "client_id", "correlation_id", "give_up", "head", "host", "is_gone",
+        "on_cancel", "request", "version",
     )  # fmt: skip
 
     def __init__(self, head: Request, host: str, send: Send, give_up: GiveUp, client_address: str) -> None:
@@ -84,6 +88,10 @@ class Call:
         self.client_address = client_address
         self.head = head
         self.request: Any = None
+        self.is_gone = False
+        """Whether the client has hung up: nobody wants the answer."""
+        self.on_cancel: Callable[[], object] | None = None
+        """Called when it hangs up before it has its answer."""
         self._send = send
         self.give_up = give_up
 
@@ -96,6 +104,13 @@ class Call:
     def caller(self) -> Caller:
         """Who asks, for the log."""
         return Caller(KAFKA, self.client_address, NOBODY, self.client_id)
+
+    def cancel(self) -> None:
+        """The client has hung up: whoever works on this keeps nothing of it alive, and its answer goes nowhere."""
+        self.is_gone = True
+        self._send = self.give_up = _nowhere
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     def answer(self, message: Any) -> None:
         """Send a message of this API's response."""
@@ -136,7 +151,9 @@ class KafkaService:
         if by_hand is not None:
             by_hand(asked)
             return
-        self.serve_call(Call(request, connection.host, asked.answer, connection.close, connection.address))
+        call = Call(request, connection.host, asked.answer, connection.close, connection.address)
+        asked.waits = call
+        self.serve_call(call)
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""

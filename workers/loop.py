@@ -20,21 +20,66 @@ from kbroker.wire.frames import receivable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+ENDED = select.EPOLLHUP | select.EPOLLERR
+LEFT = select.EPOLLRDHUP
+"""The peer sends nothing more; told to those who ask for it."""
+HANGUP = ENDED | LEFT
+SWEPT_FROM = 1_000
+"""Fewer cancelled timers than this stay until they would have been due: a client may choose that day."""
 
 
 class Timer:
     """A call that is due at `when_ms` on the loop's clock; `cancel()` forgets it."""
 
-    __slots__ = ("callback", "when_ms")
+    __slots__ = ("_timers", "callback", "when_ms")
 
-    def __init__(self, when_ms: int, callback: Callable[[], None]) -> None:
+    def __init__(self, when_ms: int, callback: Callable[[], None], timers: Timers) -> None:
         self.when_ms = when_ms
         self.callback: Callable[[], None] | None = callback
+        self._timers = timers
 
     def cancel(self) -> None:
         """The call will not be made. Harmless when it was made already."""
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self._timers.cancelled()
+
+
+class Timers:
+    """A loop's timers, the next one first. Those that were cancelled are swept out before they are the most."""
+
+    __slots__ = ("_cancelled", "_count", "heap")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, Timer]] = []
+        self._count = 0
+        self._cancelled = 0
+
+    def add(self, when_ms: int, callback: Callable[[], None]) -> Timer:
+        """A call that is due at `when_ms`."""
+        timer = Timer(when_ms, callback, self)
+        self._count += 1
+        heapq.heappush(self.heap, (when_ms, self._count, timer))
+        return timer
+
+    def take_due(self, now_ms: int) -> Callable[[], None] | None:
+        """The next call that is due, which is no timer's any longer; None: there is none."""
+        heap = self.heap
+        while heap and heap[0][0] <= now_ms:
+            timer = heapq.heappop(heap)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                return callback
+            self._cancelled -= 1
+        return None
+
+    def cancelled(self) -> None:
+        """A timer was cancelled that is still in the heap."""
+        self._cancelled += 1
+        if self._cancelled > SWEPT_FROM and 2 * self._cancelled > len(self.heap):
+            self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
+            heapq.heapify(self.heap)
+            self._cancelled = 0
 
 
 class Drained(Protocol):
@@ -60,8 +105,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
-        self._timers: list[tuple[int, int, Timer]] = []
-        self._timer_count = 0
+        self._timers = Timers()
         self._soon: deque[Callable[[], None]] = deque()
         self._turn_ends: list[tuple[Callable[[], None], Sized | None]] = []
         self._ports: list[Drained] = []
@@ -109,10 +153,7 @@ class Loop:
 
     def call_at(self, when_ms: int, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, at `when_ms` on this loop's clock."""
-        timer = Timer(when_ms, callback)
-        self._timer_count += 1
-        heapq.heappush(self._timers, (when_ms, self._timer_count, timer))
-        return timer
+        return self._timers.add(when_ms, callback)
 
     def call_later(self, delay_ms: int, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, `delay_ms` from now."""
@@ -158,7 +199,7 @@ class Loop:
                 port.was_used = False
                 if receivable(port.socket):
                     self._told[port] = None
-        timers, now_ms = self._timers, 0
+        timers, now_ms = self._timers.heap, 0
         if timers:
             now_ms = self.now_ms()
             due_ms = timers[0][0] - now_ms
@@ -193,11 +234,8 @@ class Loop:
 
     def _run_timers(self) -> None:
         now_ms = self.now_ms()
-        while self._timers and self._timers[0][0] <= now_ms:
-            timer = heapq.heappop(self._timers)[2]
-            callback, timer.callback = timer.callback, None
-            if callback is not None:
-                callback()
+        while (callback := self._timers.take_due(now_ms)) is not None:
+            callback()
 
     def _on_wake(self, _events: int) -> None:
         os.eventfd_read(self._wake_fd)

@@ -25,18 +25,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Asker(Protocol):
+    """Who waits for an answer."""
+
+    @property
+    def is_gone(self) -> bool: ...
+
+
 class AckWaiter(NamedTuple):
-    """A request whose answer waits for the disk. `done(None)` answers it, `done(error)` refuses it."""
+    """A request whose answer waits for the disk. `done(None)` answers it, `done(error)` refuses it.
+
+    It is forgotten when the asker has gone.
+    """
 
     ack_offset: int
     deadline_ms: int
     done: Callable[[KbrokerError | None], None]
+    asker: Asker | None = None
 
 
 class HighWatermarkWaiter(Protocol):
     """Something that looks again when this partition's high watermark has moved: a parked fetch."""
 
-    def look_again(self) -> None: ...
+    def look_again(self) -> int: ...
 
     def abandon(self, error: KbrokerError) -> None: ...
 
@@ -123,14 +134,16 @@ class Partition:
         """Call `waiter.done` when a flush has carried its offset to the disk."""
         self._waiters.append(waiter)
 
-    def delete_records(self, before_offset: int, deadline_ms: int, done: Callable[[KbrokerError | None], None]) -> int:
+    def delete_records(
+        self, before_offset: int, deadline_ms: int, done: Callable[[KbrokerError | None], None], asker: Asker
+    ) -> int:
         """Begin the log at that offset; `done` is called when a flush has carried that to the disk.
 
         Returns the log start offset. Raises OffsetOutOfRange.
         """
         start = self.log.delete_records(before_offset)
         self.show()
-        self._start_waiters.append(AckWaiter(start, deadline_ms, done))
+        self._start_waiters.append(AckWaiter(start, deadline_ms, done, asker))
         return start
 
     # --- flushing ---
@@ -294,13 +307,15 @@ class Partition:
         )
 
     def expire_waiters(self, now_ms: int) -> None:
-        """Refuse what waits for the disk and whose time-out has passed; what it did stands."""
+        """Refuse what waits for the disk and whose time-out has passed, forget what nobody waits for any longer; what
+        it did stands."""
         for waiters in (self._waiters, self._start_waiters):
-            late = [waiter for waiter in waiters if waiter.deadline_ms <= now_ms]
-            if late:
-                kept = [waiter for waiter in waiters if waiter.deadline_ms > now_ms]
-                waiters.clear()
-                waiters.extend(kept)
+            late: list[AckWaiter] = []
+            for _ in range(len(waiters)):
+                waiter = waiters.popleft()
+                if waiter.asker is not None and waiter.asker.is_gone:
+                    continue
+                (late if waiter.deadline_ms <= now_ms else waiters).append(waiter)
             for waiter in late:
                 waiter.done(RequestTimedOut(f"{self.name}: the disk did not confirm it in time"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import socket
 from collections.abc import Callable
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kbroker.wire.endpoints import SUPERVISOR
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.listeners import bind_unix
-from kbroker.workers.loop import READ, WRITE, Loop, Timer
+from kbroker.workers.loop import WRITE, Loop
 
 READERS_MAX = 32
-RETRY_MS = 1_000
-"""When to accept again after the process had run out of descriptors."""
 READ_TIMEOUT_MS = 2_000
 """A reader that has not taken the document by then is dropped."""
 
@@ -29,38 +27,24 @@ class StatusSocket:
         self._loop = loop
         self._document = document
         self._readers: dict[int, _Reader] = {}
-        self._retry: Timer | None = None
         self._listener = bind_unix(self._path, socket.SOCK_STREAM)
-        loop.add(self._listener.fileno(), READ, self._accept)
+        self._acceptor = Acceptor(loop, (self._listener,), self._admit, "readers of the status", is_internal=True)
+        self._acceptor.start()
 
     def close(self) -> None:
         """Hang up on all readers and remove the socket."""
         for reader in list(self._readers.values()):
             reader.close()
-        if self._retry is not None:
-            self._retry.cancel()
-        self._loop.remove(self._listener.fileno())
+        self._acceptor.stop()
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
-    def _accept(self, _events: int) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                # The connection stays in the backlog: look again later instead of at every turn.
-                self._loop.modify(self._listener.fileno(), 0)
-                self._retry = self._loop.call_later(RETRY_MS, self._listen_again)
-            return
-        connection.setblocking(False)
+    def _admit(self, connection: socket.socket, _address: object) -> None:
         if len(self._readers) >= READERS_MAX:
             connection.close()
             return
         reader = _Reader(connection, json.dumps(self._document()).encode(), self._loop, self._readers)
         reader.write()
-
-    def _listen_again(self) -> None:
-        self._loop.modify(self._listener.fileno(), READ)
 
 
 class _Reader:

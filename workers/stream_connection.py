@@ -35,6 +35,8 @@ class Streams:
         self.loop = loop
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.half_received_bytes = 0
+        self.untaken_bytes = 0
+        """Of answers to clients that the kernel has not taken yet, of all connections but those to our processes."""
         self.unsent: list[StreamConnection] = []
         self._kept = Buffers()
 
@@ -113,6 +115,11 @@ class StreamConnection:
         except OSError:
             return -1
 
+    @property
+    def is_stalling(self) -> bool:
+        """Whether half a message is here, or one is not taken."""
+        return bool(self.partial_ms or self.blocked_ms)
+
     def send(self, frames: Frames) -> None:
         """Queue a message; it is sent at the end of this turn. Dropped when the connection has ended."""
         if self.is_closed:
@@ -120,7 +127,10 @@ class StreamConnection:
         first = head(frames)
         self._out.append(first)
         self._out.extend(frames)
-        self.queued_bytes += len(first) + sum(map(len, frames))
+        size_bytes = len(first) + sum(map(len, frames))
+        self.queued_bytes += size_bytes
+        if not self._is_peer:
+            self._streams.untaken_bytes += size_bytes
         if not self._is_in_unsent:
             self._is_in_unsent = True
             self._streams.unsent.append(self)
@@ -145,6 +155,8 @@ class StreamConnection:
         self._streams.loop.remove(self._socket.fileno())
         self._socket.close()
         self._out.clear()
+        if not self._is_peer:
+            self._streams.untaken_bytes -= self.queued_bytes
         self.queued_bytes = 0
         self._streams.half_received_bytes -= self._half_received
         self.on_end(self, why)
@@ -209,6 +221,8 @@ class StreamConnection:
             while out:
                 count = self._socket.sendmsg(out if len(out) <= _PARTS_MAX else [*out][:_PARTS_MAX])
                 self.queued_bytes -= count
+                if not self._is_peer:
+                    self._streams.untaken_bytes -= count
                 if self.queued_bytes:
                     self._took(count)
                 else:

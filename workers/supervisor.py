@@ -23,6 +23,7 @@ from kbroker.kafka import codec
 from kbroker.wording import counted
 from kbroker.workers.channel import Channel, Message
 from kbroker.workers.child import ChildContext, peers_from
+from kbroker.workers.descriptors import descriptor_limit, fitted, raise_descriptor_limit, tell_fitted
 from kbroker.workers.entry import Main, run_child
 from kbroker.workers.health import (
     FRONT_MEMORY_INTERVAL_MS,
@@ -105,7 +106,11 @@ class Supervisor:
     # -- start
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        config = self._config
+        raise_descriptor_limit()
+        limit = descriptor_limit()
+        given = self._config
+        config = self._config = fitted(given, limit)
+        tell_fitted(given, config, limit)
         self._premises = claim(config, stack)
         self._loop = Loop()
         stack.callback(self._loop.close)
@@ -320,7 +325,7 @@ class Supervisor:
             return
         self._notifier.reloading()
         try:
-            reload = reloaded(self._config, self._settings_source())
+            reload = reloaded(self._config, fitted(self._settings_source(), descriptor_limit()))
         except (KbrokerError, OSError) as error:
             log.error("reload refused, nothing changes: %s", error)
         else:

@@ -30,12 +30,14 @@ from kbroker.log.damage import Damage, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult, SegmentInfo
 from kbroker.log.storage import DISK
+from kbroker.shm.connection import refuse_descriptors
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.background_writes import BackgroundWrites
 from kbroker.workers.caller import Caller
 from kbroker.workers.change_log import ChangeLog
@@ -53,7 +55,8 @@ from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalClient, LocalDoor
 from kbroker.workers.loop import Loop
 from kbroker.workers.outages import outage_facts
-from kbroker.workers.partition import AckWaiter, Partition
+from kbroker.workers.parking import Parking
+from kbroker.workers.partition import AckWaiter, Asker, Partition
 from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.scrubbing import Scrub
 from kbroker.workers.stream_connection import Streams
@@ -82,6 +85,7 @@ class Worker:
         self.freed_space = FreedSpace(self.loop, self.io, DISK)
         self.probes = DiskProbes(self.io, DISK, self._disk_takes)
         self.background = BackgroundWrites(self.config.server.io_threads, self._write_back, self._flush)
+        self.parking = Parking(self.loop)
         self.has_catalog = False
         self.is_draining = False
         self.change_log = ChangeLog(self.loop)
@@ -108,7 +112,10 @@ class Worker:
         shm_path = ""
         self.descriptors: DescriptorServer | None = None
         if self.config.shm.enabled and "shm" in child.listeners:
-            self.descriptors = DescriptorServer(child.listeners["shm"], self.loop, self.table.get, self.config.shm)
+            self.descriptors = DescriptorServer(self.loop, self.table.get, self.config.shm)
+            refuse_descriptors(child.listeners["shm"])
+            readers = Acceptor(self.loop, (child.listeners["shm"],), self.descriptors.admit, "readers of shared memory")
+            readers.start()
             shm_path = str(runtime / endpoints.worker_shm(child.worker_index))
         self.control = ControlLink(
             self.streams,
@@ -279,7 +286,7 @@ class Worker:
         if result.sync_needed:
             deadline_ms = self.loop.now_ms() + max(1, request.timeout_ms)
             done = partial(_answer_synced, asked, result)
-            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done))
+            partition.answer_when_synced(AckWaiter(result.ack_offset, deadline_ms, done, asked))
         else:
             self._answers.append((asked, result))
 
@@ -320,6 +327,7 @@ class Worker:
         before_offset: int,
         timeout_ms: int,
         done: Callable[[KbrokerError | None], None],
+        asker: Asker,
         caller: Caller,
     ) -> int:
         """Begin the partition's log at that offset (-1: at the high watermark); `done` follows when it is on the disk.
@@ -331,7 +339,7 @@ class Worker:
             raise PolicyViolation(f"{partition.name} has cleanup.policy={','.join(policy)}, without `delete`")
         wanted = partition.log.high_watermark if before_offset == -1 else before_offset
         before = partition.log.log_start_offset
-        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done)
+        start = partition.delete_records(wanted, self.loop.now_ms() + max(1, timeout_ms), done, asker)
         self._dirty.add(partition)  # the end of this turn flushes it
         if start > before:
             self.change_log.records_deleted(caller, str(partition.name), start)
@@ -348,7 +356,7 @@ class Worker:
             else:
                 asked.refuse(error)
 
-        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked.caller)
+        start = self.delete_records(partition, request.before_offset, request.timeout_ms, done, asked, asked.caller)
 
     def _repair_log(self, asked: Asked, request: m.RepairLog) -> None:
         partition = self.table.get(request.topic, request.partition)
@@ -409,8 +417,8 @@ class Worker:
                 continue
             if self.descriptors is not None:
                 self.descriptors.published(partition.name, partition.control_page)
-            for waiter in (*partition.parked,):
-                waiter.look_again()
+            if partition.parked:
+                self.parking.wake(partition.parked)
         for partition in dirty:
             if partition.has_waiters:
                 self.commits.want(partition)
@@ -496,7 +504,12 @@ class Worker:
 
     def _report(self) -> None:
         stalled_ms = self.io.stalled_ms()
-        self.child.report(**self.table.counts(), **outage_facts(self.table.outages()), io_stalled_ms=stalled_ms)
+        self.child.report(
+            **self.table.counts(),
+            **outage_facts(self.table.outages()),
+            io_stalled_ms=stalled_ms,
+            waiting_fetches=self.parking.fetches,
+        )
 
     def _retain(self, partition: Partition) -> None:
         def take() -> list[SegmentInfo]:

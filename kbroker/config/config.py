@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Config:
     cleaner: CleanerConfig = field(default_factory=CleanerConfig)
     inert: InertConfig = field(default_factory=InertConfig)
     groups: GroupConfig = field(default_factory=GroupConfig)
+    set_by_hand: frozenset[str] = field(default=frozenset(), compare=False)
+    """Names of the settings that somebody has given a value; it may be the default."""
 
     @property
     def data_dir(self) -> Path:
@@ -69,7 +71,7 @@ def _walk() -> Iterator[Known]:
     defaults = Config()
     for section in fields(Config):
         part = getattr(defaults, section.name)
-        for item in fields(part):
+        for item in fields(part) if is_dataclass(part) else ():
             default = getattr(part, item.name)
             yield Known(item.metadata["setting"], section.name, item.name, type(default), default)
 

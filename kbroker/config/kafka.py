@@ -33,12 +33,14 @@ class KafkaConfig:
         least=1, most=1 << 20,
     )  # fmt: skip
     idle_max_ms: int = setting(
-        "connections.max.idle.ms", 600_000, "A Kafka connection that asks nothing for this long is closed.",
+        "connections.max.idle.ms", 600_000,
+        "A Kafka connection that asks nothing, or takes nothing of an answer, for this long is closed.",
         unit="ms", least=1_000, most=INT64_MAX,
     )  # fmt: skip
     stall_max_ms: int = setting(
-        "kafka.stall.max.ms", 30_000, "A Kafka client that stops in the middle of a request, or takes nothing of an "
-        "answer for this long, is hung up on.", unit="ms", least=100, most=3_600_000,
+        "kafka.stall.max.ms", 30_000, "A Kafka client that stops in the middle of a request for this long is hung up "
+        "on, and so is one that takes nothing of an answer once half of kafka.queued.answer.max.bytes is queued; until "
+        "then such a client has connections.max.idle.ms.", unit="ms", least=100, most=3_600_000,
     )  # fmt: skip
     request_bytes_max: int = setting(
         "socket.request.max.bytes", 100 << 20, "The largest request of a Kafka client (Produce).",
@@ -50,7 +52,8 @@ class KafkaConfig:
     )  # fmt: skip
     buffered_bytes_max: int = setting(
         "queued.max.request.bytes", 512 << 20,
-        "Half-received requests of all Kafka connections of one process; above it connections are closed.",
+        "Half-received requests of all Kafka connections of one process; above it who needs more memory is not read "
+        "from until there is some again, and a request must end within kafka.stall.max.ms.",
         unit="bytes", least=1 << 20, most=INT64_MAX,
     )  # fmt: skip
     answer_bytes_max: int = setting(

@@ -39,6 +39,11 @@ class NativeConfig:
         "Answers to one client that it has not yet taken; above it, fetches are refused until it has.",
         unit="bytes", least=1 << 20, most=INT64_MAX,
     )  # fmt: skip
+    answer_bytes_max: int = setting(
+        "native.queued.answer.max.bytes", 256 << 20,
+        "Answers that wait in a worker until native clients of this host take them; above it fetches are refused until "
+        "they have.", unit="bytes", least=8 << 20, most=INT64_MAX,
+    )  # fmt: skip
     clients_max: int = setting("native.clients.max", 4096, "More clients than this are refused.", least=1, most=1 << 20)
     fetch_bytes_max: int = setting(
         "fetch.max.bytes", 8 << 20, "The most bytes in the answer to one fetch, but for a single larger batch.",

@@ -21,7 +21,7 @@ def make_config(values: Mapping[str, str], base: Config | None = None) -> Config
         known = known_by(SETTINGS, name, "setting")
         sections.setdefault(known.section, {})[known.attribute] = parse_value(known, text, name)
     replaced = {s: dataclasses.replace(getattr(config, s), **changes) for s, changes in sections.items()}
-    return dataclasses.replace(config, **replaced)
+    return dataclasses.replace(config, **replaced, set_by_hand=config.set_by_hand | values.keys())
 
 
 def check_alterable(settings: Mapping[str, str]) -> None:

@@ -67,7 +67,12 @@ class FrameLimits:
     other_bytes: int = 4 * 1024 * 1024
     """All but Produce."""
     stranger_bytes: int = 64 * 1024
-    """All, from a peer that has not yet shown who it is: see `RequestFramer.trusted`."""
+    """All, from a peer that must log in and has not yet: see `RequestFramer.trusted`."""
+
+    @property
+    def of_any_bytes(self) -> int:
+        """A frame up to this size is taken whoever sends it, and whatever it asks."""
+        return min(self.stranger_bytes, self.produce_bytes, self.other_bytes)
 
 
 @dataclass(slots=True)
@@ -100,20 +105,27 @@ class _Header(NamedTuple):
 _NO_HEADER: Final = _Header(-1, -1, -1, b"", None)
 
 
+def _allocate(_least_bytes: int, best_bytes: int) -> bytearray:
+    return bytearray(best_bytes)
+
+
 class RequestFramer:
     """One connection's incoming bytes. Pure: it is given bytes and asked for requests.
 
-    Set `trusted` when the peer has authenticated, or where that is not asked for, when its ApiVersions was answered
-    or its first request accepted (False keeps every frame within `limits.stranger_bytes`).
+    `trusted`: False where the peer must log in first, and until it has; it keeps every frame within
+    `limits.stranger_bytes`. Where nobody has to log in the first frame is as any other: many clients ask ApiVersions on
+    one of their connections only, or on none, and begin with a Produce.
 
-    `allocate` makes the buffer of a frame that comes in pieces: at least so many bytes, of any content.
-    After an error the stream cannot be read on: each further call raises it again, and the connection is to be closed.
+    `allocate(least, best)` makes the buffer of a frame that comes in pieces: at least so many bytes, of any content,
+    and better so many. After an error the stream cannot be read on: each further call raises it again, and the
+    connection is to be closed.
     """
 
     def __init__(
-        self, limits: FrameLimits, *, trusted: bool = False, allocate: Callable[[int], bytearray] = bytearray
+        self, limits: FrameLimits, *, trusted: bool = True, allocate: Callable[[int, int], bytearray] = _allocate
     ) -> None:
         self.limits = limits
+        self._of_any_bytes = limits.of_any_bytes
         self._allocate = allocate
         self.trusted = trusted
         self._data = _NOTHING
@@ -140,6 +152,19 @@ class RequestFramer:
     def received_bytes(self) -> int:
         """What of the unfinished frame has come."""
         return 0 if self._own is None else self._filled
+
+    @property
+    def missing_bytes(self) -> int:
+        """What of the unfinished frame is still to come, as far as its size is known."""
+        return 0 if self._own is None else max(0, self._wanted_bytes - self._filled)
+
+    @property
+    def growth_bytes(self) -> int:
+        """How much more memory `room` would take now for the unfinished frame."""
+        own = self._own
+        if own is None or not self._wanted_bytes or self._filled < len(own):
+            return 0
+        return self._best_bytes(self._filled + 1) - len(own)
 
     def has_begun(self) -> bool:
         """Whether a frame was begun, and not ended, since this was asked last."""
@@ -203,7 +228,7 @@ class RequestFramer:
             api_key != last.api_key
             or version != last.version
             or client_bytes != last.client_bytes
-            or not _FRAME_BYTES_MIN <= size <= self.limits.stranger_bytes
+            or not _FRAME_BYTES_MIN <= size <= self._of_any_bytes
             or end > len(data)
         ):
             return None
@@ -237,8 +262,8 @@ class RequestFramer:
             rest = self._data[start:]
             self._has_begun = True
             self._wanted_bytes = 0 if size is None else _SIZE_BYTES + size
-            least = max(_GROWTH * len(rest), _FIRST_BUFFER_BYTES)
-            self._own = self._allocate(min(self._wanted_bytes, least) if size is not None else _PEEK.size)
+            least = max(len(rest), _PEEK.size)
+            self._own = self._allocate(least, least if size is None else self._best_bytes(least))
             self._own[: len(rest)] = rest
             self._filled = len(rest)
         return None
@@ -275,9 +300,13 @@ class RequestFramer:
         assert self._own is not None
         if used <= len(self._own):
             return
-        grown = self._allocate(min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES)))
+        grown = self._allocate(used, self._best_bytes(used))
         grown[: self._filled] = memoryview(self._own)[: self._filled]
         self._own = grown
+
+    def _best_bytes(self, used: int) -> int:
+        """How large a buffer is made for so many bytes of the unfinished frame: with room for what follows."""
+        return min(self._wanted_bytes, max(_GROWTH * used, _FIRST_BUFFER_BYTES))
 
     def _frame_bytes(self, data: memoryview | bytearray, start: int, have: int) -> int | None:
         """The size of the frame at `start`, checked; None when too little of it is there to tell."""
@@ -287,7 +316,7 @@ class RequestFramer:
                 self._check_size(size, None, data, start)
             return None
         size, api_key = _PEEK.unpack_from(data, start)
-        if not _FRAME_BYTES_MIN <= size <= self.limits.stranger_bytes:
+        if not _FRAME_BYTES_MIN <= size <= self._of_any_bytes:
             self._check_size(size, api_key, data, start)
         return int(size)
 
@@ -308,7 +337,7 @@ class RequestFramer:
         if size < _FRAME_BYTES_MIN:
             raise MalformedRequest(f"a frame of {size} bytes cannot be: the smallest has {_FRAME_BYTES_MIN}")
         which = "a frame" if api_key is None else f"a frame of {_name(api_key)}"
-        first = "" if self.trusted else " before anything is known of the client"
+        first = "" if self.trusted else " from a client that has not logged in"
         raise MalformedRequest(f"{which} of {size} bytes is too large: at most {limit} are taken{first}")
 
     def _request(self, frame: memoryview) -> Request:
@@ -325,7 +354,7 @@ class RequestFramer:
                     f"{api.name} v{version} request header: client_id: {client_bytes} bytes are announced and "
                     f"{len(frame) - position} are left"
                 )
-            client_id = self._client_id(bytes(frame[position:end]), api, version)
+            client_id = self._client_id(bytes(frame[position:end]))
             position = end
         elif client_bytes == -1:
             client_id = None
@@ -339,15 +368,11 @@ class RequestFramer:
             self._last = _Header(api_key, version, client_bytes, bytes(frame[_HEAD.size : position]), client_id)
         return Request(api_key, version, correlation_id, client_id, frame[position:], len(frame), supported)
 
-    def _client_id(self, text: bytes, api: Api, version: int) -> str | None:
+    def _client_id(self, text: bytes) -> str | None:
+        """What is not UTF-8 in it is replaced (U+FFFD), as Kafka does: it is a name for people."""
         known, client_id = self._client
         if text != known:
-            try:
-                client_id = text.decode()
-            except UnicodeDecodeError:
-                raise MalformedRequest(
-                    f"{api.name} v{version} request header: client_id: the text is not UTF-8"
-                ) from None
+            client_id = text.decode(errors="replace")
             self._client = (text, client_id)
         return client_id
 

@@ -29,7 +29,7 @@ from kbroker.errors import (
     code_of,
 )
 from kbroker.shm.access import Access, peer_of
-from kbroker.shm.connection import Connection, EventLoop, Handle, HungUp, refuse_descriptors
+from kbroker.shm.connection import Connection, EventLoop, Handle, HungUp
 from kbroker.shm.control_page import LIVE, ControlPage
 from kbroker.shm.messages import (
     ARM_MAX,
@@ -52,8 +52,6 @@ from kbroker.shm.shared import SharedPartition, diverging_offset, end_of, open_i
 
 _log = logging.getLogger("kbroker.shm")
 
-_ACCEPTS_A_TURN: Final = 64
-_ACCEPT_PAUSE_MS: Final = 100
 _MESSAGES_A_TURN: Final = 16
 HANDOVERS_MAX: Final = 256
 """Hand-overs that no reader has acknowledged; one more, and the reader that has waited longest is hung up on. The
@@ -62,7 +60,7 @@ _LOG_INTERVAL_S: Final = 10.0
 
 
 class DescriptorServer:
-    """Serves the readers that connect to `listener`, a listening SOCK_SEQPACKET unix socket; it stays the caller's.
+    """Serves the readers whose connections it is given by `admit`: non-blocking SOCK_SEQPACKET unix sockets.
 
     `lookup` gives the partition, or raises RequestError (not here, still recovering) or StorageError.
     Raises ConfigError when a user or group in the settings does not exist.
@@ -70,12 +68,10 @@ class DescriptorServer:
 
     def __init__(
         self,
-        listener: socket.socket,
         loop: EventLoop,
         lookup: Callable[[str, int], SharedPartition],
         config: ShmConfig,
     ) -> None:
-        self._listener = listener
         self._loop = loop
         self._lookup = lookup
         self._config = config
@@ -87,10 +83,6 @@ class DescriptorServer:
         self._buffer = bytearray(MESSAGE_BYTES_MAX + 1)
         self._logged_s = float("-inf")
         self._unlogged = 0
-        self._closed = False
-        listener.setblocking(False)
-        refuse_descriptors(listener)
-        loop.add(listener.fileno(), select.EPOLLIN, self._on_listener)
 
     # What the worker calls
 
@@ -114,36 +106,18 @@ class DescriptorServer:
         return len(self._connections)
 
     def close(self) -> None:
-        """Hang up on all readers and accept no more. A second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._loop.remove(self._listener.fileno())
+        """Hang up on all readers. A second call does nothing."""
         for connection in tuple(self._connections.values()):
             self._hang_up(connection)
 
     # Connections
 
-    def _on_listener(self, _events: int) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionError):
-                return
-            except OSError as error:
-                # No descriptor left: whoever waits goes on waiting, and the loop does not spin on it.
-                self._report(f"cannot accept readers: {error}")
-                self._loop.remove(self._listener.fileno())
-                self._loop.call_later(_ACCEPT_PAUSE_MS, self._accept_again)
-                return
-            try:
-                self._welcome_or_refuse(sock)
-            except OSError:  # gone again
-                sock.close()
-
-    def _accept_again(self) -> None:
-        if not self._closed:
-            self._loop.add(self._listener.fileno(), select.EPOLLIN, self._on_listener)
+    def admit(self, sock: socket.socket, _address: object = None) -> None:
+        """Somebody has connected."""
+        try:
+            self._welcome_or_refuse(sock)
+        except OSError:  # gone again
+            sock.close()
 
     def _welcome_or_refuse(self, sock: socket.socket) -> None:
         connection = Connection(sock, peer_of(sock), self._buffer)

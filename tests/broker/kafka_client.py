@@ -31,7 +31,6 @@ class KafkaClient:
         self._socket.settimeout(PATIENCE_S)
         self._number = 0
         self._asked: list[tuple[int, int]] = []
-        # As all clients do: large requests are taken from known clients only.
         self.ask(ApiKey.API_VERSIONS, 0, codec.request_types(ApiKey.API_VERSIONS).ApiVersionsRequest())
 
     def __enter__(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kbroker.errors import InvalidRequest, OffsetOutOfRange, UnknownTopicId, UnknownTopicOrPartition
@@ -38,6 +40,25 @@ def test_min_bytes_waits_for_more(client: RawClient, topic: str) -> None:
     assert parked not in client.early
     client.produce(topic, one)
     assert len(fetched(client.take(parked))[1][0]) == 2 * len(one)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "of_partition"),
+    [
+        ({"min_bytes": 2 << 20, "max_bytes": 100_000}, 1 << 20),
+        ({"min_bytes": 2 << 20}, 100_000),
+        ({"min_bytes": 100_000, "max_bytes": 100_000}, 1 << 20),  # whole batches never fill it to the byte
+    ],
+)
+def test_more_wanted_than_an_answer_may_hold_waits_for_nothing(
+    client: RawClient, topic: str, bounds: dict[str, Any], of_partition: int
+) -> None:
+    client.create(topic)
+    for _ in range(4):
+        client.produce(topic, batch([bytes(40_000)]))
+    place = m.FetchPartition(topic, 0, 0, max_bytes=of_partition)
+    _, payload = fetched(client.take(client.send(m.Fetch([place], max_wait_ms=LONG_MS, **bounds))))
+    assert len(payload[0]) > 80_000
 
 
 def test_an_empty_answer_comes_when_the_time_is_up(client: RawClient, topic: str) -> None:

@@ -336,3 +336,54 @@ def test_what_lies_on_the_disk_is_read_little_by_little(broker: Broker, topic: s
             offset += len(found.records) // size_bytes
             fetches += 1
         assert fetches > 1
+
+
+LONG_MS = 60_000
+"""More than a test waits for an answer."""
+
+
+def led_by(client: KafkaClient, topic: str, node: int) -> list[int]:
+    """The partitions of a topic that a node leads."""
+    partitions = client.metadata(topic)[topic].partitions
+    return [item.partition_index for item in partitions if item.leader_id == node]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "offsets"),
+    [
+        ({"min_bytes": 2 << 20, "max_bytes": 1 << 20}, {0: 0}),  # KIP-541
+        ({"min_bytes": 2 << 20, "partition_max_bytes": 1_048_576}, {0: 0}),
+        ({"min_bytes": 2 << 20, "partition_max_bytes": 700_000}, {0: 0, 1: 0}),  # two, both full
+        ({"min_bytes": 2**31 - 1, "max_bytes": 2**31 - 1, "partition_max_bytes": 1 << 20}, {0: 3}),
+        ({"min_bytes": 1_048_576, "max_bytes": 1_048_576}, {0: 0}),  # whole batches never fill it to the byte
+        ({"min_bytes": 100, "max_bytes": 1}, {0: 0, 1: 0}),
+    ],
+)
+def test_more_wanted_than_an_answer_may_hold_waits_for_nothing(
+    broker: Broker, coordinator: KafkaClient, topic: str, bounds: dict[str, Any], offsets: dict[int, int]
+) -> None:
+    coordinator.create(topic, 4)
+    led = led_by(coordinator, topic, 1)
+    with KafkaClient(broker, 1) as client:
+        for number in offsets:
+            for _ in range(6):
+                client.produce(topic, led[number], os.urandom(500_000))
+        request = fetch_request(topic, {led[i]: at for i, at in offsets.items()}, wait_ms=LONG_MS, **bounds)
+        answer = client.ask(ApiKey.FETCH, 11, request)
+    assert sum(len(found.records or b"") for found in answer.responses[0].partitions) >= 500_000
+
+
+def test_a_partition_with_room_is_waited_for_beside_a_full_one(
+    broker: Broker, coordinator: KafkaClient, topic: str
+) -> None:
+    coordinator.create(topic, 4)
+    full, empty = led_by(coordinator, topic, 1)
+    with KafkaClient(broker, 1) as client, KafkaClient(broker, 1) as producer:
+        for _ in range(3):
+            producer.produce(topic, full, os.urandom(500_000))
+        bounds: Any = {"min_bytes": 1_100_000, "partition_max_bytes": 1_000_000}
+        client.send(ApiKey.FETCH, 11, fetch_request(topic, {full: 0, empty: 0}, wait_ms=LONG_MS, **bounds))
+        producer.produce(topic, empty, os.urandom(200_000))
+        sizes = [len(found.records or b"") for found in client.receive().responses[0].partitions]
+    assert sizes[0] > 500_000
+    assert sizes[1] > 200_000

@@ -169,12 +169,41 @@ def test_who_takes_no_answers_is_read_no_more_and_hung_up_on(alone: DoorOnALoop)
             alone.turns()
         (connection,) = [one.connection for one in alone.door.clients if one.connection.blocked_ms]
         # One answer's worth, not one for each request that was sent.
-        assert connection.queued_bytes <= 2 << 20
-        alone.pass_time(40_000)
+        assert connection.queued_bytes == alone.streams.untaken_bytes <= 2 << 20
+        alone.pass_time(590_000)
+        assert len(alone.door.clients) == 2  # it has asked for data, and that costs little
+        alone.pass_time(20_000)
         assert len(alone.door.clients) == 1
+        assert alone.streams.untaken_bytes == 0
         good.send(request)
         alone.turns()
         assert len(good.recv(1 << 16)) > 0
+
+
+def test_who_takes_no_answers_has_less_time_once_many_bytes_wait(alone: DoorOnALoop) -> None:
+    request = head([b"id", b"x"]) + b"idx"
+    with dial(alone.path) as slow, dial(alone.path):
+        slow.sendall(request)
+        alone.turns()
+        alone.streams.untaken_bytes += 129 << 20  # others'
+        alone.pass_time(32_000)
+        assert len(alone.door.clients) == 1
+
+
+def test_answers_that_wait_to_be_taken_are_bounded_together(alone: DoorOnALoop) -> None:
+    request = head([b"id", b"x"]) + b"idx"
+    with dial(alone.path) as client:
+        alone.turns()
+        alone.streams.untaken_bytes += (256 << 20) + 1  # others'
+        client.sendall(request)
+        alone.turns()
+        framer = MessageFramer(ANSWER_LIMITS)
+        framer.receive(memoryview(client.recv(1 << 16)))
+        frames = framer.next_message()
+        assert frames is not None
+        assert bytes(frames[0]) == b"id"
+        with pytest.raises(ThrottlingQuotaExceeded, match=r"native\.queued\.answer\.max\.bytes"):
+            codec.decode_answer(m.HelloAnswer, frames[1])
 
 
 def test_who_does_not_end_a_request_is_hung_up_on(alone: DoorOnALoop) -> None:

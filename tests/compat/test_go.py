@@ -97,6 +97,26 @@ def test_administers_produces_and_consumes(library: str, program: Path, broker: 
     }
 
 
+@pytest.mark.parametrize("library", ["sarama-default", "sarama", "kafka-go"])
+def test_large_values_come_first_on_a_connection(library: str, program: Path, broker: Broker, topic: str) -> None:
+    """Sarama asks no versions by default. Also on the connections after a worker's restart."""
+    command = [str(program), library, "large", broker.bootstrap_servers, topic]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            said = running.stdout.readline()
+            assert said == "ready\n", running.communicate(timeout=RUN_S)
+            broker.kill_and_wait("worker-0")
+            out, error = running.communicate("\n", timeout=RUN_S)
+        finally:
+            running.kill()
+    sizes = [70_000, 200_000, 900_000]
+    assert _seen(running.returncode, out, error) == {"sent": sizes + sizes}
+    assert [len(record.value or b"") for record in Native().read(broker, topic, 6)] == sizes + sizes
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_copies_what_a_native_client_wrote(library: str, program: Path, broker: Broker, topic: str) -> None:
     now_ms = time.time_ns() // 1_000_000

@@ -12,6 +12,7 @@ import pytest
 
 from kbroker.testing import Broker
 
+from ..broker.raw_client import RawClient
 from .clients import Native
 
 NODE, NPM = shutil.which("node"), shutil.which("npm")
@@ -75,6 +76,31 @@ def test_kafkajs(broker: Broker, topic: str, modules: Path) -> None:
     }
     found = Native().read(broker, topic, 14)
     assert [record[:3] for record in found] == [(b"k", b"v", (("one", b"1"),)), (None, None, ())] * 7
+
+
+@pytest.mark.parametrize("library", ["kafkajs", "platformatic"])
+def test_large_values_come_first_on_a_connection(broker: Broker, topic: str, modules: Path, library: str) -> None:
+    """They ask ApiVersions on the first connection only. Also on the connections after a worker's restart."""
+    assert NODE is not None
+    with RawClient(broker.server) as client:
+        client.create(topic)
+    shutil.copy(PROGRAMS / "large.mjs", modules)
+    command = [NODE, "large.mjs", library, broker.bootstrap_servers, topic]
+    with subprocess.Popen(
+        command, cwd=modules, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            said = running.stdout.readline()
+            assert said == "ready\n", running.communicate(timeout=60)
+            broker.kill_and_wait("worker-0")
+            out, error = running.communicate("\n", timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 0, error
+    sizes = [70_000, 200_000, 900_000]
+    assert json.loads(out) == {"sent": sizes + sizes}
+    assert [len(record.value or b"") for record in Native().read(broker, topic, 6)] == sizes + sizes
 
 
 def test_platformatic(broker: Broker, topic: str, modules: Path) -> None:

@@ -29,7 +29,7 @@ def broker() -> Iterator[Broker]:
 
 def request_in(frame: bytes) -> Request:
     """The one request that a frame holds."""
-    framer = RequestFramer(FrameLimits(), trusted=True)
+    framer = RequestFramer(FrameLimits())
     framer.receive(frame)
     request = framer.next_request()
     assert request is not None

@@ -17,9 +17,11 @@ from kbroker.config import LogConfig, make_config
 from kbroker.errors import KbrokerError, UnknownTopicOrPartition
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import LogPosition
+from kbroker.shm.connection import refuse_descriptors
 from kbroker.shm.control_page import CLOSED, DELETED, ControlPage
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import TopicPartition
+from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.loop import READ, Loop
 from tests.log.batches import opened_anew
 from tests.shm.batches import make_batch
@@ -69,7 +71,11 @@ class SmallWorker:
         self.listener.bind(str(path))
         path.chmod(0o777)
         self.listener.listen(4096)
-        self.server = DescriptorServer(self.listener, self.loop, self.lookup, self.config.shm)
+        self.listener.setblocking(False)
+        refuse_descriptors(self.listener)
+        self.server = DescriptorServer(self.loop, self.lookup, self.config.shm)
+        self.acceptor = Acceptor(self.loop, (self.listener,), self.server.admit, "readers")
+        self.acceptor.start()
         self.topics_made = 0
 
     def lookup(self, topic: str, partition: int) -> Shared:

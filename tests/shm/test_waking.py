@@ -51,7 +51,7 @@ class Reader:
         self.sock.connect(served.path)
         self.sock.setblocking(False)
         known = set(served.loop.callbacks)
-        served.loop.callbacks[served.listener.fileno()](1)
+        served.server.admit(served.listener.accept()[0])
         (self.fd,) = set(served.loop.callbacks) - known
         self.say(Hello())
         self.hear()
@@ -84,7 +84,7 @@ class Served:
         self.loop = HandLoop()
         self.shared = Shared(folder, *PLACE, b"t" * 16, LogConfig())
         self.is_there = True
-        self.server = DescriptorServer(self.listener, self.loop, self.lookup, ShmConfig())
+        self.server = DescriptorServer(self.loop, self.lookup, ShmConfig())
 
     def lookup(self, topic: str, partition: int) -> Shared:
         if not self.is_there:

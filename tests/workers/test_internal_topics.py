@@ -13,6 +13,8 @@ from kbroker.log import PartitionLog
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
 from kbroker.wire.messages import PartitionInfo, TopicInfo
 from kbroker.workers.internal_topics import InternalTopics
+from kbroker.workers.loop import Loop
+from kbroker.workers.parking import Parking
 
 NAME = TopicPartition(OFFSETS_TOPIC, 0)
 TOPIC_ID = b"i" * 16
@@ -22,8 +24,9 @@ class Waiter:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def look_again(self) -> None:
+    def look_again(self) -> int:
         self.told.append("look")
+        return 1
 
     def abandon(self, error: KbrokerError) -> None:
         self.told.append(type(error).__name__)
@@ -42,7 +45,9 @@ def log(tmp_path: Path) -> Iterator[PartitionLog]:
 
 def topics_with(known: dict[str, TopicInfo]) -> tuple[InternalTopics, dict[str, TopicInfo]]:
     internal: dict[str, TopicInfo] = {}
-    return InternalTopics(known, lambda topic_id: OFFSETS_TOPIC if topic_id == TOPIC_ID else None, internal), internal
+    parking = Parking(Loop())
+    name_of = {TOPIC_ID: OFFSETS_TOPIC}.get
+    return InternalTopics(known, name_of, internal, parking), internal
 
 
 def test_what_is_served_is_told(log: PartitionLog) -> None:

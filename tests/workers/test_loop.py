@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kbroker.workers.loop import READ, Loop
+from kbroker.workers.loop import READ, SWEPT_FROM, Loop
 
 
 class Clock:
@@ -102,3 +102,18 @@ def test_timers_come_due_under_steady_input(loop: Loop, clock: Clock) -> None:
     assert len(called) >= 4
     loop.remove(event)
     os.close(event)
+
+
+def test_cancelled_timers_do_not_pile_up(loop: Loop) -> None:
+    kept = [loop.call_later(1_000_000, lambda: None) for _ in range(10)]
+    for _ in range(100_000):
+        loop.call_later(1_000_000, lambda: None).cancel()
+    assert len(loop._timers.heap) <= 2 * SWEPT_FROM + len(kept)
+    done: list[int] = []
+    for number in range(3):
+        loop.call_later(0, lambda number=number: done.append(number))  # type: ignore[misc]
+    for timer in kept:
+        timer.cancel()
+        timer.cancel()
+    loop.turn()
+    assert done == [0, 1, 2]

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"github.com/IBM/sarama"
 )
 
 // seen is what a run has found, by name.
@@ -14,11 +16,12 @@ type seen map[string]any
 var libraries = map[string]func(server string) client{
 	"franz-go":          func(server string) client { return newFranz(server, false) },
 	"franz-go-consumer": func(server string) client { return newFranz(server, true) }, // groups of KIP-848
-	"sarama":            func(server string) client { return newSarama(server) },
+	"sarama":            func(server string) client { return newSarama(server, sarama.MaxVersion) },
+	"sarama-default":    func(server string) client { return newSarama(server, sarama.DefaultVersion) }, // asks no versions
 	"kafka-go":          func(server string) client { return newSegmentio(server) },
 }
 
-var runs = map[string]func(client, string) seen{"tour": tour, "copy": copied, "groups": groups, "steady": steady}
+var runs = map[string]func(client, string) seen{"tour": tour, "copy": copied, "groups": groups, "steady": steady, "large": large}
 
 func main() {
 	library := libraries[os.Args[1]](os.Args[3])

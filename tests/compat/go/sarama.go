@@ -9,15 +9,16 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// saramaClient is github.com/IBM/sarama, as of its newest protocol versions.
+// saramaClient is github.com/IBM/sarama, with the protocol versions of Kafka's `version`.
 type saramaClient struct {
-	client sarama.Client
-	admin  sarama.ClusterAdmin
+	client  sarama.Client
+	admin   sarama.ClusterAdmin
+	version sarama.KafkaVersion
 }
 
-func saramaConfig() *sarama.Config {
+func saramaConfig(version sarama.KafkaVersion) *sarama.Config {
 	config := sarama.NewConfig()
-	config.Version = sarama.MaxVersion
+	config.Version = version
 	config.Producer.Return.Successes = true
 	config.Producer.Partitioner = sarama.NewManualPartitioner
 	config.Consumer.Return.Errors = true
@@ -27,9 +28,9 @@ func saramaConfig() *sarama.Config {
 	return config
 }
 
-func newSarama(server string) *saramaClient {
-	client := got(sarama.NewClient([]string{server}, saramaConfig()))
-	return &saramaClient{client, got(sarama.NewClusterAdminFromClient(client))}
+func newSarama(server string, version sarama.KafkaVersion) *saramaClient {
+	client := got(sarama.NewClient([]string{server}, saramaConfig(version)))
+	return &saramaClient{client, got(sarama.NewClusterAdminFromClient(client)), version}
 }
 
 func (s *saramaClient) addresses() (found []string) {
@@ -109,7 +110,7 @@ func (s *saramaClient) producer(how writing) (producer, error) {
 		"none": sarama.CompressionNone, "gzip": sarama.CompressionGZIP, "snappy": sarama.CompressionSnappy,
 		"lz4": sarama.CompressionLZ4, "zstd": sarama.CompressionZSTD,
 	}
-	config := saramaConfig()
+	config := saramaConfig(s.version)
 	config.Producer.RequiredAcks = sarama.RequiredAcks(how.acks)
 	config.Producer.Compression = codecs[how.compression]
 	config.Producer.Idempotent = how.idempotent
@@ -204,7 +205,7 @@ type saramaMember struct {
 }
 
 func (s *saramaClient) join(group, topic string) (member, error) {
-	joined, err := sarama.NewConsumerGroup(s.addresses(), group, saramaConfig())
+	joined, err := sarama.NewConsumerGroup(s.addresses(), group, saramaConfig(s.version))
 	if err != nil {
 		return nil, err
 	}
