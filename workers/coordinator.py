@@ -23,6 +23,7 @@ from kbroker.catalog.rebuild import completed, topics_on_disk
 from kbroker.catalog.spare import SpareRoom
 from kbroker.catalog.sqlite import SqliteStore, open_store
 from kbroker.catalog.store import Change, MetadataStore, Versioned
+from kbroker.catalog.topics import AUTO_CREATED_MAX, CHANGES_MAX
 from kbroker.config import (
     TOPIC_SETTINGS,
     Config,
@@ -252,7 +253,7 @@ class Coordinator:
     def _metadata(self, asked: Asked, request: m.Metadata) -> None:
         missing = [name for name in request.topics or () if name not in self.catalog.topics]
         if missing and request.auto_create and self.config.server.auto_create_topics:
-            creations = [m.NewTopic(name) for name in dict.fromkeys(missing)]
+            creations = [m.NewTopic(name) for name in [*dict.fromkeys(missing)][:AUTO_CREATED_MAX]]
             self.create_all(
                 creations,
                 5_000,
@@ -284,6 +285,7 @@ class Coordinator:
         return info
 
     def _create_topics(self, asked: Asked, request: m.CreateTopics) -> None:
+        _check_changes(len(request.topics))
         if request.validate_only:
             results = [self._result_of(topic.name, partial(self.creation, topic)) for topic in request.topics]
             asked.answer(codec.encode_answer(m.TopicResults(results)))
@@ -317,6 +319,7 @@ class Coordinator:
         return self.catalog.create(topic.name, partitions, topic.settings, uuid.uuid4().bytes)
 
     def _delete_topics(self, asked: Asked, request: m.DeleteTopics) -> None:
+        _check_changes(len(request.names))
         self.change_each(
             request.names,
             [partial(self.catalog.delete, name) for name in request.names],
@@ -512,6 +515,12 @@ def _result(name: str, error: KbrokerError | None) -> m.TopicResult:
 
 def _setting_info(name: str, value: object, source: str, known: Known) -> m.SettingInfo:
     return m.SettingInfo(name, value_text(value), source, known.setting.doc, allowed(known))
+
+
+def _check_changes(count: int) -> None:
+    """Raises InvalidRequest for more topics than one request may change."""
+    if count > CHANGES_MAX:
+        raise InvalidRequest(f"one request may make or delete {CHANGES_MAX} topics at most, not {count}")
 
 
 def main(child: ChildContext) -> None:

@@ -9,13 +9,14 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kbroker.errors import RequestError, StorageError
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import FrameLimits, Request, RequestFramer
 from kbroker.log.slices import LogSlice
+from kbroker.workers.dear_time import DearTime, rest_ms
 from kbroker.workers.loop import ENDED, LEFT, READ, WRITE
 from kbroker.workers.request_memory import SMALL_RECEIVE_BYTES
 
@@ -115,7 +116,7 @@ class Connection:
     """Receives into the door's buffer, serves whole requests, writes what is ready; never blocks."""
 
     __slots__ = (
-        "_door", "_file_sent", "_framer", "_is_paused", "_memory", "_out", "_pending", "_socket",
+        "_door", "_file_sent", "_framer", "_holds", "_is_paused", "_memory", "_out", "_pending", "_socket",
         "active_ms", "address", "answer_bytes", "blocked_ms", "client_host", "has_left", "held_bytes", "held_ms",
         "host", "is_closed", "is_ready", "parked", "partial_ms",
     )  # fmt: skip
@@ -130,6 +131,7 @@ class Connection:
         self._file_sent = 0  # bytes of the part that comes first, while that is a stretch of a file
         self._is_paused = False
         self.has_left = False  # said, while it was not read from, that nothing follows what it has sent
+        self._holds = 0  # who wants no further request to be served yet
         self.address = address
         self.client_host = address.rpartition(":")[0].strip("[]")
         self.host = str(sock.getsockname()[0]).removeprefix("::ffff:")
@@ -230,7 +232,12 @@ class Connection:
         in_flight_max = door.limits.requests_in_flight_max
         try:
             while not self.is_closed:
-                if len(pending) >= in_flight_max or self.parked >= _PARKED_MAX or self.answer_bytes > _ANSWER_BYTES_MAX:
+                if (
+                    len(pending) >= in_flight_max
+                    or self.parked >= _PARKED_MAX
+                    or self.answer_bytes > _ANSWER_BYTES_MAX
+                    or self._holds
+                ):
                     door.served_all()
                     if self.has_left:
                         self._drop_waiting()
@@ -310,6 +317,30 @@ class Connection:
                 asked.parts = ()
         self._collect()
 
+    def hold(self) -> None:
+        """Serve no further request until `release`: the last one is still being done, in slices."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Serve on."""
+        self._holds -= 1
+        self._resume()
+
+    @property
+    def dear_time(self) -> DearTime:
+        """What requests that take long may take of the loop."""
+        return self._door.dear_time
+
+    def rest(self, took_ms: int) -> None:
+        """Serve no further request for a while, since the last one has taken so much of others' time."""
+        self._door.dear_time.spent(took_ms)
+        self.hold()
+        self.call_later(rest_ms(took_ms), self.release)
+
+    def call_later(self, delay_ms: int, callback: Callable[[], None]) -> None:
+        """On the loop that serves this connection."""
+        self._door.loop.call_later(delay_ms, callback)
+
     # --- out ---
 
     def take_answer(self, parts: Sequence[Part]) -> None:
@@ -357,7 +388,8 @@ class Connection:
 
     def _has_room(self) -> bool:
         return (
-            len(self._pending) < self._door.limits.requests_in_flight_max
+            not self._holds
+            and len(self._pending) < self._door.limits.requests_in_flight_max
             and self.parked < _PARKED_MAX
             and len(self._out) < _PARTS_MAX
             and self.answer_bytes <= _ANSWER_BYTES_MAX

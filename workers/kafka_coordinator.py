@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kbroker.catalog.topics import check_name
+from kbroker.catalog.topics import AUTO_CREATED_MAX, CHANGES_MAX, check_name
 from kbroker.errors import (
     CoordinatorNotAvailable,
     InvalidRequest,
     InvalidTopic,
     KbrokerError,
     RequestError,
+    ThrottlingQuotaExceeded,
     TopicAlreadyExists,
     UnknownTopicId,
     code_of,
@@ -51,6 +52,7 @@ from kbroker.workers.listeners import host_port
 from kbroker.workers.members import topic_info
 from kbroker.workers.offsets_log import OffsetsLog
 from kbroker.workers.parking import Parking
+from kbroker.workers.record_work import RecordWork
 from kbroker.workers.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ if TYPE_CHECKING:
     from kbroker.workers.coordinator import Coordinator
 
 AUTO_CREATE_TIMEOUT_MS = 5_000
+
+_TOO_MANY = Result(
+    ThrottlingQuotaExceeded.code, f"one request may change {CHANGES_MAX} topics or settings: ask for the others again"
+)
 
 
 class _Topics(Mapping[str, m.TopicInfo]):
@@ -100,7 +106,10 @@ class KafkaCoordinator:
         coordinator.groups.follow_log(self._lead)
         kafka = coordinator.config.kafka
         self._refusals = RefusalLog(coordinator.loop)
-        records = KafkaRecords(parking, coordinator.io, self._internal, self._cluster, kafka, self._refusals)
+        work = RecordWork(coordinator.loop)
+        records = KafkaRecords(
+            coordinator.loop, parking, coordinator.io, work, self._internal, self._cluster, kafka, self._refusals
+        )
         self._service = KafkaService(
             {
                 **records.serves,
@@ -121,6 +130,7 @@ class KafkaCoordinator:
                 ).serves,
             },
             by_hand={ApiKey.PRODUCE: self._produce, ApiKey.FETCH: records.fetch},
+            elements_max=kafka.request_elements_max,
         )
         child = coordinator.child
         sockets = kafka_sockets(child.listeners, COORDINATOR_NODE)
@@ -161,7 +171,7 @@ class KafkaCoordinator:
 
     def _metadata(self, call: Call) -> None:
         coordinator = self._coordinator
-        missing = metadata.missing(call.request, call.version, self._topics)
+        missing = metadata.missing(call.request, call.version, self._topics)[:AUTO_CREATED_MAX]
         if not missing or not coordinator.config.server.auto_create_topics:
             self._answer_metadata(call, illegal_names(call.request, self._topics))
             return
@@ -316,6 +326,7 @@ class KafkaCoordinator:
         done: Callable[[list[Result]], None],
     ) -> None:
         """Make the changes that can be made, each on its own; `done` gets a result for every name, in order."""
+        decisions = [*decisions[:CHANGES_MAX], *[_TOO_MANY] * len(decisions[CHANGES_MAX:])]
         results = [item if isinstance(item, Result) else Result() for item in decisions]
         open_ones = [(number, item) for number, item in enumerate(decisions) if not isinstance(item, Result)]
         if validate_only:
@@ -344,7 +355,7 @@ class KafkaCoordinator:
 
     def _produce(self, asked: Asked) -> None:
         head = asked.request
-        request = produce.read(head.version, head.body)
+        request = produce.read(head.version, head.body, self._coordinator.config.kafka.request_elements_max)
         if request.acks == 0:
             raise InvalidRequest("acks=0 for a partition that a worker leads, or an internal one")
         outcomes = [

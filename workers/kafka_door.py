@@ -16,6 +16,7 @@ from kbroker.kafka.framing import FrameLimits
 from kbroker.shm.buffers import Buffers
 from kbroker.workers.acceptor import Acceptor
 from kbroker.workers.complaints import Complaints
+from kbroker.workers.dear_time import DearTime
 from kbroker.workers.kafka_connection import Asked, Connection
 from kbroker.workers.listeners import host_port
 from kbroker.workers.loop import Loop
@@ -60,6 +61,7 @@ class KafkaDoor:
         self.memory = RequestMemory(loop, limits.buffered_bytes_max, limits.stall_max_ms)
         self.answer_bytes = 0
         """Of answers that are given and not sent, of all connections; not those in files."""
+        self.dear_time = DearTime(loop)
         self.complaints = Complaints(loop)
         self.ready: list[Connection] = []
         """Who was given an answer in this turn of the loop, in that order."""

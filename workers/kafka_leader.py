@@ -27,7 +27,9 @@ from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
+from kbroker.workers.dear_time import rest_ms
 from kbroker.workers.disk_room import answer_log_dirs, ask_disk_room
+from kbroker.workers.in_turns import SLICE
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_connection import Asked, answer_each
 from kbroker.workers.kafka_deletion import DeletionInProgress
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from kbroker.workers.worker import Worker
 
 AckDone = Callable[[KbrokerError | None], None]
+PARTITIONS_PER_MS = 400
+"""A Produce for many partitions takes a millisecond for so many where it is read and answered, and is not in slices."""
 _UNKNOWN = produce.failed(-1, "")
 _NO_BATCHES = memoryview(b"")
 _MENDED_BY_RETRIES = frozenset(
@@ -85,7 +89,14 @@ class KafkaLeader:
         worker.table.on_change = lambda topic: self._answers.forget((topic,))
         self._refusals = RefusalLog(worker.loop)
         records = KafkaRecords(
-            worker.parking, worker.io, worker.table, self._cluster, worker.config.kafka, self._refusals
+            worker.loop,
+            worker.parking,
+            worker.io,
+            worker.record_work,
+            worker.table,
+            self._cluster,
+            worker.config.kafka,
+            self._refusals,
         )
         self.service = KafkaService(
             {
@@ -98,6 +109,7 @@ class KafkaLeader:
             },
             self._forwarding.forward,
             by_hand={ApiKey.FETCH: records.fetch},
+            elements_max=worker.config.kafka.request_elements_max,
         )
         api = BY_KEY[ApiKey.PRODUCE]
         versions = iter(range(api.min_version, api.max_version + 1))
@@ -159,7 +171,8 @@ class KafkaLeader:
                 gathered.batches.append(batches)
                 return
         self._append_gathered()
-        self._produce_each(asked, produce.read(request.version, request.body))
+        elements_max = self._worker.config.kafka.request_elements_max
+        self._produce_each(asked, produce.read(request.version, request.body, elements_max))
 
     def _begin_gathering(self, target: produce.Target) -> _Gathered | None:
         """Where usual requests wait until all that one receive has brought can be appended by one write. None: these
@@ -186,10 +199,27 @@ class KafkaLeader:
                 raise
             progress.refuse_all(error)
             return
-        for number, item in enumerate(request.wanted):
+        if len(request.wanted) <= SLICE:
+            self._produce_slice(asked, progress, 0)
+            return
+        # Its connection's next request waits, so that each partition's batches stay in their order.
+        request.keep()
+        connection = asked.connection
+        connection.hold()
+        delay_ms = connection.dear_time.wait_ms
+        connection.dear_time.spent(len(request.wanted) // PARTITIONS_PER_MS)
+        connection.call_later(delay_ms, partial(self._produce_slice, asked, progress, 0))
+
+    def _produce_slice(self, asked: Asked, progress: _ProduceInProgress, start: int) -> None:
+        """Append for some partitions of a request, and for the others in the loop's next turns."""
+        wanted, version = progress.request.wanted, asked.request.version
+        count = len(wanted)
+        end = min(count, start + SLICE)
+        for number in range(start, end):
+            item = wanted[number]
             try:
                 partition = self._find(item.topic, item.topic_id, item.partition)
-                produce.check_payload(item.batches, asked.request.version)
+                produce.check_payload(item.batches, version)
                 if partition.is_rewritten:
                     then = partial(self._rewritten, partition, progress, number)
                     self._worker.rewriting.rewrite(partition, item.batches, then)
@@ -197,7 +227,13 @@ class KafkaLeader:
                 self._append(partition, item.batches, progress, number)
             except (RequestError, StorageError) as error:
                 progress.settle(number, produce.refused(error))
+        loop = self._worker.loop
+        if end < count:
+            loop.call_soon(partial(self._produce_slice, asked, progress, end))
+            return
         progress.strip()
+        if count > SLICE:
+            loop.call_later(rest_ms(count // PARTITIONS_PER_MS), asked.connection.release)
 
     def _append_gathered(self) -> None:
         """Append and answer what was gathered. Before its bytes are overwritten, or anything else is served: nobody can
@@ -226,6 +262,7 @@ class KafkaLeader:
 
     def _append_alone(self, partition: Partition, target: produce.Target, asked: Asked, batches: memoryview) -> None:
         try:
+            produce.check_one_batch(batches)
             result = self._worker.append(partition, batches, target.acks)
         except (RequestError, StorageError) as error:
             self._refuse(asked, target, error)

@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 from kbroker.config import KafkaConfig
-from kbroker.errors import RequestError, StorageError, code_of
+from kbroker.errors import KbrokerError, RequestError, StorageError, code_of
 from kbroker.kafka import describe_producers, fetch_request, list_offsets, offset_for_leader_epoch
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.fetch_sessions import FetchSessions
+from kbroker.log.log import PartitionLog
+from kbroker.workers.in_turns import InTurns
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_connection import Asked
 from kbroker.workers.kafka_fetching import FetchSource, KafkaFetch, Leads, check_epoch
 from kbroker.workers.kafka_service import Call, Serve
+from kbroker.workers.loop import Loop
+from kbroker.workers.offset_lookup import OffsetLookup, Place
 from kbroker.workers.parking import Parking
+from kbroker.workers.record_work import RecordWork
 from kbroker.workers.refusal_log import RefusalLog
 
 
@@ -29,15 +35,20 @@ class KafkaRecords:
 
     def __init__(
         self,
+        loop: Loop,
         parking: Parking,
         io: IoThreads,
+        work: RecordWork,
         leads: Leads,
         cluster: Callable[[str], Cluster],
         config: KafkaConfig,
         refusals: RefusalLog,
     ) -> None:
+        self._loop = loop
+        self._work = work
         self._leads = leads
         self._refusals = refusals
+        self._elements_max = config.request_elements_max
         sessions = FetchSessions(config.fetch_sessions_max, _session_id)
         self._source = FetchSource(parking, io, leads, sessions, cluster, config.fetch_bytes_max)
         self.serves: dict[int, Serve] = {
@@ -49,35 +60,44 @@ class KafkaRecords:
     def fetch(self, asked: Asked) -> None:
         """Serve a Fetch, whose body is read by hand. Raises MalformedRequest."""
         head = asked.request
-        KafkaFetch(self._source, asked, fetch_request.read(head.version, head.body)).start()
+        KafkaFetch(self._source, asked, fetch_request.read(head.version, head.body, self._elements_max)).start()
 
     def _list_offsets(self, call: Call) -> None:
-        answer = list_offsets.answer(call.request, call.version, self._find_offset)
-        for what, why in list_offsets.refusals(call.request, call.version, answer):
-            self._refusals.say(call.caller, what, why, kind=why)
-        call.answer(answer)
+        def done(results: list[list_offsets.Found]) -> None:
+            answer = list_offsets.answer(call.request, results)
+            for what, why in list_offsets.refusals(call.request, call.version, answer):
+                self._refusals.say(call.caller, what, why, kind=why)
+            call.answer(answer)
 
-    def _find_offset(self, query: list_offsets.Query) -> list_offsets.Found:
+        InTurns(self._loop, list_offsets.questions(call.request, call.version), self._find_offset, done).start()
+
+    def _find_offset(
+        self, query: list_offsets.Query | list_offsets.Found, settle: Callable[[list_offsets.Found], None]
+    ) -> None:
+        if isinstance(query, list_offsets.Found):
+            settle(query)
+            return
         timestamp_ms = query.timestamp_ms
         try:
             log = self._leads.get(query.topic, query.partition).log
             check_epoch(log, query.current_leader_epoch)
-            end = log.last_stable_offset if query.read_committed else log.high_watermark
-            if timestamp_ms in (list_offsets.EARLIEST, list_offsets.EARLIEST_LOCAL):
-                offset = log.log_start_offset
-                return list_offsets.Found(0, offset, -1, log.epochs.at(offset))
-            if timestamp_ms == list_offsets.LATEST:
-                return list_offsets.Found(0, end, -1, log.leader_epoch)
-            if timestamp_ms in (list_offsets.LATEST_TIERED, list_offsets.EARLIEST_PENDING_UPLOAD):
-                return list_offsets.Found()
-            if timestamp_ms == list_offsets.MAX_TIMESTAMP:
-                timestamp_ms = max(segment.max_timestamp for segment in log.segments)
-            place = log.offset_for_timestamp(timestamp_ms) if timestamp_ms >= 0 else None
         except (RequestError, StorageError) as error:
-            return list_offsets.Found(code_of(error))
-        if place is None or place[0] >= end:
-            return list_offsets.Found()
-        return list_offsets.Found(0, place[0], place[1], log.epochs.at(place[0]))
+            settle(list_offsets.Found(code_of(error)))
+            return
+
+        end = log.last_stable_offset if query.read_committed else log.high_watermark
+        looked_for = timestamp_ms
+        if timestamp_ms == list_offsets.MAX_TIMESTAMP:
+            looked_for = max(segment.max_timestamp for segment in log.segments)
+        if timestamp_ms in (list_offsets.EARLIEST, list_offsets.EARLIEST_LOCAL):
+            offset = log.log_start_offset
+            settle(list_offsets.Found(0, offset, -1, log.epochs.at(offset)))
+        elif timestamp_ms == list_offsets.LATEST:
+            settle(list_offsets.Found(0, end, -1, log.leader_epoch))
+        elif looked_for < 0:  # lies elsewhere, where nothing does; or there is no timestamp at all
+            settle(list_offsets.Found())
+        else:
+            OffsetLookup(self._work, log, looked_for, partial(_found_place, log, end, settle)).start()
 
     def _offset_for_leader_epoch(self, call: Call) -> None:
         call.answer(offset_for_leader_epoch.answer(call.request, self._find_epoch_end))
@@ -104,3 +124,18 @@ class KafkaRecords:
             sequence, timestamp_ms = (last.last_sequence, last.timestamp) if last else (-1, -1)
             found.append(describe_producers.ActiveProducer(producer_id, producer.epoch, sequence, timestamp_ms))
         return describe_producers.Known(found)
+
+
+def _found_place(
+    log: PartitionLog,
+    end: int,
+    settle: Callable[[list_offsets.Found], None],
+    place: Place | None,
+    error: KbrokerError | None,
+) -> None:
+    if error is not None:
+        settle(list_offsets.Found(code_of(error)))
+    elif place is None or place[0] >= end:
+        settle(list_offsets.Found())
+    else:
+        settle(list_offsets.Found(0, place[0], place[1], log.epochs.at(place[0])))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from kbroker.errors import UnsupportedVersion
 from kbroker.kafka import acls, api_versions, codec, credentials, listings, quotas, replicas
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.caller import KAFKA, NOBODY, Caller
+from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX
 from kbroker.workers.kafka_connection import Asked, Part
 
 SERVED = frozenset(
@@ -59,6 +62,11 @@ SERVED = frozenset(
 )
 """What every node answers, by itself or through the coordinator. Requests about groups are refused by workers."""
 
+
+DEAR_MS: Final = 3
+"""Who held the loop for so long by one request is served on only after a rest."""
+LATER_BYTES_PER_MS: Final = 4 << 10
+"""What is still to be done of a request that has no answer yet, at a guess: here in slices, or by the coordinator."""
 
 Send = Callable[[Sequence[Part]], None]
 GiveUp = Callable[[str], None]
@@ -131,7 +139,7 @@ Serve = Callable[[Call], None]
 
 class KafkaService:
     """Which API is answered by what. `by_hand` gets requests as they came, body not decoded; `otherwise` the requests
-    of all APIs that are in neither."""
+    of all APIs that are in neither. `elements_max` bounds what one request may list."""
 
     def __init__(
         self,
@@ -139,7 +147,9 @@ class KafkaService:
         otherwise: Serve | None = None,
         *,
         by_hand: Mapping[int, Callable[[Asked], None]],
+        elements_max: int,
     ) -> None:
+        self._elements_max = elements_max
         self._serves = {**_EVERYWHERE, **serves}
         self._otherwise = otherwise
         self._by_hand = dict(by_hand)
@@ -148,12 +158,54 @@ class KafkaService:
         """Serve a connection's request. Raises RequestError when its bytes are at fault."""
         request, connection = asked.request, asked.connection
         by_hand = self._by_hand.get(request.api_key)
-        if by_hand is not None:
+        if len(request.body) >= LARGE_BYTES:
+            if connection.dear_time.wait_ms:
+                self._serve_later(asked)
+                return
+        elif by_hand is not None:
             by_hand(asked)
             return
-        call = Call(request, connection.host, asked.answer, connection.close, connection.address)
-        asked.waits = call
-        self.serve_call(call)
+        is_elsewhere = request.api_key not in self._serves and by_hand is None
+        if request.supported and not is_elsewhere:
+            # Made on first use, which is not the client's fault.
+            codec.request_reader(request.api_key, request.version)
+            codec.response_writer(request.api_key, request.version)
+        # By the time that it computed: what it waited for is not its doing.
+        began_ns = time.thread_time_ns()
+        if by_hand is not None:
+            by_hand(asked)
+        else:
+            call = Call(request, connection.host, asked.answer, connection.close, connection.address)
+            asked.waits = call
+            self.serve_call(call)
+        took_ms = (time.thread_time_ns() - began_ns) // 1_000_000
+        if by_hand is None and asked.parts is None:
+            took_ms += len(request.body) // LATER_BYTES_PER_MS
+        if took_ms >= DEAR_MS:
+            connection.rest(took_ms)
+
+    def _serve_later(self, asked: Asked) -> None:
+        """Serve a large request when it is its turn; its connection's next ones wait for it."""
+        request, connection = asked.request, asked.connection
+        dear_time, size_bytes = connection.dear_time, len(request.body)
+        if dear_time.waiting_bytes + size_bytes > WAITING_BYTES_MAX:
+            connection.close(f"{dear_time.waiting_bytes} bytes of large requests wait already")
+            return
+        dear_time.waiting_bytes += size_bytes
+        asked.request = kept = replace(request, body=memoryview(bytes(request.body)))
+        connection.hold()
+
+        def serve() -> None:
+            dear_time.waiting_bytes -= size_bytes
+            if asked.parts is None and not connection.is_closed:  # its client is still there
+                try:
+                    self.serve(asked)
+                except Exception as error:
+                    asked.fail(error)
+            kept.body = memoryview(b"")
+            connection.release()
+
+        connection.call_later(dear_time.wait_ms, serve)
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""
@@ -168,7 +220,7 @@ class KafkaService:
             call.version = 0
             call.answer(api_versions.answer(SERVED, is_too_new=True))
             return
-        call.request = codec.read_request(call.api_key, call.version, call.head.body)
+        call.request = codec.read_request(call.api_key, call.version, call.head.body, self._elements_max)
         serve(call)
 
 

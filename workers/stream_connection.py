@@ -17,6 +17,9 @@ from kbroker.wire.stream import MessageFramer, MessageLimits, head
 from kbroker.workers.loop import HANGUP, READ, WRITE, Loop
 
 BUFFER_BYTES: Final = 256 << 10
+RECEIVE_BYTES_MIN: Final = 16 << 10
+TURN_MS_MAX: Final = 2
+"""Whose requests take longer in a turn of the loop is received less of in the next, down to the least."""
 KEPT_MESSAGE_BYTES: Final = 17 << 16
 """Room for a message of the usual greatest size, a batch of 1 MiB and its head."""
 KEPT_MESSAGES: Final = 4
@@ -72,7 +75,7 @@ class StreamConnection:
     """
 
     __slots__ = (
-        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_out", "_socket", "_streams",
+        "_framer", "_half_received", "_is_in_unsent", "_is_peer", "_out", "_receive_bytes", "_socket", "_streams",
         "blocked_ms", "is_closed", "on_end", "on_message", "partial_ms", "queued_bytes",
     )  # fmt: skip
 
@@ -97,6 +100,7 @@ class StreamConnection:
         self._out: deque[bytes | bytearray | memoryview] = deque()
         self._is_in_unsent = False
         self._half_received = 0
+        self._receive_bytes = BUFFER_BYTES  # in one turn; less while what comes takes long to serve
         self.queued_bytes = 0
         """What the kernel has not taken yet."""
         self.is_closed = False
@@ -172,7 +176,7 @@ class StreamConnection:
                 self.close()
             return
         framer = self._framer
-        buffer = self._streams.buffer
+        buffer = self._streams.buffer[: self._receive_bytes]
         room = framer.room() if self._half_received else None
         try:
             count = self._socket.recv_into(buffer if room is None else room)
@@ -188,6 +192,8 @@ class StreamConnection:
             framer.receive(buffer[:count])
         else:
             framer.filled(count)
+        now_ms = self._streams.loop.now_ms
+        began_ms = now_ms()
         try:
             while (frames := framer.next_message()) is not None:
                 self.on_message(frames)
@@ -196,6 +202,10 @@ class StreamConnection:
         except RequestError as error:
             self.refuse(error)
             return
+        if now_ms() - began_ms > TURN_MS_MAX:
+            self._receive_bytes = max(RECEIVE_BYTES_MIN, self._receive_bytes // 2)
+        elif self._receive_bytes < BUFFER_BYTES:
+            self._receive_bytes *= 2
         if framer.buffered_bytes or self._half_received:
             self._note_half_received(framer.buffered_bytes)
             if room is None and count == len(buffer) and not self.is_closed:

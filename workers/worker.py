@@ -23,6 +23,7 @@ from kbroker.errors import (
     PolicyViolation,
     RequestError,
     StorageError,
+    ThrottlingQuotaExceeded,
     UnknownTopicId,
     code_of,
 )
@@ -43,6 +44,7 @@ from kbroker.workers.caller import Caller
 from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
+from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX, DearTime
 from kbroker.workers.disk_probe import DiskProbes
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
@@ -50,13 +52,16 @@ from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
+from kbroker.workers.in_turns import SLICE, InTurns
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_leader import KafkaLeader
 from kbroker.workers.local_door import LocalClient, LocalDoor
 from kbroker.workers.loop import Loop
+from kbroker.workers.offset_lookup import OffsetLookup, Place
 from kbroker.workers.outages import outage_facts
 from kbroker.workers.parking import Parking
 from kbroker.workers.partition import AckWaiter, Asker, Partition
+from kbroker.workers.record_work import RecordWork
 from kbroker.workers.rewriting import Rewriting
 from kbroker.workers.scrubbing import Scrub
 from kbroker.workers.stream_connection import Streams
@@ -65,6 +70,8 @@ from kbroker.workers.table import PartitionTable
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_MS = 1000
+QUESTIONS_PER_MS = 100
+"""A look-up of many offsets takes the loop a millisecond for so many, in all its slices."""
 RETENTION_DELAY_MS = 30_000
 """After a start nothing is taken out for this long, as in Kafka: whoever writes old records can still read them."""
 
@@ -101,7 +108,9 @@ class Worker:
         self.scrub = Scrub(
             self.loop, self.table.serving, lambda: self.config.log.scrub_bytes_per_second, self._found_damage
         )
-        self.rewriting = Rewriting(self.io, self.now_ms, self._is_served)
+        self.record_work = RecordWork(self.loop)
+        self.dear_time = DearTime(self.loop)
+        self.rewriting = Rewriting(self.record_work, self.now_ms, self._is_served)
         first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
         self._next_retention_ms = self.loop.now_ms() + first_ms
 
@@ -215,6 +224,24 @@ class Worker:
     # --- requests ---
 
     def _serve(self, asked: Asked) -> None:
+        if len(asked.header) < LARGE_BYTES:
+            self._serve_now(asked)
+        elif not self.dear_time.wait_ms:
+            began_ns = time.thread_time_ns()
+            self._serve_now(asked)
+            self.dear_time.spent((time.thread_time_ns() - began_ns) // 1_000_000)
+        elif asked.payload or self.dear_time.waiting_bytes + len(asked.header) > WAITING_BYTES_MAX:
+            asked.refuse(ThrottlingQuotaExceeded("too many large requests wait already; try again"))
+        else:
+            self.dear_time.waiting_bytes += len(asked.header)
+            self.loop.call_later(self.dear_time.wait_ms, partial(self._serve_later, asked))
+
+    def _serve_later(self, asked: Asked) -> None:
+        """A large request has waited for its turn."""
+        self.dear_time.waiting_bytes -= len(asked.header)
+        self._serve(asked)
+
+    def _serve_now(self, asked: Asked) -> None:
         try:
             repeated = self._repeated.get(asked.header)
             if repeated is not None:
@@ -385,10 +412,23 @@ class Worker:
         FetchInProgress(self, asked, request).start()
 
     def _list_offsets(self, asked: Asked, request: m.ListOffsets) -> None:
-        asked.answer(codec.encode_answer(m.OffsetsAnswer([self._find(query) for query in request.partitions])))
+        def done(found: list[m.OffsetFound]) -> None:
+            asked.answer(codec.encode_answer(m.OffsetsAnswer(found)))
+            if len(found) > SLICE:
+                self.dear_time.spent(len(found) // QUESTIONS_PER_MS)
 
-    def _find(self, query: m.OffsetQuery) -> m.OffsetFound:
+        InTurns(self.loop, request.partitions, self._find, done).start()
+
+    def _find(self, query: m.OffsetQuery, settle: Callable[[m.OffsetFound], None]) -> None:
         found = m.OffsetFound(query.topic, query.partition)
+
+        def looked(place: Place | None, error: KbrokerError | None) -> None:
+            if error is not None:
+                found.error, found.message = code_of(error), str(error)
+            elif place is not None:
+                found.offset, found.timestamp_ms = place
+            settle(found)
+
         try:
             partition_log = self.table.get(query.topic, query.partition).log
             found.leader_epoch = partition_log.leader_epoch
@@ -399,12 +439,11 @@ class Worker:
             elif query.timestamp_ms < 0:
                 raise InvalidRequest(f"timestamp {query.timestamp_ms} means nothing; -2 earliest, -1 latest, or ≥ 0")
             else:
-                place = partition_log.offset_for_timestamp(query.timestamp_ms)
-                if place is not None and place[0] < partition_log.high_watermark:
-                    found.offset, found.timestamp_ms = place
+                OffsetLookup(self.record_work, partition_log, query.timestamp_ms, looked).start()
+                return
         except (RequestError, StorageError) as error:
             found.error, found.message = code_of(error), str(error)
-        return found
+        settle(found)
 
     # --- the end of a turn ---
 

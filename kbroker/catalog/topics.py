@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from kbroker.errors import InvalidTopic
 
 NAME_MAX = 249
+AUTO_CREATED_MAX = 100
+"""Topics that one Metadata request makes; who asks again for the others gets the next so many."""
+CHANGES_MAX = 1000
+"""Topics and settings that one request makes, deletes or alters. Kafka clients are refused the others as above a quota
+(KIP-599), and Java's admin asks for them again by itself."""
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]+\Z")
 
 

@@ -50,6 +50,12 @@ class KafkaConfig:
         "kafka.request.max.bytes", 4 << 20, "The largest request of a Kafka client other than Produce.",
         unit="bytes", least=1024, most=INT32_MAX,
     )  # fmt: skip
+    request_elements_max: int = setting(
+        "kafka.request.elements.max", 200_000,
+        "The most topics, partitions, groups and whatever else a Kafka client's request lists, all together; a client "
+        "that sends more is hung up on.",
+        least=1000, most=1_000_000,
+    )  # fmt: skip
     buffered_bytes_max: int = setting(
         "queued.max.request.bytes", 512 << 20,
         "Half-received requests of all Kafka connections of one process; above it who needs more memory is not read "

@@ -48,6 +48,23 @@ class LogConfig:
         "message.max.bytes", 1_048_588, "The largest record batch that is accepted, header included.",
         unit="bytes", least=0, most=INT32_MAX, topic="max.message.bytes", reloadable=True,
     )  # fmt: skip
+    produce_batches_max: int = setting(
+        "produce.batches.max", 256,
+        "The most record batches in one produce request of a native client; a Kafka client's has one per partition.",
+        least=1, most=1_000_000, reloadable=True,
+    )  # fmt: skip
+    record_validation: str = setting(
+        "record.validation", "header",
+        "`header`: of a batch the header, size and first record are checked. `records`: it is decompressed, and every "
+        "record in it is checked, beside the loop.",
+        choices=("header", "records"), topic="record.validation", reloadable=True,
+    )  # fmt: skip
+    decompressed_bytes_max: int = setting(
+        "record.decompressed.bytes.max", 64 << 20,
+        "What the broker decompresses at most of one request's records, where it looks inside: look-ups by time, "
+        "compression.type, cleanup.policy=compact, record.validation=records.",
+        unit="bytes", least=1 << 20, most=INT32_MAX, reloadable=True,
+    )  # fmt: skip
     flush_interval_ms: int = setting(
         "log.flush.interval.ms", 1000, "What acks=1 wrote is on the disk after this at the latest.",
         unit="ms", least=0, most=INT64_MAX, topic="flush.ms", reloadable=True,

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.fetch import FLEXIBLE, SESSIONS, TOPIC_IDS
+from kbroker.kafka.reader import ELEMENTS_MAX
 from kbroker.kafka.schema import NO_UUID
 
 _LOG_START: Final = 5
@@ -85,7 +86,7 @@ class FetchRequest(NamedTuple):
     forgotten: list[Forgotten]
 
 
-def read(version: int, body: memoryview) -> FetchRequest:
+def read(version: int, body: memoryview, elements_max: int = ELEMENTS_MAX) -> FetchRequest:
     """The request in a frame's body, read by hand. Raises MalformedRequest.
 
     Whatever is not as clients usually send it goes to the compiled reader, which knows all and says what is wrong.
@@ -93,12 +94,12 @@ def read(version: int, body: memoryview) -> FetchRequest:
     try:
         return _read_flexible(version, body) if version >= FLEXIBLE else _read_old(version, body)
     except (IndexError, StructError, UnicodeDecodeError, _Unusual):
-        return read_plainly(version, body)
+        return read_plainly(version, body, elements_max)
 
 
-def read_plainly(version: int, body: memoryview) -> FetchRequest:
+def read_plainly(version: int, body: memoryview, elements_max: int = ELEMENTS_MAX) -> FetchRequest:
     """As `read`, by the compiled reader."""
-    return of_message(codec.read_request(ApiKey.FETCH, version, body))
+    return of_message(codec.read_request(ApiKey.FETCH, version, body, elements_max))
 
 
 def of_message(message: Any) -> FetchRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from kbroker.errors import InvalidRequest, UnsupportedVersion
@@ -51,21 +51,28 @@ class Found(NamedTuple):
     leader_epoch: int = -1
 
 
-Find = Callable[[Query], Found]
-
-
-def answer(request: Any, version: int, find: Find) -> Any:
-    """The answer, each partition looked up by `find`."""
-    types = codec.response_types(ApiKey.LIST_OFFSETS)
+def questions(request: Any, version: int) -> list[Query | Found]:
+    """What is asked of each partition, in the request's order; what cannot be asked so is answered already."""
     often = Counter((topic.name, item.partition_index) for topic in request.topics for item in topic.partitions)
     committed = request.isolation_level == _READ_COMMITTED
+    found: list[Query | Found] = []
+    for topic in request.topics:
+        for item in topic.partitions:
+            query = Query(topic.name, item.partition_index, item.current_leader_epoch, item.timestamp, committed)
+            code = _fault(request, version, query, often[query.topic, query.partition])
+            found.append(Found(code) if code else query)
+    return found
+
+
+def answer(request: Any, results: Iterable[Found]) -> Any:
+    """The answer, with a result for each question."""
+    types = codec.response_types(ApiKey.LIST_OFFSETS)
+    following = iter(results)
     topics = []
     for topic in request.topics:
         partitions = []
         for item in topic.partitions:
-            query = Query(topic.name, item.partition_index, item.current_leader_epoch, item.timestamp, committed)
-            code = _fault(request, version, query, often[query.topic, query.partition])
-            found = Found(code) if code else find(query)
+            found = next(following)
             partition = types.ListOffsetsPartitionResponse(
                 partition_index=item.partition_index,
                 error_code=found.error_code,

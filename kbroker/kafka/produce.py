@@ -21,9 +21,9 @@ from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster, Leader
 from kbroker.kafka.fetch import unsigned_varint
-from kbroker.kafka.reader import Refused, read_varint
+from kbroker.kafka.reader import ELEMENTS_MAX, Refused, read_varint
 from kbroker.kafka.schema import NO_UUID
-from kbroker.records.batch import HEADER_BYTES, read_header
+from kbroker.records.batch import HEADER_BYTES, LENGTH_END, LENGTH_POSITION, read_header
 from kbroker.records.compression import ZSTD
 
 TOPIC_IDS = 13
@@ -100,6 +100,10 @@ class ProduceRequest(NamedTuple):
         if self.transactional_id is not None:
             raise InvalidRequest("transactions are not supported yet")
 
+    def keep(self) -> None:
+        """Have the records last for longer than the frame, by a copy of them."""
+        self.wanted[:] = [item._replace(batches=memoryview(bytearray(item.batches))) for item in self.wanted]
+
     def strip(self) -> None:
         """Keep no record: they lie in a frame that is used again."""
         self.wanted[:] = [item._replace(batches=_NOTHING) for item in self.wanted]
@@ -117,7 +121,7 @@ class Outcome(NamedTuple):
     """The records at fault by their number in the batch, with what is wrong."""
 
 
-def read(version: int, body: memoryview) -> ProduceRequest:
+def read(version: int, body: memoryview, elements_max: int = ELEMENTS_MAX) -> ProduceRequest:
     """The request in a frame's body, read by hand. Raises MalformedRequest.
 
     Whatever is not as clients usually send it goes to the compiled reader, which knows all and says what is wrong.
@@ -125,12 +129,12 @@ def read(version: int, body: memoryview) -> ProduceRequest:
     try:
         return _read_old(body) if version < FLEXIBLE else _read_flexible(version, body)
     except (IndexError, StructError, UnicodeDecodeError, Refused, _Unusual):
-        return read_plainly(version, body)
+        return read_plainly(version, body, elements_max)
 
 
-def read_plainly(version: int, body: memoryview) -> ProduceRequest:
+def read_plainly(version: int, body: memoryview, elements_max: int = ELEMENTS_MAX) -> ProduceRequest:
     """As `read`, by the compiled reader."""
-    request = codec.read_request(ApiKey.PRODUCE, version, body)
+    request = codec.read_request(ApiKey.PRODUCE, version, body, elements_max)
     return ProduceRequest(
         request.transactional_id,
         request.acks,
@@ -313,11 +317,23 @@ def refused(error: KbrokerError) -> Outcome:
 
 
 def check_payload(batches: memoryview, version: int) -> None:
-    """Raises InvalidRecord when there is no batch at all, UnsupportedCompressionType for zstd in an old request."""
+    """Raises InvalidRecord unless there is exactly one batch, UnsupportedCompressionType for zstd in an old request."""
     if not batches:
         raise InvalidRecord("a Produce request without records")
+    check_one_batch(batches)
     if version < _ZSTD and len(batches) >= HEADER_BYTES and read_header(batches).codec == ZSTD:
         raise UnsupportedCompressionType(f"zstd in Produce version {version}: it may be used from version {_ZSTD} on")
+
+
+def check_one_batch(batches: memoryview) -> None:
+    """Raises InvalidRecord, as Kafka does, when another batch stands behind the first one."""
+    if len(batches) > HEADER_BYTES:
+        size_bytes = LENGTH_END + _INDEX(batches, LENGTH_POSITION)[0]
+        if HEADER_BYTES <= size_bytes <= len(batches) - HEADER_BYTES:
+            raise InvalidRecord(
+                "a Produce request may have exactly one record batch for each partition, and behind the first one, of "
+                f"{size_bytes} bytes, stand {len(batches) - size_bytes} more"
+            )
 
 
 def encode_success(version: int, correlation_id: int, request: ProduceRequest, outcomes: list[Outcome]) -> bytes:

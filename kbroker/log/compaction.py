@@ -27,14 +27,22 @@ from typing import TYPE_CHECKING
 
 from crc32c import crc32c
 
-from kbroker.errors import CorruptMessage, StorageError
+from kbroker.errors import CorruptMessage, MessageTooLarge, StorageError
 from kbroker.log import names, retention
 from kbroker.log.index import RELATIVE_OFFSET_MAX
 from kbroker.log.segment import Segment
 from kbroker.log.storage import File
 from kbroker.log.write_back import STEP_BYTES
-from kbroker.records.batch import CONTROL, HEADER_BYTES, LOG_APPEND_TIME, TRANSACTIONAL, Header, read_header
-from kbroker.records.codec import RecordTuple, decode_list, iter_batches, rewritten_batch
+from kbroker.records.batch import (
+    CONTROL,
+    EXPANDED_BYTES_MAX,
+    HEADER_BYTES,
+    LOG_APPEND_TIME,
+    TRANSACTIONAL,
+    Header,
+    read_header,
+)
+from kbroker.records.codec import RecordTuple, decode_slices, iter_batches, rewritten_batch
 
 if TYPE_CHECKING:
     from kbroker.log.log import PartitionLog
@@ -199,7 +207,7 @@ class Compaction:
             for group in self._groups():
                 self._clean(group, latest, pause)
             self._write_checkpoint()
-        except (OSError, CorruptMessage) as error:
+        except (OSError, CorruptMessage, MessageTooLarge) as error:
             raise StorageError(f"{self._partition}: cannot be compacted: {error}") from error
 
     def _latest(self, pause: Callable[[], None]) -> dict[bytes, int]:
@@ -212,7 +220,7 @@ class Compaction:
                 if len(latest) >= self._rules.keys_max:
                     return latest
                 if header.next_offset > self._cleanings.first_dirty_offset and not _is_transactional(header):
-                    for record in decode_list(batch):
+                    for record in _records(batch, pause):
                         if record[3] is not None:
                             latest[_digest(record[3])] = record[0]
                 self.clean_until = header.next_offset
@@ -249,7 +257,7 @@ class Compaction:
                 if _is_transactional(header):
                     copy.whole(header, batch)
                     continue
-                records = decode_list(batch)
+                records = _records(batch, pause)
                 kept = [record for record in records if _stays(record, latest, tombstones_until)]
                 has_dropped = has_dropped or len(kept) < len(records)
                 if header.producer_id >= 0:
@@ -433,6 +441,16 @@ def _stays(record: RecordTuple, latest: dict[bytes, int], tombstones_until: int)
     if latest.get(_digest(key), -1) > offset:
         return False
     return record[4] is not None or offset >= tombstones_until
+
+
+def _records(batch: memoryview, pause: Callable[[], None]) -> list[RecordTuple]:
+    """A batch's records; others have a turn between some hundred of them. Raises CorruptMessage, MessageTooLarge."""
+    records: list[RecordTuple] = []
+    for some in decode_slices(batch, max_bytes=EXPANDED_BYTES_MAX):
+        if records:
+            pause()
+        records += some
+    return records
 
 
 def _digest(key: bytes) -> bytes:

@@ -242,7 +242,12 @@ class PartitionLog:
         view = memoryview(batches)
         if view.readonly:
             view = memoryview(bytearray(view))
-        found = check_batches(view, config.message_max_bytes)
+        found = check_batches(
+            view,
+            config.message_max_bytes,
+            batches_max=config.produce_batches_max,
+            expanded_bytes_max=config.decompressed_bytes_max,
+        )
         waits = sync and config.flush_acks_all == "fdatasync"
         written = view
         repeated: list[int] = []
@@ -280,9 +285,9 @@ class PartitionLog:
         next_offset = self.next_offset
         try:
             for view in requests:
-                of_request = check_batches(view, config.message_max_bytes)
-                if len(of_request) > 1:
-                    return None
+                of_request = check_batches(
+                    view, config.message_max_bytes, batches_max=1, expanded_bytes_max=config.decompressed_bytes_max
+                )
                 next_offset = self._number(view, of_request, next_offset, now_ms)
                 found += of_request
                 size_bytes += len(view)
@@ -502,7 +507,8 @@ class PartitionLog:
     def offset_for_timestamp(self, timestamp_ms: int) -> tuple[int, int] | None:
         """Offset and timestamp of the first shown record with that timestamp or a later one; None: there is none.
 
-        Raises StorageError, CorruptMessage, MessageTooLarge (a batch that decompresses to too much).
+        All at once: a loop goes through the same steps by `workers/offset_lookup.py`. Raises StorageError,
+        CorruptMessage.
         """
         try:
             return timestamps.find(self, timestamp_ms)

@@ -15,6 +15,7 @@ from kbroker.errors import (
     CorruptMessage,
     InvalidRecord,
     MessageTooLarge,
+    RecordListTooLarge,
     UnsupportedCompressionType,
     UnsupportedForMessageFormat,
 )
@@ -57,12 +58,28 @@ CONTROL: Final = 0x20
 
 LENGTH_MIN: Final = HEADER_BYTES - LENGTH_END
 """The smallest value of the length field."""
+RECORD_BYTES_MIN: Final = 7
+"""The smallest record: a byte each for its length, attributes, two deltas, two lengths and its number of headers."""
+BATCHES_MAX: Final = 1 << 20
+"""How many batches `check_batches` takes, when the caller names no bound."""
+EXPANDED_BYTES_MAX: Final = 64 << 20
+"""What a batch's records may decompress to, when the caller names no bound."""
+
+_HEADER_AND_FIRST: Final = Struct(HEADER.format + "H")  # with the first two bytes of the records
+_WITH_FIRST_BYTES: Final = _HEADER_AND_FIRST.size
+_CODEC_MAGIC: Final = {1: b"\x1f\x8b\x08", 3: b"\x04\x22\x4d\x18", 4: b"\x28\xb5\x2f\xfd"}
+"""What gzip, LZ4 frames and zstd begin with."""
+_XERIAL_MAGIC: Final = b"\x82SNAPPY\0"
+"""What snappy begins with in snappy-java's framing; raw snappy begins with the size of what it decompresses to."""
+_EXPANSION_MAX: Final = {1: 1032, 2: 64, 3: 256, 4: 1 << 16}
+"""How much more than its bytes a codec can ever say, by its format."""
 
 _PREFIX: Final = Struct(">qii")  # base_offset, length, leader_epoch
 _CRC: Final = Struct(">I")
 _SHORT: Final = Struct(">h")
 _LONG: Final = Struct(">q")
 _unpack = HEADER.unpack_from
+_unpack_first = _HEADER_AND_FIRST.unpack_from
 _new = tuple.__new__
 _INT = Struct(">i").unpack_from
 _PATCH = _PREFIX.pack_into
@@ -146,12 +163,22 @@ def read_header(data: bytes | bytearray | memoryview, position: int = 0) -> Head
     return _new(Header, _unpack(data, position))
 
 
-def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[BatchFacts]:
-    """Check the whole batches that a client sent; nothing is decompressed.
+def check_batches(
+    data: bytes | bytearray | memoryview,
+    max_bytes: int,
+    *,
+    batches_max: int = BATCHES_MAX,
+    expanded_bytes_max: int = EXPANDED_BYTES_MAX,
+) -> list[BatchFacts]:
+    """Check the whole batches that a client sent; nothing is decompressed, no record but the first is looked at.
 
-    `max_bytes` bounds each batch, header included. Raises, naming what was wrong: CorruptMessage (empty, half a batch,
-    bad length, CRC or counts), MessageTooLarge, UnsupportedForMessageFormat (magic 0, 1 or unknown),
-    UnsupportedCompressionType (codec 5 to 7), InvalidRecord (control batch, impossible producer fields).
+    `max_bytes` bounds each batch, header included; `batches_max` their number; `expanded_bytes_max` what the records of
+    a compressed one may take when decompressed, by their number.
+
+    Raises, naming what was wrong: CorruptMessage (empty, half a batch, bad length or CRC), MessageTooLarge,
+    RecordListTooLarge (too many batches), UnsupportedForMessageFormat (magic 0, 1 or unknown),
+    UnsupportedCompressionType (codec 5 to 7), InvalidRecord (control batch, impossible producer fields, counts or first
+    record, or not compressed as it says).
     """
     view = data if isinstance(data, memoryview) else memoryview(data)
     end = len(view)
@@ -159,8 +186,8 @@ def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[
     found: list[BatchFacts] = []
     while position < end:
         left = end - position
-        if left < HEADER_BYTES:
-            raise _half_batch(view, position, left)
+        if left < _WITH_FIRST_BYTES:
+            raise _short_batch(view, position, left, max_bytes)
         (
             base_offset,
             length,
@@ -175,7 +202,8 @@ def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[
             producer_epoch,
             base_sequence,
             record_count,
-        ) = _unpack(view, position)
+            first,
+        ) = _unpack_first(view, position)
         size_bytes = length + 12
         if magic != 2:
             raise _wrong_magic(magic, position)
@@ -197,6 +225,24 @@ def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[
         ):
             _refuse_fields(position, last_offset_delta, record_count, attributes, producer_id)
             _refuse_producer(position, producer_id, producer_epoch, base_sequence)
+        # The first record's length, in one or two bytes as nearly all have it: it ends where the others, of 7 bytes at
+        # least, still have room.
+        if attributes & 0x07:
+            packed = view[position + 61 : position + size_bytes]
+            _check_packed(packed, position, attributes & 0x07, record_count, expanded_bytes_max)
+        else:
+            if first < 0x8000:
+                following = 62 + (first >> 9)
+            elif not first & 0x80:
+                following = 63 + (first >> 9 & 0x3F | (first & 0x7F) << 6)
+            else:
+                following = _long_first(view, position)
+            if first & 0x0100 or (
+                not 68 <= following <= size_bytes - 7 * record_count + 7
+                if record_count > 1
+                else following != size_bytes or following < 68
+            ):
+                raise _wrong_records(view, position, size_bytes, record_count)
         found.append(
             # As BatchFacts(…), in half the time.
             _new(
@@ -218,9 +264,90 @@ def check_batches(data: bytes | bytearray | memoryview, max_bytes: int) -> list[
             )
         )
         position += size_bytes
+        if position < end and len(found) >= batches_max:
+            raise RecordListTooLarge(
+                f"more than {batches_max} batches in one request (produce.batches.max): send larger batches, or fewer"
+            )
     if not found:
         raise CorruptMessage("no record batch: the payload is empty")
     return found
+
+
+def _short_batch(view: memoryview, position: int, left: int, max_bytes: int) -> Exception:
+    """What is wrong with so few bytes: too few for a batch of one record."""
+    if left < HEADER_BYTES:
+        return _half_batch(view, position, left)
+    header = read_header(view, position)
+    if header.magic != MAGIC:
+        return _wrong_magic(header.magic, position)
+    if not HEADER_BYTES <= header.size_bytes <= left:
+        return _wrong_length(header.length, position, left)
+    if header.size_bytes > max_bytes:
+        return MessageTooLarge(
+            f"the batch at byte {position} has {header.size_bytes} bytes; message.max.bytes allows {max_bytes}"
+        )
+    if crc32c(view[position + ATTRIBUTES_POSITION : position + header.size_bytes]) != header.crc:
+        return _wrong_crc(view, position, header.size_bytes, header.crc)
+    return _wrong_records(view, position, header.size_bytes, header.record_count)
+
+
+def _check_packed(packed: memoryview, position: int, codec: int, record_count: int, expanded_max: int) -> None:
+    """What can be told of compressed records without decompressing them. Raises InvalidRecord, MessageTooLarge."""
+    records_bytes = record_count * RECORD_BYTES_MIN
+    if records_bytes > len(packed) * _EXPANSION_MAX[codec]:
+        raise InvalidRecord(
+            f"the batch at byte {position} says {record_count} records; {len(packed)} bytes of its compression cannot "
+            "hold them"
+        )
+    start = bytes(packed[:8])
+    if codec == 2:
+        is_right = start == _XERIAL_MAGIC or _is_raw_snappy(start, records_bytes)
+    else:
+        is_right = start.startswith(_CODEC_MAGIC[codec])
+    if not is_right:
+        raise InvalidRecord(
+            f"the batch at byte {position} says that it is compressed by {_CODEC_NAMES[codec]}, and its records begin "
+            f"with {start.hex() or 'nothing'}, as {_CODEC_NAMES[codec]} never does"
+        )
+    if records_bytes > expanded_max:
+        raise MessageTooLarge(
+            f"the batch at byte {position} says {record_count} records, which take {records_bytes} bytes at least when "
+            f"decompressed; record.decompressed.bytes.max allows {expanded_max}"
+        )
+
+
+_CODEC_NAMES: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
+
+
+def _is_raw_snappy(start: bytes, least_bytes: int) -> bool:
+    """Whether raw snappy of so many bytes at least may begin so: a varint of the size, and a literal's tag."""
+    size = 0
+    for number, byte in enumerate(start[:5]):
+        size |= (byte & 0x7F) << 7 * number
+        if byte < 0x80:
+            return size >= least_bytes and start[number + 1 : number + 2] != b"" and not start[number + 1] & 3
+    return False
+
+
+def _long_first(view: memoryview, position: int) -> int:
+    """Where in its batch a first record ends whose length takes three bytes or more; 0: nowhere."""
+    value = 0
+    for number in range(5):
+        byte = view[position + HEADER_BYTES + number]
+        value |= (byte & 0x7F) << 7 * number
+        if byte < 0x80:
+            return HEADER_BYTES + number + 1 + (value >> 1)
+        if position + HEADER_BYTES + number + 1 >= len(view):
+            break
+    return 0
+
+
+def _wrong_records(view: memoryview, position: int, size_bytes: int, record_count: int) -> Exception:
+    start = bytes(view[position + HEADER_BYTES : position + min(size_bytes, HEADER_BYTES + 8)])
+    return InvalidRecord(
+        f"the batch at byte {position} says {record_count} records in {size_bytes - HEADER_BYTES} bytes that begin "
+        f"with {start.hex() or 'nothing'}: they cannot be that"
+    )
 
 
 def patch(buffer: bytearray | memoryview, position: int, base_offset: int, leader_epoch: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from operator import attrgetter
 from struct import Struct
 from typing import Any
@@ -41,6 +42,7 @@ _SHORT = Struct(">h")
 _FROM_MAX_TIMESTAMP = Struct(">qqhii")  # max_timestamp, producer_id, producer_epoch, base_sequence, record_count
 assert MAX_TIMESTAMP_POSITION + _FROM_MAX_TIMESTAMP.size == HEADER_BYTES
 _NO_BOUND = 1 << 30
+_SLICE_RECORDS = 500
 _NO_HEADERS: list[tuple[str, bytes | None]] = []
 _to_tuple = attrgetter("offset", "timestamp", "timestamp_type", "key", "value", "headers")
 
@@ -177,19 +179,20 @@ def compress_batch(batch: bytearray, codec: int) -> bytearray:
     return _with_records(batch, packed, codec)
 
 
-def recompress(batch: bytearray, codec: int, level: int | None) -> bytearray:
+def recompress(batch: bytearray | memoryview, codec: int, level: int | None) -> bytearray:
     """An uncompressed batch with its records compressed, smaller or not; `codec` 0 leaves them, and mends the CRC."""
     records = memoryview(batch)[HEADER_BYTES:]
-    return _with_records(batch, compress(codec, records, level) if codec else bytes(records), codec)
+    return _with_records(batch, compress(codec, records, level) if codec else records, codec)
 
 
-def uncompressed(batch: memoryview, max_bytes: int) -> bytearray:
+def uncompressed(batch: memoryview, max_bytes: int) -> memoryview:
     """A compressed batch without compression; its CRC is left as it was. Raises as `decode`."""
     return _unpacked(batch, read_header(batch), max_bytes)
 
 
-def _with_records(batch: bytearray, packed: bytes, codec: int) -> bytearray:
-    batch = batch[:HEADER_BYTES] + packed
+def _with_records(batch: bytearray | memoryview, packed: bytes | memoryview, codec: int) -> bytearray:
+    batch = bytearray(batch[:HEADER_BYTES])
+    batch += packed
     (attributes,) = _SHORT.unpack_from(batch, ATTRIBUTES_POSITION)
     _SHORT.pack_into(batch, ATTRIBUTES_POSITION, attributes & ~CODEC_MASK | codec)
     _INT.pack_into(batch, LENGTH_POSITION, len(batch) - LENGTH_END)
@@ -225,7 +228,7 @@ def decode(
     if header.record_count < 0:
         raise CorruptMessage(f"the batch at offset {header.base_offset} says {header.record_count} records")
     if header.codec:
-        view = memoryview(_unpacked(view, header, max_bytes))
+        view = _unpacked(view, header, max_bytes)
     records: Iterator[Any] = _aiokafka().DefaultRecordBatch(view)
     return records
 
@@ -243,6 +246,21 @@ def decode_list(
     """All records of one whole batch as tuples; whatever is wrong inside raises CorruptMessage here, at once."""
     try:
         return list(map(_to_tuple, decode(batch, max_bytes=max_bytes, check_crc=check_crc)))
+    except (_aiokafka().CorruptRecordException, UnicodeDecodeError) as error:
+        raise CorruptMessage(f"records do not decode: {error}") from None
+
+
+def decode_slices(
+    batch: bytes | bytearray | memoryview, *, max_bytes: int = OUTPUT_BYTES_MAX
+) -> Iterator[list[RecordTuple]]:
+    """As `decode_list`, some hundred records at a time: between them others may have a turn."""
+    records = decode_tuples(batch, max_bytes=max_bytes)
+    try:
+        while True:
+            some = list(islice(records, _SLICE_RECORDS))
+            yield some
+            if len(some) < _SLICE_RECORDS:
+                return  # at its end the codec must not be asked again
     except (_aiokafka().CorruptRecordException, UnicodeDecodeError) as error:
         raise CorruptMessage(f"records do not decode: {error}") from None
 
@@ -265,7 +283,7 @@ def iter_batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         position = end
 
 
-def _unpacked(view: memoryview, header: Header, max_bytes: int) -> bytearray:
+def _unpacked(view: memoryview, header: Header, max_bytes: int) -> memoryview:
     """The same batch without compression (its CRC left as it was), for the codec to read."""
     output = decompress(header.codec, view[HEADER_BYTES:], max_bytes, head_bytes=HEADER_BYTES)
     plain = header._replace(length=len(output) - LENGTH_END, attributes=header.attributes & ~CODEC_MASK)

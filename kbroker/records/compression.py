@@ -5,7 +5,9 @@ Snappy is written and read in the framing of Java's snappy-java (xerial); raw sn
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from mmap import mmap
 from struct import Struct
 from typing import Any, Final
 
@@ -37,6 +39,7 @@ _GZIP_OWN: Final = -1  # Kafka's number for the level that gzip itself chooses
 _LZ4_LEVEL: Final = 1
 _LZ4_FAST: Final = 9  # Kafka's number for the fast compressor
 _ZSTD_LEVEL: Final = 3
+_LZ4_PIECE: Final = 1 << 20  # it takes bytes only: a copy of so much at a time
 
 Bytes = bytes | bytearray | memoryview
 
@@ -55,7 +58,9 @@ def compress(codec: int, data: Bytes, level: int | None = None) -> bytes:
         # Java reads frames of independent blocks only.
         lz4_level = _LZ4_LEVEL if level in (None, _LZ4_FAST) else level
         frame = cramjam.lz4.Compressor(level=lz4_level, content_checksum=False, block_linked=False)
-        frame.compress(bytes(data))
+        view = memoryview(data)
+        for start in range(0, max(1, len(view)), _LZ4_PIECE):
+            frame.compress(bytes(view[start : start + _LZ4_PIECE]))
         return bytes(frame.finish())
     if codec == ZSTD:
         return bytes(cramjam.zstd.compress(data, level=_ZSTD_LEVEL if level is None else level))
@@ -66,8 +71,8 @@ def compress(codec: int, data: Bytes, level: int | None = None) -> bytes:
     raise UnsupportedCompressionType(f"compression codec {codec}")
 
 
-def decompress(codec: int, data: Bytes, max_bytes: int = OUTPUT_BYTES_MAX, *, head_bytes: int = 0) -> bytearray:
-    """`data` decompressed behind `head_bytes` zero bytes, in one buffer.
+def decompress(codec: int, data: Bytes, max_bytes: int = OUTPUT_BYTES_MAX, *, head_bytes: int = 0) -> memoryview:
+    """`data` decompressed behind `head_bytes` zero bytes, in one writable buffer. `free` gives a large one back early.
 
     Raises MessageTooLarge when the output would pass `max_bytes`, CorruptMessage when the input is not what its codec
     says, UnsupportedCompressionType for a codec that is not 1 to 4.
@@ -77,21 +82,39 @@ def decompress(codec: int, data: Bytes, max_bytes: int = OUTPUT_BYTES_MAX, *, he
     into = _INTO.get(codec)
     if into is None:
         raise UnsupportedCompressionType(f"compression codec {codec}")
-    # The formats need not say their output size. Grow from a guess: at most one more pass for each factor of four.
+    # The formats need not say their output size: a guess first, then all that is allowed, of which the kernel gives
+    # only what is used.
     room = min(max_bytes, max(4 * len(data), 16 * 1024))
     while True:
-        output = bytearray(head_bytes + room)
+        output = _room(head_bytes + room)
         try:
-            written = into(data, memoryview(output)[head_bytes:])
+            written = into(data, output[head_bytes:])
         except cramjam.DecompressionError as error:
+            free(output)
             if "whole buffer" not in str(error) or "fill" in str(error):
                 raise CorruptMessage(f"{CODEC_NAMES[codec]} data does not decompress: {error}") from None
             if room >= max_bytes:
                 raise _too_large(codec, max_bytes) from None
-            room = min(max_bytes, room * 4)
+            room = max_bytes
             continue
-        del output[head_bytes + written :]
-        return output
+        return output[: head_bytes + written]
+
+
+_MAPPED_BYTES_MIN: Final = 256 << 10
+
+
+def _room(size_bytes: int) -> memoryview:
+    """So many zero bytes. Much of it is mapped: to zero it beforehand would keep all threads waiting meanwhile."""
+    return memoryview(mmap(-1, size_bytes) if size_bytes >= _MAPPED_BYTES_MIN else bytearray(size_bytes))
+
+
+def free(output: memoryview) -> None:
+    """Give a buffer of `decompress` back now, while other threads go on; nothing may use it any longer."""
+    buffer = output.obj
+    output.release()
+    if isinstance(buffer, mmap):
+        with contextlib.suppress(BufferError):  # a view of it is left: it goes with that
+            buffer.close()
 
 
 _INTO: Final[dict[int, Callable[[Any, Any], int]]] = {
@@ -113,15 +136,14 @@ def _compress_xerial(data: memoryview) -> bytes:
     return b"".join(parts)
 
 
-def _decompress_snappy(data: memoryview, max_bytes: int, head_bytes: int) -> bytearray:
+def _decompress_snappy(data: memoryview, max_bytes: int, head_bytes: int) -> memoryview:
     blocks = _xerial_blocks(data) if bytes(data[:8]) == _XERIAL_MAGIC else [data]
     try:
         sizes = [cramjam.snappy.decompress_raw_len(block) for block in blocks]
         total = sum(sizes)
         if total > max_bytes:
             raise _too_large(SNAPPY, max_bytes)
-        output = bytearray(head_bytes + total)
-        view = memoryview(output)
+        view = _room(head_bytes + total)
         position = head_bytes
         for block, size in zip(blocks, sizes, strict=True):
             if size:
@@ -129,7 +151,7 @@ def _decompress_snappy(data: memoryview, max_bytes: int, head_bytes: int) -> byt
             position += size
     except cramjam.DecompressionError as error:
         raise CorruptMessage(f"snappy data does not decompress: {error}") from None
-    return output
+    return view
 
 
 def _xerial_blocks(data: memoryview) -> list[memoryview]:

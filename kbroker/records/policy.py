@@ -1,23 +1,27 @@
-"""What a topic may ask of its records besides sound batches: another compression, keys, timestamps not too old.
+"""What a topic may ask of its records besides sound batches: another compression, keys, timestamps not too old, or
+that each of them is looked at.
 
-Only such topics' batches are opened by the broker. Bytes in, bytes out; decompression is bounded.
+Only such topics' batches are opened by the broker. Bytes in, bytes out, in slices; decompression is bounded.
 """
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final, NamedTuple
 
 from kbroker.config import LogConfig
-from kbroker.errors import InvalidRecord, InvalidTimestamp
+from kbroker.errors import CorruptMessage, InvalidRecord, InvalidTimestamp, MessageTooLarge
 from kbroker.records import compression
-from kbroker.records.batch import HEADER_BYTES, BatchFacts, check_batches
-from kbroker.records.codec import decode_list, recompress, uncompressed
+from kbroker.records.batch import MAX_TIMESTAMP_POSITION, BatchFacts, check_batches, write_crc
+from kbroker.records.codec import recompress
+from kbroker.records.expand import Budget, expanded
+from kbroker.records.steps import TURN, Steps, finished
+from kbroker.records.walk import Walked, walk
 
-_NO_TIMESTAMP: Final = -1
-_EXPANSION_MAX: Final = 16
-_EXPANDED_BYTES_MIN: Final = 16 << 20
 _LIGHT_BYTES: Final = 16 << 10
+_LIGHT_RECORDS: Final = 200
 _ANY_AGE: Final = 2**63 - 1
+_LONG: Final = Struct(">q")
 _LEVELS: Final = {
     compression.GZIP: "compression_gzip_level",
     compression.LZ4: "compression_lz4_level",
@@ -26,9 +30,11 @@ _LEVELS: Final = {
 
 
 class RecordPolicy(NamedTuple):
-    """`codec` None: each batch stays as it was compressed. `before_max_ms` None: no timestamp is too old.
+    """`codec` None: each batch stays as it was compressed. `before_max_ms` None: no timestamp is too old. `walks`: each
+    record is looked at, whatever else is asked.
 
-    `batch_bytes_max` bounds a batch, `expanded_bytes_max` its records decompressed.
+    `batch_bytes_max` bounds a batch, `batches_max` their number in a request, `expanded_bytes_max` what a request's
+    records take when decompressed.
     """
 
     codec: int | None
@@ -37,57 +43,88 @@ class RecordPolicy(NamedTuple):
     before_max_ms: int | None
     batch_bytes_max: int
     expanded_bytes_max: int
-
-    @property
-    def _looks_inside(self) -> bool:
-        return self.needs_keys or self.before_max_ms is not None
+    batches_max: int
+    walks: bool
 
     def is_light(self, batches: memoryview) -> bool:
-        """Whether `apply` takes so little time that a loop may do it: a few KiB that are not compressed."""
+        """Whether `apply` takes so little time that a loop may do it: a few records that are not compressed.
+
+        Raises what check_batches does.
+        """
         if len(batches) > _LIGHT_BYTES:
             return False
-        return all(facts.codec == compression.NONE for facts in check_batches(batches, self.batch_bytes_max))
+        found = self._checked(batches)
+        return sum(facts.record_count for facts in found) <= _LIGHT_RECORDS and not any(f.codec for f in found)
 
     def apply(self, batches: memoryview, now_ms: int) -> bytearray:
+        """All `steps` at once."""
+        return finished(self.steps(batches, now_ms))
+
+    def steps(self, batches: memoryview, now_ms: int) -> Steps[bytearray]:
         """The batches as the topic wants them.
 
         Raises what check_batches and decompression do; InvalidRecord, InvalidTimestamp, with the records at fault.
         """
         out = bytearray()
-        for facts in check_batches(batches, self.batch_bytes_max):
-            out += self._applied(batches[facts.position : facts.position + facts.size_bytes], facts, now_ms)
+        budget = Budget(self.expanded_bytes_max)
+        for facts in self._checked(batches):
+            batch = batches[facts.position : facts.position + facts.size_bytes]
+            out += yield from self._applied(batch, facts, now_ms, budget)
+            yield TURN
         return out
 
-    def _applied(self, batch: memoryview, facts: BatchFacts, now_ms: int) -> bytearray | memoryview:
-        is_other = self.codec is not None and facts.codec != self.codec
-        if not is_other and not self._looks_inside:
-            return batch
-        plain = uncompressed(batch, self.expanded_bytes_max) if facts.codec else batch
-        if self._looks_inside:
-            self._check_records(plain, facts, now_ms)
-        if not is_other:
-            return batch
-        return recompress(bytearray(plain), self.codec or compression.NONE, self.level)
+    def _checked(self, batches: memoryview) -> list[BatchFacts]:
+        return check_batches(
+            batches,
+            self.batch_bytes_max,
+            batches_max=self.batches_max,
+            expanded_bytes_max=self.expanded_bytes_max,
+        )
 
-    def _check_records(self, plain: memoryview | bytearray, facts: BatchFacts, now_ms: int) -> None:
-        records = decode_list(plain, max_bytes=len(plain) - HEADER_BYTES, check_crc=False)
-        if len(records) != facts.record_count:
-            raise InvalidRecord(f"a batch says {facts.record_count} records, {len(records)} are in it")
-        if self.needs_keys:
-            keyless = {
-                n: "a compacted topic takes no record without a key" for n, r in enumerate(records) if r[3] is None
-            }
-            if keyless:
-                raise InvalidRecord(f"{len(keyless)} records have no key, which a compacted topic needs", keyless)
-        if self.before_max_ms is not None:
-            earliest = now_ms - self.before_max_ms
-            old = {
-                n: f"timestamp {r[1]} is before {earliest}, the earliest by message.timestamp.before.max.ms"
-                for n, r in enumerate(records)
-                if _NO_TIMESTAMP != r[1] < earliest
-            }
-            if old:
-                raise InvalidTimestamp(f"{len(old)} records are older than message.timestamp.before.max.ms", old)
+    def _applied(
+        self, batch: memoryview, facts: BatchFacts, now_ms: int, budget: Budget
+    ) -> Steps[bytearray | memoryview]:
+        is_other = self.codec is not None and facts.codec != self.codec
+        looks_inside = self.walks or self.needs_keys or self.before_max_ms is not None
+        if not is_other and not looks_inside:
+            return batch
+        try:
+            plain = (yield from expanded(batch, budget)) if facts.codec else batch
+        except CorruptMessage as error:
+            # Sent again it would be the same: no CORRUPT_MESSAGE, at which producers try again.
+            raise InvalidRecord(str(error)) from None
+        max_timestamp = facts.max_timestamp
+        if looks_inside:
+            earliest_ms = None if self.before_max_ms is None else now_ms - self.before_max_ms
+            found = yield from walk(plain, needs_keys=self.needs_keys, earliest_ms=earliest_ms)
+            _refuse(found)
+            max_timestamp = found.max_timestamp
+        made = batch
+        if is_other:
+            if not self.codec and len(plain) > self.batch_bytes_max:
+                raise MessageTooLarge(
+                    f"a batch takes {len(plain)} bytes without compression; message.max.bytes allows "
+                    f"{self.batch_bytes_max}"
+                )
+            made = memoryview(recompress(plain, self.codec or compression.NONE, self.level))
+        if plain is not batch:
+            compression.free(plain)
+        return made if max_timestamp == facts.max_timestamp else _with_max_timestamp(made, max_timestamp)
+
+
+def _refuse(found: Walked) -> None:
+    if found.keyless_count:
+        raise InvalidRecord(f"{found.keyless_count} records have no key, which a compacted topic needs", found.keyless)
+    if found.old_count:
+        raise InvalidTimestamp(f"{found.old_count} records are older than message.timestamp.before.max.ms", found.old)
+
+
+def _with_max_timestamp(batch: memoryview, max_timestamp: int) -> bytearray:
+    """The batch with the largest timestamp that its records have, as Kafka writes it whatever the producer said."""
+    made = bytearray(batch)
+    _LONG.pack_into(made, MAX_TIMESTAMP_POSITION, max_timestamp)
+    write_crc(made, 0, len(made))
+    return made
 
 
 def policy_of(config: LogConfig) -> RecordPolicy | None:
@@ -96,7 +133,8 @@ def policy_of(config: LogConfig) -> RecordPolicy | None:
     codec = None if name == "producer" else compression.codec_number("none" if name == "uncompressed" else name)
     needs_keys = "compact" in config.cleanup_policy
     has_age = config.timestamp_before_max_ms != _ANY_AGE and config.timestamp_type == "CreateTime"
-    if codec is None and not needs_keys and not has_age:
+    walks = config.record_validation == "records"
+    if codec is None and not needs_keys and not has_age and not walks:
         return None
     return RecordPolicy(
         codec,
@@ -104,5 +142,7 @@ def policy_of(config: LogConfig) -> RecordPolicy | None:
         needs_keys,
         config.timestamp_before_max_ms if has_age else None,
         config.message_max_bytes,
-        max(_EXPANDED_BYTES_MIN, _EXPANSION_MAX * config.message_max_bytes),
+        config.decompressed_bytes_max,
+        config.produce_batches_max,
+        walks,
     )

@@ -128,11 +128,16 @@ def produce_request(topic: str, partition: int, records: bytes, acks: int) -> An
     )
 
 
+def now_ms() -> int:
+    """What a producer stamps records with."""
+    return time.time_ns() // 1_000_000
+
+
 def batch(*values: bytes, timestamp_ms: int | None = None) -> bytes:
     """A record batch without keys, of now if no time is given."""
     builder = BatchBuilder(batch_bytes=1 << 20)
     if timestamp_ms is None:
-        timestamp_ms = time.time_ns() // 1_000_000
+        timestamp_ms = now_ms()
     for value in values:
         assert builder.append(timestamp_ms, None, value)
     return bytes(builder.build())

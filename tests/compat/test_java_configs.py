@@ -18,7 +18,7 @@ from tests.compat.java_tools import JavaTools
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-OURS_ALONE = {"flush.acks.all"}
+OURS_ALONE = {"flush.acks.all", "record.validation"}
 ALTERABLE_HERE = {"log.retention.check.interval.ms"}
 
 

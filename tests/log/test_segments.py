@@ -12,6 +12,7 @@ from kbroker.errors import OffsetOutOfRange, StartError, StorageError
 from kbroker.log import PartitionLog
 from kbroker.log.epochs import LeaderEpochs
 from kbroker.log.index import OffsetIndex, TimeIndex
+from kbroker.records.batch import write_crc
 
 from .batches import PARTITION, TOPIC_ID, batch, delete_due, flush, records, remove
 from .conftest import Open
@@ -87,6 +88,21 @@ def test_look_up_by_timestamp(open_log: Open, codec: int) -> None:
         assert log.offset_for_timestamp(wanted) == expected
     log.append(batch(1, timestamp_ms=5_000), 9_000, sync=True)
     assert log.offset_for_timestamp(4_000) is None, "not shown yet"
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+def test_a_look_up_ends_where_its_bound_is_reached(open_log: Open, codec: int) -> None:
+    """Headers that lie cost no more than that; from the offset that is said nothing is missed."""
+    log = open_log(decompressed_bytes_max=1 << 20, message_max_bytes=1 << 24)
+    for _ in range(10):
+        sent = batch(10_000, timestamp_ms=1_000, codec=codec, size_bytes=20)
+        sent[35:43] = (90_000).to_bytes(8, "big")
+        write_crc(sent, 0, len(sent))
+        log.append(sent, 90_000, sync=False)
+    found = log.offset_for_timestamp(50_000)
+    assert found in ((20_000, 90_000), (30_000, 90_000)), "the first batch that was not looked into"
+    assert log.offset_for_timestamp(1_500) == (500, 1_500)
+    assert log.offset_for_timestamp(90_001) is None
 
 
 def test_retention_by_size_and_time(open_log: Open) -> None:

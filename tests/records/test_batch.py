@@ -13,6 +13,7 @@ from kbroker.errors import (
     CorruptMessage,
     InvalidRecord,
     MessageTooLarge,
+    RecordListTooLarge,
     RequestError,
     UnsupportedCompressionType,
     UnsupportedForMessageFormat,
@@ -28,6 +29,14 @@ from kbroker.records.batch import (
 from kbroker.records.codec import BatchBuilder, decode_list
 
 MAX_BYTES = 1 << 20
+
+
+def with_records(data: bytes, count: int = 3) -> bytearray:
+    """A batch with a sound header and CRC, and any bytes for records."""
+    made = one(count)[:61] + data
+    made[8:12] = (len(made) - 12).to_bytes(4, "big")
+    write_crc(made, 0, len(made))
+    return made
 
 
 def one(count: int = 3, **fields: int) -> bytearray:
@@ -78,6 +87,15 @@ def test_facts_of_two_batches() -> None:
         (lambda: one(record_count=0, last_offset_delta=-1), InvalidRecord, "0 records"),
         (lambda: one(record_count=-1, last_offset_delta=-2), InvalidRecord, "-1 records"),
         (lambda: one(last_offset_delta=2**31 - 1), InvalidRecord, "delta 2147483647"),
+        (lambda: one(record_count=50, last_offset_delta=49), InvalidRecord, "50 records in 27 bytes"),
+        (lambda: one(record_count=2**31 - 1, last_offset_delta=2**31 - 2), InvalidRecord, "they cannot be that"),
+        (lambda: with_records(b""), InvalidRecord, "nothing"),
+        (lambda: with_records(b"\x99" * 40), InvalidRecord, "begin with 9999999999999999"),
+        (lambda: with_records(b"\x99\x99\x02" + bytes(40)), InvalidRecord, "they cannot be that"),
+        (lambda: with_records(b"\x0b" + bytes(40)), InvalidRecord, "they cannot be that"),
+        (lambda: with_records(b"\x0a" + bytes(40)), InvalidRecord, "they cannot be that"),
+        (lambda: with_records(bytes(2)), InvalidRecord, "they cannot be that"),
+        (lambda: one(attributes=4), InvalidRecord, "compressed by zstd"),
         (lambda: one(producer_id=4), InvalidRecord, "all of them or none"),
         (lambda: one(producer_id=4, producer_epoch=0), InvalidRecord, "all of them or none"),
     ],
@@ -130,6 +148,22 @@ def test_log_append_time() -> None:
     assert facts.log_append_time
     assert check_batches(data, MAX_BYTES)[0] == facts
     assert [(r[1], r[2]) for r in decode_list(data)] == [(77_000, 1)] * 3
+
+
+def test_so_many_batches_and_no_more() -> None:
+    assert len(check_batches(bytes(one()) * 5, MAX_BYTES, batches_max=5)) == 5
+    with pytest.raises(RecordListTooLarge, match=r"more than 4 batches .*produce\.batches\.max"):
+        check_batches(bytes(one()) * 5, MAX_BYTES, batches_max=4)
+
+
+def test_more_records_than_are_decompressed() -> None:
+    builder = BatchBuilder(4, MAX_BYTES)
+    for _ in range(1000):
+        builder.append(5, None, b"")
+    sent = builder.build()
+    assert check_batches(sent, MAX_BYTES, expanded_bytes_max=7000)
+    with pytest.raises(MessageTooLarge, match=r"record\.decompressed\.bytes\.max allows 6999"):
+        check_batches(sent, MAX_BYTES, expanded_bytes_max=6999)
 
 
 def test_short_header() -> None:
