@@ -7,7 +7,20 @@ import sys
 from collections.abc import Callable
 
 from kbroker.testing import Broker
-from perf import calibration, consume, full, group_recovery, groups, host, kafka, latency, produce, report, startup
+from perf import (
+    beside_bulk,
+    calibration,
+    consume,
+    full,
+    group_recovery,
+    groups,
+    host,
+    kafka,
+    latency,
+    produce,
+    report,
+    startup,
+)
 from perf.cost import wait_until_idle
 from perf.figure import Figure
 
@@ -17,6 +30,7 @@ KAFKA_LATENCY_S = 4.0
 KAFKA_IDLE_S = 5.0
 KAFKA_PARKED_S = 65.0
 IDLE_S = 6.0
+BESIDE_BULK_S = 4.0
 Measure = Callable[[], list[Figure]]
 
 
@@ -48,6 +62,7 @@ GROUPS: dict[str, Measure] = {
     "kafka idle": with_broker(lambda broker: kafka.idle(broker, KAFKA_IDLE_S)),
     "groups": with_group_broker,
     "group offsets": groups.replay,
+    "beside bulk": lambda: beside_bulk.beside_bulk(BESIDE_BULK_S),
     "worker death": with_broker(startup.worker_death),
     "start": startup.start,
     "idle": lambda: startup.idle(IDLE_S),

@@ -79,15 +79,26 @@ class _Stream:
         self._socket.close()
 
 
+def _worker_0(runtime_dir: Path) -> _Stream:
+    return _Stream(runtime_dir / endpoints.worker_door(0))
+
+
 class RawLink:
     """To the front, or to worker 0's own endpoint."""
 
     def __init__(self, broker: Broker, *, direct: bool) -> None:
         self._socket: _Socket
         if direct:
-            self._socket = _Stream(Path(broker.runtime_dir) / endpoints.worker_door(0))
+            self._socket = _worker_0(Path(broker.runtime_dir))
         else:
             self._socket = _Dealer(broker.server)
+
+    @classmethod
+    def to_worker(cls, runtime_dir: str | Path) -> Self:
+        """To worker 0's own endpoint, for a process that has no Broker."""
+        link = cls.__new__(cls)
+        link._socket = _worker_0(Path(runtime_dir))
+        return link
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +111,14 @@ class RawLink:
     def ask(self, request: Any, answer: type[Any]) -> Any:
         """One request, its answer."""
         self._socket.send([b"ask", codec.encode_request(request)])
+        return codec.decode_answer(answer, self._socket.receive()[1])
+
+    def send(self, header: bytes, batch: bytes) -> None:
+        """One produce request, whose answer is received later."""
+        self._socket.send([b"next", header, batch])
+
+    def receive(self, answer: type[Any]) -> Any:
+        """The answer to the oldest request that has none yet. Raises the error that it is."""
         return codec.decode_answer(answer, self._socket.receive()[1])
 
     def produce(self, topic: str, batch: bytes, count: int, acks: int) -> None:

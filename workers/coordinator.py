@@ -18,6 +18,7 @@ from typing import Any
 
 from kbroker.catalog.catalog import ALTERED, PRODUCER_IDS, TOPICS, Catalog, settings_in
 from kbroker.catalog.opening import OpenCatalog, open_catalog
+from kbroker.catalog.spare import SpareRoom
 from kbroker.catalog.store import Change
 from kbroker.catalog.topics import AUTO_CREATED_MAX, CHANGES_MAX
 from kbroker.config import (
@@ -57,6 +58,7 @@ from kbroker.workers.loop import Loop
 from kbroker.workers.members import Members, topic_info
 from kbroker.workers.native_groups import NativeGroups
 from kbroker.workers.outages import Outage, outage_facts
+from kbroker.workers.read_only_catalog import LOOK_MS, ReadOnlyStore, copied, refusal_of
 from kbroker.workers.status_requests import StatusRequests
 from kbroker.workers.stream_connection import Streams
 
@@ -91,12 +93,14 @@ class Coordinator:
         """The settings as the file and the flags have them, before what was altered."""
         self.config: Config = child.config
         self.loop = Loop()
-        nodes = [int(worker_node(index)) for index in range(child.worker_count)]
-        self.catalog = Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
+        self.catalog = self._empty_catalog()
+        self.refuses_changes = ""
         opened = self._open_catalog()
         self.store, self.copy, self._allocate = opened.store, opened.copy, opened.allocate
         self.config = make_config(self.catalog.altered_for(COORDINATOR_NODE), self.given)
         self.io = IoThreads(self.loop, 1, "store")
+        self._spare = SpareRoom(self.config.data_dir)
+        self.io.submit(self._spare.keep, lambda _result, _error: None)
         self.producer_ids = iter(range(0))
         self.wanting_ids: list[TakeId] = []
         self._epochs: dict[tuple[str, int], int] = {}
@@ -123,9 +127,24 @@ class Coordinator:
 
     # --- start and end ---
 
+    def _empty_catalog(self) -> Catalog:
+        nodes = [int(worker_node(index)) for index in range(self.child.worker_count)]
+        return Catalog(nodes, self.config.server.topics_max, self.config.server.partitions_max)
+
     def _open_catalog(self) -> OpenCatalog:
+        """The catalog, also of a data folder that takes no writes: then it is read from a copy, and never changed."""
+        data_dir = self.config.data_dir
+        now_ms = time.time_ns() // 1_000_000
         try:
-            opened = open_catalog(self.config.data_dir, self.catalog, time.time_ns() // 1_000_000)
+            try:
+                opened = open_catalog(data_dir, self.catalog, now_ms)
+            except StorageError:
+                self.refuses_changes = refusal_of(data_dir)
+                if not self.refuses_changes:
+                    raise
+                log.error("%s; topics can be read, and not changed, until it does", self.refuses_changes)
+                self.catalog = self._empty_catalog()
+                opened = self._open_copied_catalog(now_ms)
         except StorageError as error:
             raise StartError(str(error)) from None
         if opened.moved:
@@ -134,6 +153,28 @@ class Coordinator:
         if opened.notices:
             self.child.report(notices=[notice[:NOTICE_MAX] for notice in opened.notices[:NOTICES_MAX]])
         return opened
+
+    def _open_copied_catalog(self, now_ms: int) -> OpenCatalog:
+        """Raises StorageError when it cannot be copied either."""
+        data_dir = self.config.data_dir
+        try:
+            folder = copied(data_dir, self.config.runtime_dir)
+        except OSError as error:
+            raise StorageError(f"{self.refuses_changes}, and its catalog cannot be copied: {error}") from None
+        opened = open_catalog(folder, self.catalog, now_ms, partitions_dir=data_dir)
+        opened.store = ReadOnlyStore(opened.store, self.refuses_changes)
+        self.loop.call_later(LOOK_MS, self._look_at_disk)
+        return opened
+
+    def _look_at_disk(self) -> None:
+        def looked(refusal: str | None, _error: BaseException | None) -> None:
+            if refusal == "":
+                log.warning("the data folder takes writes again: starting anew with its catalog")
+                self.loop.stop()
+            else:
+                self.loop.call_later(LOOK_MS, self._look_at_disk)
+
+        self.io.submit(partial(refusal_of, self.config.data_dir), looked)
 
     def run(self) -> None:
         """Serve until told to end."""
@@ -166,8 +207,10 @@ class Coordinator:
         self.groups.configure(self.config)
 
     def _tell_outage(self) -> None:
-        damage = [Outage(*told) for told in self.groups.damage]
-        self.child.report(**outage_facts(self.groups.outages() + damage))
+        outages = self.groups.outages() + [Outage(*told) for told in self.groups.damage]
+        if self.refuses_changes:
+            outages.append(Outage("changes of topics", self.refuses_changes))
+        self.child.report(**outage_facts(outages))
 
     def _follow_peers(self) -> None:
         self.front.follow_peers()
@@ -396,7 +439,7 @@ class Coordinator:
                 done(error if isinstance(error, KbrokerError) else KbrokerError(str(error)))
             self._next_change()
 
-        self.io.submit(lambda: self.store.commit(changes), committed)
+        self.io.submit(partial(self._spare.commit, self.store, changes), committed)
 
     def _forget_epochs(self, changes: list[Change]) -> None:
         """Those of topics that are deleted now."""

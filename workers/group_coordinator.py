@@ -22,12 +22,13 @@ from kbroker.groups.effects import Effects, Reply, shown
 from kbroker.groups.events import Event, ListedGroup, TopicsChanged
 from kbroker.groups.groups import Groups
 from kbroker.groups.settings import GroupSettings
-from kbroker.log.compaction import Rules
+from kbroker.log.compaction import Cleanings, Rules, read_cleanings
 from kbroker.log.damage import CORRUPT, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.storage import DISK, Storage
 from kbroker.wording import counted
 from kbroker.workers.complaints import Complaints
+from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.loop import Loop, Timer
 from kbroker.workers.offsets_log import PARTITION as OFFSETS_PARTITION
@@ -158,6 +159,7 @@ class GroupCoordinator:
         # One piece of work of each kind at most: so no flush waits for a compaction.
         self._io = IoThreads(loop, 2, "offsets")
         self._matching = PatternMatching(IoThreads(loop, 1, "patterns"), self.topics.names, self._uses, self._matched)
+        self._freed_space = FreedSpace(loop, self._io, storage)
         self._groups: Groups | None = None
         self._offsets: OffsetsLog | None = None
         self._log_followers: list[Callable[[OffsetsLog], None]] = []
@@ -347,37 +349,47 @@ class GroupCoordinator:
         if self._offsets is not None:
             opened(self._offsets)
 
-    def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Groups]:
+    def _load(self, distrust_cache: bool) -> tuple[PartitionLog, Cleanings, Groups]:
         """Open the log and replay it. May block. Raises StorageError, StartError."""
-        opened, groups = self._replayed(distrust_cache, Repair.NONE)
+        loaded = self._replayed(distrust_cache, Repair.NONE)
+        opened = loaded[0]
         if not any(damage.kind == CORRUPT for damage in opened.damage.pending):
-            return opened, groups
+            return loaded
         # Nobody reads it yet: what is good behind a corrupt place is of more use than the file as it is.
         opened.abandon()
-        del groups  # not twice in memory
+        del loaded  # its groups are not twice in memory
         try:
             return self._replayed(distrust_cache, Repair.SET_ASIDE)
         except StorageError as error:
             log.error("what is corrupt cannot be set aside: %s", error)
             return self._replayed(distrust_cache, Repair.NONE)
 
-    def _replayed(self, distrust_cache: bool, repair: Repair) -> tuple[PartitionLog, Groups]:
+    def _replayed(self, distrust_cache: bool, repair: Repair) -> tuple[PartitionLog, Cleanings, Groups]:
         now_ms = self.now_ms()
         opened = open_offsets(self._config, now_ms, self._storage, distrust_cache=distrust_cache, repair=repair)
         try:
             groups = Groups(self._settings, self.topics)
             for record in stored_records(opened):
                 groups.replay(record, now_ms)
+            cleanings = read_cleanings(opened)
         except BaseException:
             opened.abandon()
             raise
-        return opened, groups
+        return opened, cleanings, groups
 
-    def _take_over(self, opened: PartitionLog, groups: Groups) -> None:
+    def _take_over(self, opened: PartitionLog, cleanings: Cleanings, groups: Groups) -> None:
         self._groups = groups
         if groups.left_out:
             log.error("%s left out: %s", counted(len(groups.left_out), "group"), self._why_left_out())
-        self._offsets = OffsetsLog(opened, self._io, self.now_ms, partial(self._storing_failed, opened), self._rules)
+        self._offsets = OffsetsLog(
+            opened,
+            self._io,
+            self.now_ms,
+            partial(self._storing_failed, opened),
+            cleanings,
+            self._freed_space,
+            self._rules,
+        )
         self._set_outage("")
         for follower in self._log_followers:
             follower(self._offsets)
@@ -427,7 +439,7 @@ class GroupCoordinator:
             self._loop.call_later(RETRY_MS, partial(self._retry, distrust_cache))
             return
 
-        def loaded(found: tuple[PartitionLog, Groups] | None, error: BaseException | None) -> None:
+        def loaded(found: tuple[PartitionLog, Cleanings, Groups] | None, error: BaseException | None) -> None:
             if found is not None and not self._is_closed:
                 log.warning("groups are served again")
                 self._take_over(*found)

@@ -24,7 +24,6 @@ from kbroker.kafka import (
     coordination,
     delete_records,
     listings,
-    log_dirs,
     metadata,
     produce,
     topics,
@@ -39,7 +38,7 @@ from kbroker.log.slices import LogSlice
 from kbroker.types import COORDINATOR_NODE
 from kbroker.wire import messages as m
 from kbroker.wire.control import KafkaForward, KafkaForwarded
-from kbroker.workers.disk_room import disk_room
+from kbroker.workers.disk_room import answer_log_dirs, ask_disk_room
 from kbroker.workers.internal_topics import InternalTopics
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_connection import Asked, Part
@@ -221,7 +220,7 @@ class KafkaCoordinator:
     def _log_dirs(self, call: Call) -> None:
         folder = self._coordinator.config.data_dir
         sizes = {(name.topic, name.partition): led.log.size_bytes for name, led in self._internal.serving.items()}
-        call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
+        ask_disk_room(self._coordinator.io, folder, lambda room: answer_log_dirs(call, folder, sizes, room))
 
     # --- topics ---
 

@@ -19,7 +19,6 @@ from kbroker.errors import (
 )
 from kbroker.kafka import (
     codec,
-    log_dirs,
     metadata,
     produce,
 )
@@ -29,7 +28,7 @@ from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
 from kbroker.types import NO_EPOCH, TopicPartition
 from kbroker.workers.dear_time import rest_ms
-from kbroker.workers.disk_room import disk_room
+from kbroker.workers.disk_room import answer_log_dirs, ask_disk_room
 from kbroker.workers.in_turns import SLICE
 from kbroker.workers.kafka_cluster import KafkaCluster, illegal_names
 from kbroker.workers.kafka_connection import Asked, answer_each
@@ -143,7 +142,7 @@ class KafkaLeader:
     def _log_dirs(self, call: Call) -> None:
         folder = self._worker.config.data_dir
         sizes = {(name.topic, name.partition): p.log.size_bytes for name, p in self._worker.table.serving.items()}
-        call.answer(log_dirs.answer(call.request, str(folder), sizes, *disk_room(folder)))
+        ask_disk_room(self._worker.io, folder, lambda room: answer_log_dirs(call, folder, sizes, room))
 
     def _cluster(self, host: str) -> Cluster:
         table, child = self._worker.table, self._worker.child

@@ -7,9 +7,9 @@ as long as the last process of a broker.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ from pathlib import Path
 
 from kbroker.errors import StartError
 from kbroker.workers.proc_facts import is_dying
+
+log = logging.getLogger(__name__)
 
 DATA_LOCK = ".lock"
 RUNTIME_LOCK = "runtime.lock"
@@ -81,9 +83,9 @@ class FolderLock:
 
         Waits up to HOLDER_DYING_WAIT_MS when the holder is dead or dying.
         """
-        path = folder / name
+        path = self._path = folder / name
         try:
-            self._fd: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._fd: int | None = _open_lock(path)
         except OSError as error:
             raise StartError(f"cannot write to the {what} folder {folder}: {why(error, folder)}") from None
         begun = time.monotonic()
@@ -112,8 +114,7 @@ class FolderLock:
     def close(self) -> None:
         """Release the lock and take the pid out of the file."""
         if self._fd is not None:
-            with contextlib.suppress(OSError):
-                self._write(0)
+            self._write(0)
             os.close(self._fd)
             self._fd = None
 
@@ -125,8 +126,12 @@ class FolderLock:
 
     def _write(self, pid: int) -> None:
         assert self._fd is not None
-        # Always the same length: one pwrite leaves either the old line or the new one.
-        os.pwrite(self._fd, b"%10d %20d\n" % (pid, self.incarnation), 0)
+        # Always the same length: one pwrite leaves either the old line or the new one. A disk that takes nothing must
+        # not end the broker: then the clock alone sees to it that incarnations rise.
+        try:
+            os.pwrite(self._fd, b"%10d %20d\n" % (pid, self.incarnation), 0)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 
 class ProcessesLock:
@@ -137,7 +142,7 @@ class ProcessesLock:
 
     def __init__(self, folder: Path) -> None:
         """Take the lock, waiting up to HOLDER_DYING_WAIT_MS; `held` tells whether it was free by then."""
-        self.fd = os.open(folder / PROCESSES_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self.fd = _open_lock(folder / PROCESSES_LOCK)
         deadline = time.monotonic() + HOLDER_DYING_WAIT_MS / 1000
         self.held = _try_lock(self.fd)
         while not self.held and time.monotonic() < deadline:
@@ -147,6 +152,19 @@ class ProcessesLock:
     def close(self) -> None:
         """Close this process's share of the lock."""
         os.close(self.fd)
+
+
+def _open_lock(path: Path) -> int:
+    """A lock's file, made when it is not there. On a read-only file system one that is there can be locked as well."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path)) from None
 
 
 def _try_lock(fd: int) -> bool:

@@ -169,7 +169,7 @@ class Loop:
         self.call_later(interval_ms, again)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call `callback` on the next turn. For this thread only."""
+        """Call `callback` on the next turn. From another thread only where it does not matter when that comes."""
         self._soon.append(callback)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:

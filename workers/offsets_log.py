@@ -15,7 +15,7 @@ from kbroker.config import Config
 from kbroker.errors import CorruptMessage, KbrokerError, StorageError
 from kbroker.groups.effects import Record
 from kbroker.log import compaction
-from kbroker.log.compaction import Compaction, Rules
+from kbroker.log.compaction import Cleanings, Compaction, Placing, Rules
 from kbroker.log.damage import CORRUPT, Damage, Repair
 from kbroker.log.flush import Flush
 from kbroker.log.log import PartitionLog
@@ -24,6 +24,7 @@ from kbroker.log.storage import Storage
 from kbroker.records.batch import read_header
 from kbroker.records.codec import BatchBuilder, decode_list, iter_batches
 from kbroker.types import OFFSETS_TOPIC, TopicPartition
+from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.recoveries import tell_recovery
 
@@ -120,6 +121,8 @@ class OffsetsLog:
         io: IoThreads,
         now_ms: Callable[[], int],
         failed: Callable[[KbrokerError], None],
+        cleanings: Cleanings,
+        freed_space: FreedSpace,
         rules: Callable[[], Rules] = Rules,
     ) -> None:
         self.log = partition_log
@@ -127,6 +130,8 @@ class OffsetsLog:
         self._io = io
         self._now_ms = now_ms
         self._failed = failed
+        self._cleanings = cleanings
+        self._freed_space = freed_space
         self._rules = rules
         self._is_over = False
         self._turn: list[tuple[Sequence[Record], Callable[[], None]]] = []
@@ -180,33 +185,37 @@ class OffsetsLog:
     # --- compaction ---
 
     def _tidy(self) -> None:
-        """While no flush is out: unlink what is due, and begin a compaction if a segment was rolled."""
+        """While no flush is out: free what is due, and begin a compaction if a segment was rolled."""
         now_ms = self._now_ms()
-        try:
-            self.log.delete_due(now_ms)
-            is_same = len(self.log.segments) == self._segments and now_ms < self._look_at_ms
-            if is_same or self._compaction is not None:
-                return
-            self._segments, self._look_at_ms = len(self.log.segments), now_ms + LOOK_INTERVAL_MS
-            self._compaction = compaction.begin(self.log, self._rules(), now_ms)
-        except StorageError as error:
-            log.error("%s", error)
+        self._freed_space.free_files(self.log.due_deletions(now_ms))
+        is_same = len(self.log.segments) == self._segments and now_ms < self._look_at_ms
+        if is_same or self._compaction is not None:
+            return
+        self._segments, self._look_at_ms = len(self.log.segments), now_ms + LOOK_INTERVAL_MS
+        self._compaction = compaction.begin(self.log, self._cleanings, self._rules(), now_ms)
         if self._compaction is not None:
             pause = partial(time.sleep, COMPACTION_PAUSE_S)
             self._io.submit(partial(self._compaction.run, pause), partial(self._compacted, self._compaction))
 
     def _compacted(self, done: Compaction, _result: None, error: BaseException | None) -> None:
+        if self._is_over:
+            return
+        if error is not None:
+            self._compaction = None
+            log.error("%s", error)  # tried again with the next segment
+            return
+        placing = done.begin_placing(self.log)
+        self._io.submit(placing.run, partial(self._placed, placing))
+
+    def _placed(self, placing: Placing, _result: None, error: BaseException | None) -> None:
         self._compaction = None
         if self._is_over:
             return
         if error is not None:
-            log.error("%s", error)  # tried again with the next segment
+            self._give_up(error if isinstance(error, StorageError) else StorageError(str(error)))
             return
-        try:
-            freed = done.finish(self.log, self._now_ms())
-        except StorageError as raised:
-            self._give_up(raised)
-            return
+        freed = placing.finish(self.log, self._now_ms())
+        self._cleanings = placing.cleanings
         self._segments = len(self.log.segments)
         log.info("%s: compaction has freed %d KiB of %d", PARTITION, freed >> 10, (self.log.size_bytes + freed) >> 10)
 

@@ -67,10 +67,14 @@ class Partition:
         self.told = ""
         """The last complaint about the disk; empty once it took something again."""
         self.refuses = ""
-        """Why the disk did not take the last append; empty when it did."""
+        """Why the disk did not take the last append, or takes none; empty when it does."""
+        self.refused_bytes = 0
+        """The size of that append."""
         self._waiters: deque[AckWaiter] = deque()
         self._start_waiters: deque[AckWaiter] = deque()  # for the log start offset to be on the disk
         self._is_flushing = False
+        self._is_writing_back = False
+        self._is_removing = False
         self._published = -1
         self._is_saving_damage = False
         self._is_damage_unsaved = False
@@ -108,13 +112,19 @@ class Partition:
             self.told = complaint
             log.error("%s", complaint)
 
-    def refuse(self, why: str) -> None:
-        """The disk did not take an append. The log tells it once."""
+    @property
+    def has_left(self) -> bool:
+        """Whether it is served here no longer."""
+        return self._has_left
+
+    def refuse(self, why: str, size_bytes: int = 0) -> None:
+        """The disk did not take an append of that size, or takes none. The log tells it once."""
         self.refuses = why
+        self.refused_bytes = size_bytes
         self.tell_once(f"{why}; records for it are refused until the disk takes them again")
 
     def take_again(self) -> None:
-        """The disk has taken an append, after something was wrong with it."""
+        """The disk has taken something, after something was wrong with it."""
         self.told = ""
         if self.refuses:
             self.refuses = ""
@@ -138,13 +148,22 @@ class Partition:
 
     # --- flushing ---
 
-    def flush(self, io: IoThreads, now_ms: Callable[[], int], flushed: Callable[[Partition], None]) -> None:
-        """Begin a group commit of all that was appended, unless one is running; `flushed` is called after it."""
+    def flush(
+        self,
+        io: IoThreads,
+        now_ms: Callable[[], int],
+        flushed: Callable[[Partition], None],
+        ended: Callable[[], None] | None = None,
+    ) -> bool:
+        """Begin a group commit of all that was appended, unless one is running; True: it was begun.
+
+        `flushed` is called after it, unless the partition has been left meanwhile; `ended` in any case.
+        """
         if self._is_flushing or self._has_left or self.log.failed:
-            return
+            return False
         flush = self.log.begin_flush()
         if flush is None:
-            return
+            return False
         self._is_flushing = True
 
         def done(_result: None, error: BaseException | None) -> None:
@@ -154,16 +173,69 @@ class Partition:
                 self._end()
             else:
                 flushed(self)
+            if ended is not None:
+                ended()
 
         io.submit(flush.run, done)
+        return True
 
     def _flushed(self, flush: Flush, error: BaseException | None, now_ms: int) -> None:
         if error is None:
             self.log.finish_flush(flush, now_ms)
+            if flush.point_error is not None:
+                self.refuse(f"{self.name}: no new recovery point can be written: {flush.point_error}")
             return
         self.log.fail_flush(flush, error if isinstance(error, OSError) else OSError(str(error)))
+        self._disk_failed(error)
+
+    def _disk_failed(self, error: BaseException) -> None:
         log.error("%s: a flush failed, nothing more is acknowledged from it: %s", self.name, error)
         self.fail_waiters(StorageError(f"{self.name}: the disk did not take the records: {error}"))
+
+    def write_back(self, io: IoThreads, failed: Callable[[Partition], None], ended: Callable[[], None]) -> bool:
+        """Have the disk begin with what was appended; True: it was begun, and `ended` is called after it.
+
+        `failed` is called as well, when the disk says that it cannot, unless the partition has been left meanwhile.
+        """
+        if self._is_writing_back or self._has_left:
+            return False
+        work = self.log.begin_write_back()
+        if work is None:
+            return False
+        self._is_writing_back = True
+
+        def done(_result: None, error: BaseException | None) -> None:
+            self._is_writing_back = False
+            if error is not None and not self.log.failed:
+                self.log.fail(error)
+                self._disk_failed(error)
+            if self._has_left:
+                self._end()
+            elif error is not None:
+                failed(self)
+            ended()
+
+        io.submit(work.run, done, wakes=False)
+        return True
+
+    def remove(self, io: IoThreads, now_ms: Callable[[], int]) -> None:
+        """Have the files of segments that were taken out of the log renamed, unless that is under way."""
+        if self._is_removing or self._has_left:
+            return
+        work = self.log.begin_removal()
+        if work is None:
+            return
+        self._is_removing = True
+
+        def done(_result: None, error: BaseException | None) -> None:
+            self._is_removing = False
+            self.log.finish_removal(work, now_ms())
+            if error is not None:
+                self.tell_once(f"{self.name}: old segments cannot be removed, tried again every second: {error}")
+            if self._has_left:
+                self._end()
+
+        io.submit(work.run, done)
 
     @property
     def is_flushing(self) -> bool:
@@ -260,7 +332,7 @@ class Partition:
     def leave(self, deleted: bool, error: KbrokerError, then: Callable[[], None]) -> None:
         """No longer served here: everybody who waits is told, and the control page says why.
 
-        `then` is called when no I/O thread uses the log's files any more: at once, or after the flush that runs.
+        `then` is called when no I/O thread writes to the log's files any more: at once, or after what runs.
         """
         self.fail_waiters(error)
         for waiter in list(self.parked):
@@ -273,7 +345,7 @@ class Partition:
         self._end()
 
     def _end(self) -> None:
-        if self._is_flushing or self._is_saving_damage:
+        if self._is_flushing or self._is_writing_back or self._is_removing or self._is_saving_damage:
             return
         # Whoever waits for the end knows this partition, which must not know it for longer: a circle would keep the
         # files of a deleted partition open, and their space taken, until a garbage collection.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 from kbroker.config import Config
 from kbroker.wire.endpoints import check_runtime_path
@@ -26,6 +28,18 @@ class Premises:
     """The broker that was here before was killed, so that its processes may still be dying."""
 
 
+def warn_of_open_folder(what: str, folder: Path, holds: str) -> None:
+    """A line at each start while everybody on this host may enter the folder, list or change what lies in it."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    rights = [word for bit, word in ((4, "list"), (2, "change"), (1, "enter")) if mode & bit]
+    if rights:
+        log.warning(
+            "the %s folder %s is open to all: every user of this host may %s it (mode %04o), and it holds %s; "
+            "run: chmod o-rwx %s",
+            what, folder, " and ".join(rights), mode, holds, folder,
+        )  # fmt: skip
+
+
 def claim(config: Config, stack: contextlib.ExitStack) -> Premises:
     """Make both folders (mode 0750), lock them, wait for a dead predecessor's processes, remove its sockets.
 
@@ -42,6 +56,8 @@ def claim(config: Config, stack: contextlib.ExitStack) -> Premises:
     make_folder(config.runtime_dir, "runtime")
     runtime_lock = FolderLock(config.runtime_dir, RUNTIME_LOCK, "runtime")
     stack.callback(runtime_lock.close)
+    warn_of_open_folder("data", config.data_dir, "records")
+    warn_of_open_folder("runtime", config.runtime_dir, "the broker's sockets")
     processes_lock = ProcessesLock(config.data_dir)
     stack.callback(processes_lock.close)
     if not processes_lock.held:

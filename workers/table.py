@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbroker.catalog.rebuild import read_topic_id
@@ -16,12 +17,16 @@ from kbroker.errors import (
     LeaderNotAvailable,
     NotLeaderOrFollower,
     StartError,
+    StorageError,
     UnknownTopicOrPartition,
 )
 from kbroker.log.damage import Repair
+from kbroker.log.freeing import Freeing, free_soon
 from kbroker.log.log import PartitionLog
 from kbroker.log.names import PARTITION_METADATA, is_deleted_folder
 from kbroker.log.producer_room import PRODUCER_BYTES, ProducerRoom
+from kbroker.log.read_only import takes_no_writes
+from kbroker.log.storage import DISK
 from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition, node_name
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
@@ -211,19 +216,28 @@ class PartitionTable:
             self._turns.give_back(name)
             return
         topic = self.topics[name.topic]
-        open_log = partial(
-            PartitionLog.open,
+        arguments = (
             self._worker.config.data_dir / str(name),
             name,
             topic.topic_id,
             self._config_of(topic),
             topic.partitions[name.partition].leader_epoch + 1,
             self._worker.now_ms(),
-            distrust_cache=_distrust_key(name) in self._worker.child.remembered,
-            # An owner before this one has told its epoch, after its folder was on the disk.
-            had_log=topic.partitions[name.partition].leader_epoch > 0,
-            repair=opening.repair,
         )
+        distrust_cache = _distrust_key(name) in self._worker.child.remembered
+        # An owner before this one has told its epoch, after its folder was on the disk.
+        had_log = topic.partitions[name.partition].leader_epoch > 0
+
+        def open_log() -> PartitionLog:
+            try:
+                return PartitionLog.open(
+                    *arguments, distrust_cache=distrust_cache, had_log=had_log, repair=opening.repair
+                )
+            except StorageError as error:
+                if not takes_no_writes(error) or opening.repair is not Repair.NONE:
+                    raise
+                return PartitionLog.open_read_only(*arguments, f"the disk takes no writes ({error})")
+
         self._worker.io.submit(open_log, partial(self._opened, name, opening))
 
     def _opened(
@@ -235,7 +249,7 @@ class PartitionTable:
             self._serve(name, opening, opened)
         else:
             if opened is not None:
-                opened.abandon()
+                opened.let_go()  # nobody reads it yet
             self._turns.give_back(name)
             if is_wanted:
                 del self._opening[name]
@@ -248,7 +262,8 @@ class PartitionTable:
 
     def _serve(self, name: TopicPartition, opening: _Opening, opened: PartitionLog) -> None:
         self._failed.pop(name, None)
-        self._trust(name)
+        if not opened.failed:
+            self._trust(name)
         tell_recovery(opened)
         # Settings may have been altered while it was opened.
         opened.configure(self._config_of(self.topics[name.topic]))
@@ -259,9 +274,12 @@ class PartitionTable:
         partition.publish()
         for tasks in opening.waiting:
             tasks.owned.append(_owned(partition))
+        if opened.failed:
+            partition.refuse(f"{name}: {opened.failed}")
+            self._worker.loop.call_later(RETRY_OPEN_MS, partial(self._worker.probes.want, partition))
         if not opening.waiting:
             self._worker.control.send(Opened(self._worker.child.incarnation, [_owned(partition)]))
-            log.info("%s is in service again", name)
+            log.info("%s is in service again%s", name, ", for readers" if opened.failed else "")
         if opening.repaired is not None:
             opening.repaired(opened, None)
 
@@ -294,16 +312,20 @@ class PartitionTable:
         self._failed[name] = why
         self._open(name, [], repair, repaired)
 
+    def remember_failure(self, partition: Partition, why: str) -> None:
+        """The supervisor remembers a failed flush, should this process die before the partition is sound again."""
+        key = _distrust_key(partition.name)
+        if key not in self._worker.child.remembered:
+            self._worker.child.remember(key, why[:1000])
+
     def reopen(self, partition: Partition, why: str) -> None:
         """Take a partition out of service after a failed flush, and open it anew without trusting the page cache.
 
-        The kernel has marked the failed pages clean, so what reads back proves nothing. The supervisor remembers it,
-        should this process die before the partition is sound again.
+        The kernel has marked the failed pages clean, so what reads back proves nothing.
         """
         name = partition.name
         if self.serving.get(name) is not partition:
             return
-        self._worker.child.remember(_distrust_key(name), why[:1000])
         self._leave(partition, False, KafkaStorageError(f"{name} is out of service: {why}"))
         self._failed[name] = why
         self._open(name, [])
@@ -312,7 +334,10 @@ class PartitionTable:
         """No longer served; the folder is free as soon as no thread uses it."""
 
         def left() -> None:
-            partition.log.abandon()
+            if deleted:
+                partition.log.let_go()
+            else:
+                partition.log.abandon()
             self._turns.give_back(partition.name)
 
         del self.serving[partition.name]
@@ -363,13 +388,17 @@ class PartitionTable:
     def _delete(self, name: TopicPartition, topic_id: bytes, tasks: _Tasks) -> None:
         folder = self._worker.config.data_dir / str(name)
 
-        def delete() -> None:
+        def delete() -> tuple[Path, Freeing | None] | None:
             # A topic of the same name may have been made since: its folder carries another id.
-            if read_topic_id(folder / PARTITION_METADATA) == topic_id:
-                PartitionLog.purge(PartitionLog.delete(folder))
+            if read_topic_id(folder / PARTITION_METADATA) != topic_id:
+                return None
+            gone = PartitionLog.delete(folder)
+            return gone, free_soon(DISK, gone)
 
-        def deleted(_result: None, error: BaseException | None) -> None:
+        def deleted(found: tuple[Path, Freeing | None] | None, error: BaseException | None) -> None:
             self._turns.give_back(name)
+            if found is not None and found[1] is not None:
+                self._worker.freed_space.free_folder(found[0], found[1])
             if error is None:
                 tasks.removed.append(RemovedInfo(name.topic, topic_id, [name.partition]))
             else:
@@ -385,16 +414,16 @@ class PartitionTable:
         self._has_tidied = True
         data_dir = self._worker.config.data_dir
 
-        def purge() -> None:
-            for folder in data_dir.iterdir():
-                if is_deleted_folder(folder.name):
-                    PartitionLog.purge(folder)
+        def look() -> list[Path]:
+            return [folder for folder in data_dir.iterdir() if is_deleted_folder(folder.name)]
 
-        def purged(_result: None, error: BaseException | None) -> None:
+        def found(folders: list[Path] | None, error: BaseException | None) -> None:
             if error is not None:
-                log.error("folders of deleted partitions could not be removed from %s: %s", data_dir, error)
+                log.error("cannot look for folders of deleted partitions in %s: %s", data_dir, error)
+            for folder in folders or ():
+                self._worker.freed_space.free_folder(folder)
 
-        self._worker.io.submit(purge, purged)
+        self._worker.io.submit(look, found)
 
     # --- the end ---
 

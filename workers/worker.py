@@ -30,6 +30,7 @@ from kbroker.errors import (
 from kbroker.log.damage import Damage, Repair
 from kbroker.log.log import PartitionLog
 from kbroker.log.positions import AppendResult, SegmentInfo
+from kbroker.log.storage import DISK
 from kbroker.shm.connection import refuse_descriptors
 from kbroker.shm.server import DescriptorServer
 from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
@@ -38,13 +39,16 @@ from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
 from kbroker.wording import counted
 from kbroker.workers.acceptor import Acceptor
+from kbroker.workers.background_writes import BackgroundWrites
 from kbroker.workers.caller import Caller
 from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
 from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX, DearTime
+from kbroker.workers.disk_probe import DiskProbes
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
+from kbroker.workers.freed_space import FreedSpace
 from kbroker.workers.front import hello_answer
 from kbroker.workers.front_link import FrontDialler
 from kbroker.workers.group_commits import GroupCommits
@@ -84,7 +88,10 @@ class Worker:
         self.node = int(worker_node(child.worker_index))
         self.loop = Loop()
         self.io = IoThreads(self.loop, self.config.server.io_threads, "io")
-        self.commits = GroupCommits(self.loop, self._flush)
+        self.commits = GroupCommits(self.loop, self._commit)
+        self.freed_space = FreedSpace(self.loop, self.io, DISK)
+        self.probes = DiskProbes(self.io, DISK, self._disk_takes)
+        self.background = BackgroundWrites(self.config.server.io_threads, self._write_back, self._flush)
         self.parking = Parking(self.loop)
         self.has_catalog = False
         self.is_draining = False
@@ -321,9 +328,11 @@ class Worker:
         try:
             result = partition.log.append(batches, time.time_ns() // 1_000_000, sync=acks == -1)
         except StorageError as error:
-            partition.refuse(str(error))
             if partition.log.failed:
-                self.table.reopen(partition, partition.log.failed)
+                self._disk_failed(partition, partition.log.failed)
+            else:
+                partition.refuse(str(error), len(batches))
+                self.probes.want(partition)
             raise
         if partition.told:
             partition.take_again()
@@ -450,8 +459,12 @@ class Worker:
             if partition.parked:
                 self.parking.wake(partition.parked)
         for partition in dirty:
-            if partition.has_waiters or partition.log.flush_due:
+            if partition.has_waiters:
                 self.commits.want(partition)
+            elif partition.log.flush_due:
+                self.background.want_flush(partition)
+            if partition.log.write_back_due:
+                self.background.want_write_back(partition)
             unflushed = self._unflushed.get(partition.log.config.flush_interval_ms)
             if unflushed is None or partition not in unflushed:
                 self._flush_later(partition)
@@ -459,15 +472,36 @@ class Worker:
             asked.answer(_header_for(result))
         self._answers.clear()
 
-    def _flush(self, partition: Partition) -> None:
+    def _commit(self, partition: Partition) -> None:
         partition.flush(self.io, self.now_ms, self._flushed)
+
+    def _write_back(self, partition: Partition, ended: Callable[[], None]) -> bool:
+        return partition.write_back(self.io, self._flushed, ended)
+
+    def _flush(self, partition: Partition, ended: Callable[[], None]) -> bool:
+        return partition.flush(self.io, self.now_ms, self._flushed, ended)
 
     def _flushed(self, partition: Partition) -> None:
         if partition.log.failed:
-            self.table.reopen(partition, str(partition.log.failed))
+            self._disk_failed(partition, partition.log.failed)
             return
+        if partition.refuses:
+            self.probes.want(partition)
         # The end of this turn publishes, and sees whether somebody waits for the next commit.
         self._dirty.add(partition)
+
+    def _disk_failed(self, partition: Partition, why: str) -> None:
+        """Records are refused, and read on, until the disk takes writes again: then the log is opened anew."""
+        self.table.remember_failure(partition, why)
+        partition.refuse(f"{partition.name}: {why}")
+        self.probes.want(partition)
+
+    def _disk_takes(self, partition: Partition) -> None:
+        if partition.log.failed:
+            self.table.reopen(partition, partition.log.failed)
+        else:
+            partition.log.want_recovery_point()
+            partition.take_again()
 
     # --- in the background ---
 
@@ -484,7 +518,8 @@ class Worker:
             if self._is_served(partition):
                 if partition.is_flushing:
                     self._flush_later(partition)
-                self._flush(partition)
+                else:
+                    self.background.want_flush(partition)
 
     def _keep_house(self) -> None:
         now_ms = self.loop.now_ms()
@@ -493,15 +528,14 @@ class Worker:
             if partition.log.suspects:
                 self.scrub.suspect(partition)
         self._report()
+        self.probes.look_again()
         if now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + self.config.log.retention_check_interval_ms
             for partition in list(self.table.serving.values()):
                 self._retain(partition)
         for partition in self.table.serving.values():
-            try:
-                partition.log.delete_due(self.now_ms())
-            except StorageError as error:
-                partition.tell_once(str(error))
+            partition.remove(self.io, self.now_ms)
+            self.freed_space.free_files(partition.log.due_deletions(self.now_ms()))
 
     def _found_damage(self, partition: Partition, found: list[Damage]) -> None:
         partition.note_damage(found, self.io)
@@ -517,20 +551,22 @@ class Worker:
         )
 
     def _retain(self, partition: Partition) -> None:
-        def take(now_ms: int) -> list[SegmentInfo]:
+        def take() -> list[SegmentInfo]:
+            now_ms = self.now_ms()
             partition.log.maybe_roll(now_ms)
             return partition.log.retain(now_ms)
 
         self._take_out(partition, take)
 
-    def _take_out(self, partition: Partition, take: Callable[[int], list[SegmentInfo]]) -> None:
-        """`take`: what takes segments out of the partition's log; its argument is the time, in ms since 1970."""
+    def _take_out(self, partition: Partition, take: Callable[[], list[SegmentInfo]]) -> None:
+        """`take`: what takes segments out of the partition's log."""
         try:
-            removed = take(self.now_ms())
+            removed = take()
         except (StorageError, OSError) as error:
             partition.tell_once(f"retention failed: {error}")
             return
         if removed:
+            partition.remove(self.io, self.now_ms)
             partition.show()
             log.info(
                 "%s: %s past retention or deleted, the log starts at %d now",

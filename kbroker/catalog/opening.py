@@ -13,7 +13,7 @@ from kbroker.catalog.copy import CatalogCopy
 from kbroker.catalog.rebuild import folders_in, topics_on_disk
 from kbroker.catalog.reconcile import State, agree, with_folders
 from kbroker.catalog.sqlite import FILE_NAME, SqliteStore, open_store, read_wal, set_aside
-from kbroker.catalog.store import ABSENT, Change, Versioned
+from kbroker.catalog.store import ABSENT, Change, MetadataStore, Versioned
 from kbroker.errors import StorageError
 from kbroker.wording import counted
 
@@ -27,7 +27,7 @@ FROM_CLOCK_SHIFT: Final = 20
 class OpenCatalog:
     """The store and its copy, which are the same now; the catalog that was given has what they hold."""
 
-    store: SqliteStore
+    store: MetadataStore
     copy: CatalogCopy
     moved: int = 0
     """Topics of which partitions were given to other workers."""
@@ -41,17 +41,19 @@ class OpenCatalog:
         return first
 
 
-def open_catalog(data_dir: Path, catalog: Catalog, now_ms: int) -> OpenCatalog:
+def open_catalog(data_dir: Path, catalog: Catalog, now_ms: int, *, partitions_dir: Path | None = None) -> OpenCatalog:
     """Open what is in `data_dir` and load it into `catalog`, which is empty. May block.
 
-    Raises StorageError when the disk is at fault, StartError when a newer kbroker has written it."""
+    `partitions_dir`: where the partitions' folders lie, if elsewhere. Raises StorageError when the disk is at fault,
+    StartError when a newer kbroker has written it.
+    """
     try:
-        return _open(data_dir, catalog, now_ms)
+        return _open(data_dir, partitions_dir or data_dir, catalog, now_ms)
     except OSError as error:
         raise StorageError(f"the catalog in {data_dir} cannot be opened: {error}") from error
 
 
-def _open(data_dir: Path, catalog: Catalog, now_ms: int) -> OpenCatalog:
+def _open(data_dir: Path, partitions_dir: Path, catalog: Catalog, now_ms: int) -> OpenCatalog:
     copied = CatalogCopy(data_dir, State)
     copy_state = _understood(copied.read())
     was_there, wal = (data_dir / FILE_NAME).exists(), read_wal(data_dir)
@@ -77,8 +79,8 @@ def _open(data_dir: Path, catalog: Catalog, now_ms: int) -> OpenCatalog:
         else:
             opened.notices.append(told)
     catalog.load({key: Versioned(1, value) for key, value in agreed.state.entries.items()})
-    folders = folders_in(data_dir)
-    strays, problems = topics_on_disk(data_dir, folders, catalog.node_ids[0], catalog.knows)
+    folders = folders_in(partitions_dir)
+    strays, problems = topics_on_disk(partitions_dir, folders, catalog.node_ids[0], catalog.knows)
     changes, found = with_folders(catalog, strays, folders, is_confirmed=agreed.is_confirmed)
     catalog.apply(changes)
     problems += found

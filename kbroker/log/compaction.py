@@ -17,6 +17,7 @@ Transactional batches are copied as they are.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -30,6 +31,8 @@ from kbroker.errors import CorruptMessage, MessageTooLarge, StorageError
 from kbroker.log import names, retention
 from kbroker.log.index import RELATIVE_OFFSET_MAX
 from kbroker.log.segment import Segment
+from kbroker.log.storage import File
+from kbroker.log.write_back import STEP_BYTES
 from kbroker.records.batch import (
     CONTROL,
     EXPANDED_BYTES_MAX,
@@ -111,7 +114,16 @@ class Cleanings:
         return cls(entries if version == "version=1" else [])
 
 
-def begin(log: PartitionLog, rules: Rules, now_ms: int) -> Compaction | None:
+def read_cleanings(log: PartitionLog) -> Cleanings:
+    """The log's compaction checkpoint. In an I/O thread. Raises StorageError."""
+    path = log.folder / names.COMPACTION_CHECKPOINT
+    try:
+        return Cleanings.parse(log.storage.read_file(path)) if log.storage.exists(path) else Cleanings([])
+    except OSError as error:
+        raise StorageError(f"{log.partition}: cannot read {path}: {error}") from error
+
+
+def begin(log: PartitionLog, cleanings: Cleanings, rules: Rules, now_ms: int) -> Compaction | None:
     """A compaction of what there is now; None when it is not worth the while."""
     segments = log.compactable
     if rules.min_compaction_lag_ms:  # without a lag a clock that was set back holds nothing up
@@ -119,11 +131,6 @@ def begin(log: PartitionLog, rules: Rules, now_ms: int) -> Compaction | None:
         segments = list(takewhile(lambda segment: segment.max_timestamp <= young_ms, segments))
     if not segments or log.failed is not None:
         return None
-    path = log.folder / names.COMPACTION_CHECKPOINT
-    try:
-        cleanings = Cleanings.parse(log.storage.read_file(path)) if log.storage.exists(path) else Cleanings([])
-    except OSError as error:
-        raise StorageError(f"{log.partition}: cannot read {path}: {error}") from error
     ends = log.bases[1:]
     dirty = [s for s, end in zip(segments, ends, strict=False) if end > cleanings.first_dirty_offset]
     total_bytes = sum(segment.size_bytes for segment in segments)
@@ -156,9 +163,13 @@ class _Group:
         self.timestamps = (-1, -1, -1)
         """Of what was written: the largest with its offset, and the first batch's."""
 
+    def is_in(self, segments: set[int]) -> bool:
+        """Whether all of them are among segments with these identities."""
+        return all(id(source.segment) in segments for source in self.sources)
+
 
 class Compaction:
-    """One compaction: begun on the loop's thread, `run` on an I/O thread, `finish`ed on the loop's thread."""
+    """One compaction: begun on the loop's thread, `run` on an I/O thread, then put in place by `Placing`."""
 
     def __init__(
         self, log: PartitionLog, segments: list[Segment], cleanings: Cleanings, rules: Rules, now_ms: int
@@ -175,6 +186,8 @@ class Compaction:
         self._now_ms = now_ms
         self._made: list[_Group] = []
         self._cancelled = False
+        self.cleanings = cleanings
+        """After `run`: with this one."""
         self.clean_until = cleanings.first_dirty_offset
         """After `run`: the first offset that is dirty now."""
 
@@ -234,7 +247,7 @@ class Compaction:
             storage, self._folder, group.base_offset, self._index_interval_bytes, self._now_ms, names.CLEANED
         )
         storage.truncate(segment.file, 0)
-        segment.size_bytes = 0
+        segment.size_bytes = segment.started_bytes = 0
         segment.reset_indexes()
         tombstones_until = self._cleanings.tombstones_until(self._now_ms, self._rules.delete_retention_ms)
         copy = _Copy(segment, group.base_offset)
@@ -260,7 +273,7 @@ class Compaction:
         if len(group.sources) == 1 and not has_dropped:
             for suffix in (names.LOG, names.INDEX, names.TIME_INDEX):
                 with contextlib.suppress(FileNotFoundError):
-                    storage.unlink(self._path(group, suffix + names.CLEANED))
+                    storage.unlink(_path(self._folder, group, suffix + names.CLEANED))
             return
         segment.time_index.maybe_append(segment.max_timestamp, segment.max_timestamp_offset - segment.base_offset)
         segment.write_indexes()
@@ -269,7 +282,9 @@ class Compaction:
             storage.fdatasync(file)
         # The log last: its new name says that all is there.
         for suffix in (names.INDEX, names.TIME_INDEX, names.LOG):
-            storage.rename(self._path(group, suffix + names.CLEANED), self._path(group, suffix + names.SWAP))
+            storage.rename(
+                _path(self._folder, group, suffix + names.CLEANED), _path(self._folder, group, suffix + names.SWAP)
+            )
         storage.fsync_folder(self._folder)
         self._made.append(group)
 
@@ -293,40 +308,68 @@ class Compaction:
 
     def _write_checkpoint(self) -> None:
         # Only now: what is said to be clean is, even if the process ends before it is put in place.
-        cleanings = self._cleanings.add(self.clean_until, self._now_ms, self._rules.delete_retention_ms)
-        self._storage.replace_file(self._folder / names.COMPACTION_CHECKPOINT, cleanings.encode())
+        self.cleanings = self._cleanings.add(self.clean_until, self._now_ms, self._rules.delete_retention_ms)
+        self._storage.replace_file(self._folder / names.COMPACTION_CHECKPOINT, self.cleanings.encode())
         self._storage.fsync_folder(self._folder)
-
-    def _path(self, group: _Group, suffix: str) -> Path:
-        return names.numbered(self._folder, group.base_offset, suffix)
 
     # --- on the loop's thread ---
 
-    def finish(self, log: PartitionLog, now_ms: int) -> int:
-        """Put what was written in its place. Returns how many bytes the log is smaller. Raises StorageError."""
-        before = log.size_bytes
+    def begin_placing(self, log: PartitionLog) -> Placing:
+        """After `run`: from now on, until `Placing.finish`, no segment is taken out of the log by anybody else."""
+        log.is_placing = True
+        there = set(map(id, log.segments))
+        return Placing(log, self._made, {id(group) for group in self._made if group.is_in(there)}, self.cleanings)
+
+
+class Placing:
+    """Putting the compacted segments in their places: `run` on an I/O thread, `finish` on the loop's thread."""
+
+    def __init__(self, log: PartitionLog, made: list[_Group], wanted: set[int], cleanings: Cleanings) -> None:
+        self._storage = log.storage
+        self._folder = log.folder
+        self._partition = log.partition
+        self._index_interval_bytes = log.config.index_interval_bytes
+        self._made = made
+        self._wanted = wanted
+        self._placed: list[tuple[list[Segment], Segment]] = []
+        self._gone: list[tuple[Path, weakref.ref[File] | None]] = []
+        self.cleanings = cleanings
+
+    def run(self) -> None:
+        """Rename what goes, and what comes. Raises StorageError: recovery finishes what was begun."""
         try:
             for group in self._made:
-                self._put_in_place(log, group, now_ms)
+                if id(group) in self._wanted:
+                    self._place(group)
+                else:  # retention was faster
+                    for suffix in (names.LOG, names.INDEX, names.TIME_INDEX):
+                        self._storage.unlink(_path(self._folder, group, suffix + names.SWAP))
         except OSError as error:
-            raise StorageError(f"{log.partition}: compacted segments cannot be put in place: {error}") from error
-        return before - log.size_bytes
+            raise StorageError(f"{self._partition}: compacted segments cannot be put in place: {error}") from error
 
-    def _put_in_place(self, log: PartitionLog, group: _Group, now_ms: int) -> None:
+    def _place(self, group: _Group) -> None:
         storage = self._storage
         gone = [source.segment for source in group.sources]
-        if any(segment not in log.segments for segment in gone):
-            # Retention was faster.
-            for suffix in (names.LOG, names.INDEX, names.TIME_INDEX):
-                storage.unlink(self._path(group, suffix + names.SWAP))
-            return
         for segment in gone:
-            retention.take_out(log, segment, now_ms + log.config.delete_delay_ms)
+            self._gone += retention.take_out(storage, segment)
         for suffix in (names.LOG, names.INDEX, names.TIME_INDEX):
-            storage.rename(self._path(group, suffix + names.SWAP), self._path(group, suffix))
-        made = Segment(storage, self._folder, group.base_offset, log.config.index_interval_bytes, gone[-1].created_ms)
+            storage.rename(_path(self._folder, group, suffix + names.SWAP), _path(self._folder, group, suffix))
+        made = Segment(storage, self._folder, group.base_offset, self._index_interval_bytes, gone[-1].created_ms)
         made.max_timestamp, made.max_timestamp_offset, made.rolling_timestamp = group.timestamps
-        log.put_in_place_of(gone, made)
+        self._placed.append((gone, made))
+
+    def finish(self, log: PartitionLog, now_ms: int) -> int:
+        """Read from the new segments from now on. Returns how many bytes the log is smaller."""
+        before = log.size_bytes
+        for gone, made in self._placed:
+            log.put_in_place_of(gone, made)
+        log.delete_later(self._gone, now_ms)
+        log.is_placing = False
+        return before - log.size_bytes
+
+
+def _path(folder: Path, group: _Group, suffix: str) -> Path:
+    return names.numbered(folder, group.base_offset, suffix)
 
 
 class _Copy:
@@ -381,6 +424,10 @@ class _Copy:
         segment.storage.pwrite_all(segment.file, batch, segment.size_bytes)
         segment.note_batch(segment.size_bytes, len(batch), header.next_offset - 1, header.max_timestamp)
         segment.size_bytes += len(batch)
+        unstarted_bytes = segment.size_bytes - segment.started_bytes
+        if unstarted_bytes >= STEP_BYTES:
+            segment.storage.start_writing(segment.file, segment.started_bytes, unstarted_bytes)
+            segment.started_bytes = segment.size_bytes
         self._next_offset, self._leader_epoch = header.next_offset, header.leader_epoch
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from kbroker.log import names
@@ -9,6 +12,20 @@ from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.reservation import Reservation, give_back
 from kbroker.log.segment import IndexWrite
 from kbroker.log.storage import File, Storage
+
+
+@contextlib.contextmanager
+def failure_mark(storage: Storage, folder: Path) -> Iterator[None]:
+    """When the disk fails in here, tell the folder's next owner that the page cache lies, if the disk still takes a
+    small file. In an I/O thread: that disk may be slow to say no once more.
+    """
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            storage.replace_file(folder / names.FLUSH_FAILED, f"{error}\n".encode())
+            storage.fsync_folder(folder)
+        raise
 
 
 class Flush:
@@ -25,6 +42,7 @@ class Flush:
         "folder",
         "folder_changed",
         "index_writes",
+        "point_error",
         "recovery_point",
         "reservation",
         "snapshot",
@@ -46,10 +64,17 @@ class Flush:
         self.index_writes: list[IndexWrite] = []
         self.recovery_point: RecoveryPoint | None = None
         self.snapshot = b""
+        self.point_error: OSError | None = None  # the disk has no space for the recovery point, but for the records
         self.stale: list[Path] = []  # snapshots that nothing needs any more once this flush is done
 
     def run(self) -> None:
-        """In an I/O thread. Raises OSError: then nothing may be taken to be on the disk (`fail_flush`)."""
+        """In an I/O thread. Raises OSError: then nothing may be taken to be on the disk (`fail_flush`), and a mark in
+        the folder says so to the next owner, if the disk lets us.
+        """
+        with failure_mark(self.storage, self.folder):
+            self._run()
+
+    def _run(self) -> None:
         storage = self.storage
         if self.reservation is not None:
             self.reservation.make(storage)
@@ -60,7 +85,13 @@ class Flush:
         if self.folder_changed:
             storage.fsync_folder(self.folder)
         if self.recovery_point is not None:
-            self._move_recovery_point(self.recovery_point)
+            try:
+                self._move_recovery_point(self.recovery_point)
+            except OSError as error:
+                # The records are on the disk. What has no space is of use only: recovery reads more without it.
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.point_error = error
 
     def _move_recovery_point(self, point: RecoveryPoint) -> None:
         storage = self.storage

@@ -6,6 +6,7 @@ High watermark = min(log end, first offset of an acks=all batch that is not yet 
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_right
 from collections import deque
 from pathlib import Path
@@ -23,14 +24,18 @@ from kbroker.log import names, opening, reading, retention, timestamps
 from kbroker.log.checkpoint import RecoveryPoint
 from kbroker.log.damage import Repair
 from kbroker.log.flush import Flush
+from kbroker.log.freeing import free_at_once, free_folder
 from kbroker.log.index import POSITION_MAX, RELATIVE_OFFSET_MAX
 from kbroker.log.positions import AppendResult, LogPosition, RecoveryReport, SegmentInfo
+from kbroker.log.read_only import ReadOnlyDisk
 from kbroker.log.reading import RECENT_MAX
 from kbroker.log.recovery import Recovered
 from kbroker.log.reservation import Reservation
+from kbroker.log.retention import Deletion, Removal
 from kbroker.log.segment import Segment, SegmentDamaged
 from kbroker.log.slices import LogSlice
 from kbroker.log.storage import DISK, File, Storage
+from kbroker.log.write_back import STEP_BYTES, WriteBack
 from kbroker.records.batch import (
     LOG_APPEND_TIME,
     TRANSACTIONAL,
@@ -92,7 +97,10 @@ class PartitionLog:
         self.durable_log_start_offset = recovered.log_start_offset
         self.failed: str | None = None
         self.size_bytes = sum(segment.size_bytes for segment in recovered.segments)
-        self.deletions: deque[tuple[int, Path]] = deque((now_ms, path) for path in recovered.deleted)
+        self.deletions: deque[Deletion] = deque(Deletion(now_ms, path) for path in recovered.deleted)
+        self.to_remove: list[Segment] = []  # out of the log; their files wait for a Removal
+        self.is_placing = False  # compacted segments are being put in place, so that none may go
+        self._removal: Removal | None = None
         self._active = recovered.segments[-1]
         self._waiting: deque[LogPosition] = deque()  # acks=all appends that are not yet synced
         self._wanted_offset = 0  # acks=all answers wait for a sync up to here
@@ -142,6 +150,23 @@ class PartitionLog:
             repair=repair,
         )
         return cls(folder, partition, topic_id, config, storage, lock, recovered, now_ms)
+
+    @classmethod
+    def open_read_only(
+        cls,
+        folder: Path,
+        partition: TopicPartition,
+        topic_id: bytes,
+        config: LogConfig,
+        leader_epoch: int,
+        now_ms: int,
+        why: str,
+    ) -> PartitionLog:
+        """As `open`, where the disk takes no writes: nothing can be appended, and no epoch begins. `why` says so."""
+        storage = ReadOnlyDisk(folder)
+        opened = cls.open(folder, partition, topic_id, config, leader_epoch, now_ms, storage)
+        opened.failed = why
+        return opened
 
     # Facts
 
@@ -210,7 +235,7 @@ class PartitionLog:
         were on the disk is not accepted.
         """
         if self.failed is not None:
-            raise StorageError(f"{self.partition}: {self.failed}")
+            raise StorageError(f"{self.partition}: {self.failed}; records are refused until it takes them again")
         if self.refusal is not None:
             raise PolicyViolation(self.refusal)
         config = self.config
@@ -363,7 +388,9 @@ class PartitionLog:
                 storage.pwrite_all(segment.file, b"".join(pieces)[written:], position + written)
         except OSError as error:
             try:
-                storage.truncate(segment.file, position)
+                # Nothing to take back is the usual case, and a disk that is read-only could not.
+                if storage.size(segment.file) != position:
+                    storage.truncate(segment.file, position)
             except OSError as worse:
                 self.failed = f"a failed write could not be taken back: {worse}"
             raise StorageError(f"{self.partition}: cannot write {segment.path}: {error}") from error
@@ -505,6 +532,7 @@ class PartitionLog:
         files = [segment.file for segment in self._unsynced]
         files.append(active.file)
         flush = Flush(self.storage, self.folder, files, self.next_offset, self._folder_changed)
+        active.started_bytes = active.size_bytes
         flush.reservation = Reservation.ahead_of(
             active.file, active.size_bytes, active.reserved_end, self.config.segment_bytes
         )
@@ -547,9 +575,15 @@ class PartitionLog:
         assert flush is self._flush, "one flush at a time"
         self._flush = None
         if self.failed is None:
-            if flush.recovery_point is not None:
+            if flush.point_error is not None:
+                self._active.rewrite_indexes()  # what was written of them is not known
+            elif flush.recovery_point is not None:
                 self.durable_log_start_offset = flush.recovery_point.log_start_offset
             self.synced_up_to(flush.end_offset)
+
+    def want_recovery_point(self) -> None:
+        """The next flush is to move it: one has found no space for it."""
+        self._point_due = True
 
     def synced_up_to(self, offset: int) -> None:
         """Everything before `offset` is on the disk."""
@@ -560,24 +594,61 @@ class PartitionLog:
 
     def fail_flush(self, flush: Flush, error: BaseException) -> None:
         """On the loop, after `run` raised: nothing more is acknowledged until the log was opened anew without trusting
-        the page cache. A mark in the folder says so to the next owner, if the disk lets us.
+        the page cache.
         """
         assert flush is self._flush, "one flush at a time"
         self._flush = None
-        self.failed = f"the disk failed to sync ({error}); records are refused until the log is opened anew"
-        opening.leave_failure_mark(self, str(error))
+        self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """As `fail_flush`, after `WriteBack.run` raised."""
+        self.failed = f"the disk failed to sync ({error})"
+
+    @property
+    def write_back_due(self) -> bool:
+        """Whether so much was appended that the disk should begin with it."""
+        active = self._active
+        return active.size_bytes - active.started_bytes >= STEP_BYTES and self.failed is None
+
+    def begin_write_back(self) -> WriteBack | None:
+        """Take what was appended since the last one, or the last flush, for an I/O thread. None: not enough."""
+        if not self.write_back_due:
+            return None
+        active = self._active
+        position, active.started_bytes = active.started_bytes, active.size_bytes
+        return WriteBack(self.storage, self.folder, active.file, position, active.size_bytes - position)
 
     # Retention
 
     def retain(self, now_ms: int) -> list[SegmentInfo]:
         """Take out the segments that retention.ms and retention.bytes no longer keep, and those before the log start
-        offset; the files stay for file.delete.delay.ms. Returns them. Raises StorageError.
+        offset. Returns them; their files wait for `begin_removal`. Raises StorageError.
         """
         return retention.retain(self, now_ms)
 
-    def drop_deleted(self, now_ms: int) -> list[SegmentInfo]:
+    def drop_deleted(self) -> list[SegmentInfo]:
         """As `retain`, but only the segments that lie before the log start offset."""
-        return retention.drop_deleted(self, now_ms)
+        return retention.drop_deleted(self)
+
+    def begin_removal(self) -> Removal | None:
+        """The disk's part of what was taken out, for an I/O thread. None: there is none, or one is out."""
+        if not self.to_remove or self._removal is not None:
+            return None
+        self._removal = Removal(self, self.to_remove)
+        self.to_remove = []
+        return self._removal
+
+    def finish_removal(self, removal: Removal, now_ms: int) -> None:
+        """On the loop, after `run`, also after one that raised: what it has left is for the next one."""
+        assert removal is self._removal, "one removal at a time"
+        self._removal = None
+        self.to_remove = [*removal.segments, *self.to_remove]
+        self.delete_later(removal.gone, now_ms)
+
+    def delete_later(self, gone: list[tuple[Path, weakref.ref[File] | None]], now_ms: int) -> None:
+        """Files that were taken out of the log and renamed: their space is freed after file.delete.delay.ms."""
+        due_ms = now_ms + self.config.delete_delay_ms
+        self.deletions += [Deletion(due_ms, path, held) for path, held in gone]
 
     def delete_records(self, before_offset: int) -> int:
         """Begin the log at that offset, for every reader from now on; returns the log start offset.
@@ -593,9 +664,9 @@ class PartitionLog:
             self._point_due = True
         return self.log_start_offset
 
-    def delete_due(self, now_ms: int) -> int:
-        """Unlink the files whose delay is over. Returns how many. Raises StorageError."""
-        return retention.delete_due(self, now_ms)
+    def due_deletions(self, now_ms: int) -> list[Deletion]:
+        """Take out the files whose delay is over: `freeing.free_file` is for each, in an I/O thread."""
+        return retention.due_deletions(self, now_ms)
 
     def drop_oldest(self, count: int) -> list[Segment]:
         """Forget the oldest `count` segments (never all); the log start offset moves up."""
@@ -660,6 +731,16 @@ class PartitionLog:
         finally:
             self.abandon()
 
+    def let_go(self) -> None:
+        """As `abandon`, and hold no file any longer, whoever still reads one: their space is wanted."""
+        self.abandon()
+        for segment in (*self.segments, *self.to_remove):
+            segment.let_go()
+        for deletion in self.deletions:
+            file = None if deletion.held is None else deletion.held()
+            if file is not None:
+                file.let_go()
+
     def abandon(self) -> None:
         """Let go of the folder as a crash would: nothing is written."""
         if self.lock is not None:
@@ -674,5 +755,5 @@ class PartitionLog:
 
     @staticmethod
     def purge(folder: Path, storage: Storage = DISK) -> None:
-        """Unlink a folder that `delete` renamed, with everything in it. Going on after a crash is fine."""
-        retention.purge_folder(folder, storage)
+        """Free a folder that `delete` renamed, with everything in it. Going on after a crash is fine."""
+        free_at_once(free_folder(storage, folder), folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +98,8 @@ def _check_owner(storage: Storage, folder: Path, partition: TopicPartition, topi
 
 def _begin_epoch(storage: Storage, folder: Path, recovered: Recovered, leader_epoch: int) -> None:
     epochs = recovered.epochs
+    if storage.is_read_only and epochs.latest >= 0:
+        return  # nothing is appended in it
     epochs.assign(max(leader_epoch, epochs.latest + 1), recovered.next_offset)
     epochs.cut_start(recovered.log_start_offset)
     storage.replace_file(folder / names.LEADER_EPOCHS, epochs.encode())
@@ -122,13 +123,8 @@ def close_clean(log: PartitionLog) -> None:
         flush.ended.append((active.file, active.size_bytes))
     flush.run()
     log.finish_flush(flush, 0)
-
-
-def leave_failure_mark(log: PartitionLog, reason: str) -> None:
-    """Tell the next owner that the page cache lies, if the disk still takes a small file."""
-    with contextlib.suppress(OSError):
-        log.storage.replace_file(log.folder / names.FLUSH_FAILED, f"{reason}\n".encode())
-        log.storage.fsync_folder(log.folder)
+    if flush.point_error is not None:
+        raise flush.point_error
 
 
 def save_damage(log: PartitionLog, data: bytes) -> None:

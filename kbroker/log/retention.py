@@ -1,64 +1,88 @@
-"""Taking out what is too old or too much. Files are renamed first and unlinked later: readers finish undisturbed."""
+"""Taking out what is too old or too much. Files are renamed first and unlinked later: readers finish undisturbed.
+
+What goes is decided on the loop's thread and shows at once; the disk follows, on I/O threads (`Removal`, `freeing`).
+Should the process die between, the segments are in the log again, and go again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+import weakref
+from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kbroker.errors import StorageError
 from kbroker.log import names
 from kbroker.log.positions import SegmentInfo
 from kbroker.log.segment import Segment
-from kbroker.log.storage import Storage
+from kbroker.log.storage import File, Storage
 
 if TYPE_CHECKING:
     from kbroker.log.log import PartitionLog
+
+READERS_MS: Final = 60_000
+"""So much longer than its delay a file stays while somebody in this process reads it."""
+
+
+class Deletion(NamedTuple):
+    """A file that was taken out of the log, and when its space is to be freed."""
+
+    due_ms: int
+    path: Path
+    held: weakref.ref[File] | None = None
+    """The log's own descriptor of it: while somebody here still reads by that, the end is put off."""
+
+
+class Removal:
+    """The disk's part of taking segments out: their files are renamed. Begun and finished on the loop's thread."""
+
+    def __init__(self, log: PartitionLog, segments: list[Segment]) -> None:
+        self._storage = log.storage
+        self._folder = log.folder
+        self._epochs = log.epochs.encode()
+        self.segments = deque(segments)
+        """Those whose files have their old names still."""
+        self.gone: list[tuple[Path, weakref.ref[File] | None]] = []
+
+    def run(self) -> None:
+        """In an I/O thread. Raises OSError: what was renamed by then is in `gone`."""
+        while self.segments:
+            segment = self.segments[0]
+            self.gone += take_out(self._storage, segment)
+            self.segments.popleft()
+        # Of use only: who opens the log cuts them as well. A full disk has no space for it, before what goes is gone.
+        with contextlib.suppress(OSError):
+            self._storage.replace_file(self._folder / names.LEADER_EPOCHS, self._epochs)
 
 
 def retain(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
     """See PartitionLog.retain."""
     log.producers.expire(now_ms, log.config.producer_id_expiration_ms)
-    if log.failed is not None:
+    if log.failed is not None or log.is_placing:
         return []
-    with _disk_errors(log):
-        active = log.segments[-1]
-        if active.size_bytes and log.high_watermark == log.next_offset and _expired(log, active, now_ms):
-            log.roll(now_ms)
-        return _take_out_oldest(log, _removable(log, now_ms), now_ms)
+    active = log.segments[-1]
+    if active.size_bytes and log.high_watermark == log.next_offset and _expired(log, active, now_ms):
+        log.roll(now_ms)
+    return _take_out_oldest(log, _removable(log, now_ms))
 
 
-def drop_deleted(log: PartitionLog, now_ms: int) -> list[SegmentInfo]:
+def drop_deleted(log: PartitionLog) -> list[SegmentInfo]:
     """See PartitionLog.drop_deleted."""
-    if log.failed is not None:
+    if log.failed is not None or log.is_placing:
         return []
-    count = sum(following <= log.log_start_offset for following in log.bases[1:])
-    with _disk_errors(log):
-        return _take_out_oldest(log, count, now_ms)
+    return _take_out_oldest(log, sum(following <= log.log_start_offset for following in log.bases[1:]))
 
 
-@contextlib.contextmanager
-def _disk_errors(log: PartitionLog) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{log.partition}: cannot remove old segments: {error}") from error
-
-
-def _take_out_oldest(log: PartitionLog, count: int, now_ms: int) -> list[SegmentInfo]:
+def _take_out_oldest(log: PartitionLog, count: int) -> list[SegmentInfo]:
     if not count:
         return []
     removed = [
         SegmentInfo(s.base_offset, s.path, s.size_bytes, True, following)
         for s, following in zip(log.segments[:count], log.bases[1 : count + 1], strict=True)
     ]
-    due_ms = now_ms + log.config.delete_delay_ms
-    for segment in log.segments[:count]:
-        take_out(log, segment, due_ms)
-    log.drop_oldest(count)
-    log.storage.replace_file(log.folder / names.LEADER_EPOCHS, log.epochs.encode())
+    log.to_remove += log.drop_oldest(count)
     return removed
 
 
@@ -90,28 +114,29 @@ def _removable(log: PartitionLog, now_ms: int) -> int:
     return count
 
 
-def take_out(log: PartitionLog, segment: Segment, due_ms: int) -> None:
-    """Rename the files of a segment; they are unlinked when that is due. Raises OSError."""
+def take_out(storage: Storage, segment: Segment) -> list[tuple[Path, weakref.ref[File] | None]]:
+    """Rename the files of a segment, in an I/O thread. Returns their new names. Raises OSError."""
+    gone: list[tuple[Path, weakref.ref[File] | None]] = []
     for suffix in (names.LOG, *names.INDEXES):
-        path = names.numbered(log.folder, segment.base_offset, suffix)
-        if log.storage.exists(path):
-            gone = path.with_name(path.name + names.DELETED)
-            log.storage.rename(path, gone)
-            log.deletions.append((due_ms, gone))
+        path = names.numbered(segment.folder, segment.base_offset, suffix)
+        if storage.exists(path):
+            new = path.with_name(path.name + names.DELETED)
+            storage.rename(path, new)
+            gone.append((new, weakref.ref(segment.file) if suffix == names.LOG else None))
+    return gone
 
 
-def delete_due(log: PartitionLog, now_ms: int) -> int:
-    """See PartitionLog.delete_due."""
-    count = 0
-    try:
-        while log.deletions and log.deletions[0][0] <= now_ms:
-            with contextlib.suppress(FileNotFoundError):
-                log.storage.unlink(log.deletions[0][1])
-            log.deletions.popleft()
-            count += 1
-    except OSError as error:
-        raise StorageError(f"{log.partition}: cannot unlink {log.deletions[0][1]}: {error}") from error
-    return count
+def due_deletions(log: PartitionLog, now_ms: int) -> list[Deletion]:
+    """See PartitionLog.due_deletions."""
+    found = []
+    for _ in range(len(log.deletions)):
+        deletion = log.deletions.popleft()
+        file = None if deletion.held is None else deletion.held()
+        if deletion.due_ms > now_ms or (file is not None and deletion.due_ms + READERS_MS > now_ms):
+            log.deletions.append(deletion)
+        else:
+            found.append(deletion)
+    return found
 
 
 def delete_folder(folder: Path, storage: Storage) -> Path:
@@ -123,17 +148,3 @@ def delete_folder(folder: Path, storage: Storage) -> Path:
     except OSError as error:
         raise StorageError(f"cannot take {folder} away: {error}") from error
     return gone
-
-
-def purge_folder(folder: Path, storage: Storage) -> None:
-    """See PartitionLog.purge."""
-    try:
-        for name in storage.list(folder):
-            # Another process may be at it as well: whoever starts goes on with what was left.
-            with contextlib.suppress(FileNotFoundError):
-                storage.unlink(folder / name)
-        storage.remove_folder(folder)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(f"cannot remove {folder}: {error}") from error

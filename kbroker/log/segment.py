@@ -73,6 +73,7 @@ class Segment:
         "reserved_end",
         "rolling_timestamp",
         "size_bytes",
+        "started_bytes",
         "storage",
         "suffix",
     )
@@ -95,6 +96,7 @@ class Segment:
         self.path = self._path(names.LOG)
         self.file: File = storage.open(self.path, create=True)
         self.size_bytes = storage.size(self.file)
+        self.started_bytes = self.size_bytes  # up to here the kernel was told to write it to the disk
         self.reserved_end = 0  # where the space ends that is set aside for appends
         self.next_offset = base_offset
         self.max_timestamp = -1
@@ -148,6 +150,12 @@ class Segment:
         """Forget what is in memory of a closed segment's indexes; everything must have been written."""
         self._offset_index = self._time_index = None
         self._offset_index_file = self._time_index_file = None
+
+    def let_go(self) -> None:
+        """Hold no file any longer, whoever still reads one."""
+        for file in (self.file, self._offset_index_file, self._time_index_file):
+            if file is not None:
+                file.let_go()
 
     @property
     def indexes_loaded(self) -> bool:
@@ -241,6 +249,11 @@ class Segment:
             times.written_bytes += len(times.pending)
             times.pending = bytearray()
         return writes
+
+    def rewrite_indexes(self) -> None:
+        """Have the whole index files written again, with the next write. Both must be in memory."""
+        self.offset_index.rewrite()
+        self.time_index.rewrite()
 
     def write_indexes(self) -> None:
         """Write what the files lack and cut what they have too much."""

@@ -63,6 +63,13 @@ class Disk:
     def thaw(self) -> None:
         run("fsfreeze", "-u", str(self.folder))
 
+    def fail(self) -> None:
+        """An ext4 that finds an error, and turns read-only (`errors=remount-ro`)."""
+        for line in Path("/proc/mounts").read_text().splitlines():
+            device, folder = line.split()[:2]
+            if folder == str(self.folder):
+                (Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error").write_text("a test")
+
     def die(self) -> None:
         """From now on every access fails; what was not synced is gone after `unmount` and `mount`."""
         fd = os.open(self.folder, os.O_RDONLY)
@@ -91,13 +98,13 @@ def memory_disk(folder: Path, size_mb: int) -> Iterator[Disk]:
 
 
 @contextlib.contextmanager
-def ext4_disk(folder: Path, image: Path, size_mb: int, *options: str) -> Iterator[Disk]:
-    """An ext4 in a sparse file on a loop device."""
+def ext4_disk(folder: Path, image: Path, size_mb: int, *options: str, mount: str = "") -> Iterator[Disk]:
+    """An ext4 in a sparse file on a loop device; `options` are mkfs's, `mount` further ones of mount."""
     need_root()
     with image.open("wb") as file:
         file.truncate(size_mb << 20)
     run("mkfs.ext4", "-q", "-F", *options, str(image))
-    disk = Disk(folder, "ext4", str(image), "loop")
+    disk = Disk(folder, "ext4", str(image), ",".join(filter(None, ("loop", mount))))
     try:
         yield disk
     finally:

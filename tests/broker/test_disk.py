@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kbroker import Producer
+from kbroker import Consumer, Producer
 from kbroker.errors import KafkaStorageError, RetriableError
+from kbroker.kafka import codec as codec_of_kafka
+from kbroker.kafka.apis import ApiKey
+from kbroker.records.codec import decode_list, iter_batches
 from kbroker.testing import Broker, BrokerFailed
 from kbroker.wire import codec
 from kbroker.wire import messages as m
 
-from .disks import ext4_disk, memory_disk
+from .disks import Disk, ext4_disk, memory_disk
+from .kafka_client import KafkaClient
+from .kafka_raw import dial
 from .raw_client import RawClient, batch, direct
+from .test_kafka_fetch import fetch, partitions
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 KILOBYTES_100 = [bytes(100_000)]
 
 
-def produce_until_refused(client: RawClient, topic: str, acks: int = -1) -> tuple[int, KafkaStorageError]:
+def produce_until_refused(
+    client: RawClient, topic: str, acks: int = -1, values: list[bytes] = KILOBYTES_100
+) -> tuple[int, KafkaStorageError]:
     """How many batches of one record were acknowledged, and why the next was not."""
     for count in range(2000):
         try:
-            client.ask(m.ProduceAnswer, m.Produce(topic, 0, acks), batch(KILOBYTES_100))
+            client.ask(m.ProduceAnswer, m.Produce(topic, 0, acks), batch(values))
         except KafkaStorageError as error:
             return count, error
     raise AssertionError("the disk has no end")
@@ -58,9 +69,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
             results = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic("one-more", 4)])).topics
             assert results[0].error == KafkaStorageError.code
             assert {name: process["pid"] for name, process in broker.processes().items()} == pids
-            # Also who starts on a full disk waits for space and does nobody harm.
+            # Also who starts on a full disk is read from, waits for space and does nobody harm.
             broker.kill("worker-0")
-            broker.wait_until(lambda: "worker 0" in broker.log and "out of service" in broker.log)
+            broker.wait_until(lambda: broker.log.count("the disk takes no writes") == 2)
+            assert len(client.records("t")) == count
             broker.kill("coordinator")
             filler.unlink()
             disk.remount("size=32m")
@@ -69,6 +81,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             values = [record[4] for record in client.records("t")]
             assert values[:count] == KILOBYTES_100 * count
             assert KILOBYTES_100[0] not in values[count:]
+            broker.wait_until(lambda: is_whole(broker), 30)
             client.ask_until_served(m.TopicResults, m.CreateTopics([m.NewTopic("two-more", 4)]))
             assert client.produce("two-more", batch(1), partition=3).base_offset == 0
         assert not list(disk.data_dir.glob("meta.db.corrupt*"))
@@ -132,20 +145,84 @@ def test_power_loss_takes_only_what_nobody_was_promised(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_turns_read_only(tmp_path: Path) -> None:
+    """As ext4 does by itself after an error. Records are read on, all ways; nothing is written; status says so."""
+    with (
+        ext4_disk(tmp_path / "disk", tmp_path / "image", 64, mount="errors=remount-ro") as disk,
+        Broker(data_dir=disk.data_dir, listeners="PLAINTEXT://127.0.0.1:0") as broker,
+        RawClient(broker.server) as client,
+        KafkaClient(broker, 1) as kafka,
+    ):
+        client.create("t")
+        client.create("quiet")
+        for topic in ("t", "quiet"):
+            client.produce(topic, batch(5))
+        pids = {name: process["pid"] for name, process in broker.processes().items()}
+        disk.fail()
+        for acks in (1, -1):
+            with pytest.raises(KafkaStorageError, match="Read-only file system"):
+                client.ask(m.ProduceAnswer, m.Produce("t", 0, acks), batch(1))
+        assert kafka.produce("t", 0, b"x").error_code == KafkaStorageError.code
+        result = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic("late")])).topics[0]
+        assert result.error == KafkaStorageError.code
+
+        def read_all_ways() -> None:
+            for topic in ("t", "quiet"):
+                assert len(client.records(topic)) == 5
+                assert len(fetched(kafka, topic)) == 5
+                for transport in ("shm", "zmq"):
+                    with Consumer(
+                        topic, server=broker.server, auto_offset_reset="earliest", transport=transport
+                    ) as consumer:
+                        assert sum(map(len, consumer.poll(timeout_ms=10_000).values())) == 5
+                        assert consumer.transport == transport
+
+        read_all_ways()
+        broker.wait_until(lambda: "writes to t-0" in outages(broker))
+        assert "Read-only file system" in outages(broker)["writes to t-0"]
+        assert {name: process["pid"] for name, process in broker.processes().items()} == pids
+        for name in ("worker-0", "coordinator"):
+            broker.kill_and_wait(name)
+        broker.wait_until(lambda: "writes to quiet-0" in outages(broker), 20)
+        # Its connections ended with the worker.
+        with RawClient(broker.server) as client, KafkaClient(broker, 1) as kafka:
+            read_all_ways()
+
+
+def test_a_start_on_a_read_only_disk(tmp_path: Path) -> None:
+    """Everything that was there can be read; once it takes writes again the broker goes on by itself."""
     with (
         ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk,
         Broker(data_dir=disk.data_dir) as broker,
-        RawClient(broker.server) as client,
     ):
-        client.create("t")
-        client.produce("t", batch(5))
+        with RawClient(broker.server) as client:
+            client.create("t")
+            client.produce("t", batch(5))
         broker.kill_all()
         disk.remount("ro")
-        with pytest.raises(BrokerFailed, match=r"Read-only file system"):
-            broker.start()
-        disk.remount("rw")
         broker.start()
-        assert len(client.records("t")) == 5
+        with RawClient(broker.server) as client:
+            assert len(client.records("t")) == 5
+            with pytest.raises(KafkaStorageError, match="Read-only file system"):
+                client.ask(m.ProduceAnswer, m.Produce("t", 0), batch(1))
+            with pytest.raises(KafkaStorageError, match="takes no writes: Read-only file system"):
+                client.create("late")
+            assert set(outages(broker)) == {"writes to t-0", "changes of topics", "groups"}
+            disk.remount("rw")
+            broker.wait_until(lambda: is_whole(broker), 30)
+            assert client.produce("t", batch(1)).base_offset == 5
+            client.create("late")
+        assert broker.stop() == 0
+        broker.start()
+        with RawClient(broker.server) as client:
+            assert len(client.records("t")) == 6
+
+
+def test_an_empty_read_only_disk(tmp_path: Path) -> None:
+    with ext4_disk(tmp_path / "disk", tmp_path / "image", 64) as disk:
+        disk.data_dir.mkdir()
+        disk.remount("ro")
+        with pytest.raises(BrokerFailed, match=r"Read-only file system"):
+            Broker(data_dir=disk.data_dir).start()
 
 
 @pytest.mark.slow
@@ -163,9 +240,9 @@ def test_a_sync_that_fails_and_then_lies(tmp_path: Path) -> None:
         for _ in range(5):
             with pytest.raises(RetriableError):
                 client.ask(m.ProduceAnswer, m.Produce("t", 0), batch(1))
-        # What it tries again, and its successor as well, is to copy what the page cache shows: that fails too.
-        refused = "t-0 is out of service, tried again"
-        broker.wait_until(lambda: refused in broker.log)
+        assert len(client.records("t")) == count, "reads go on"
+        # Its successor tries to copy what the page cache shows: that fails too.
+        refused = "t-0: the disk takes no writes"
         broker.kill("worker-0")
         broker.wait_until(lambda: refused in broker.log.partition("was killed by SIGKILL; restarting")[2])
         for _ in range(5):
@@ -232,3 +309,85 @@ def test_a_producer_warns_of_the_cause_and_not_of_what_follows_from_it(
         assert [future.get(30).offset for future in futures] == [1, 2, 3, 4, 5]
     assert "No space left on device" in caplog.text
     assert "follows" not in caplog.text
+
+
+def outages(broker: Broker) -> dict[str, str]:
+    return {outage["what"]: outage["why"] for outage in broker.status()["outages"]}
+
+
+def fetched(kafka: KafkaClient, topic: str) -> list[Any]:
+    answer = fetch(kafka, topic, {0: 0})
+    return [record for one in iter_batches(partitions(answer)[0].records) for record in decode_list(one)]
+
+
+def free_bytes(disk: Disk) -> int:
+    facts = os.statvfs(disk.folder)
+    return facts.f_bavail * facts.f_frsize
+
+
+def is_whole(broker: Broker) -> bool:
+    document = broker.status()
+    return document["state"] == "ready" and not document["outages"]
+
+
+def test_a_topic_is_deleted_on_a_disk_without_a_free_byte(tmp_path: Path) -> None:
+    with (
+        memory_disk(tmp_path / "disk", 24) as disk,
+        Broker(data_dir=disk.data_dir) as broker,
+        RawClient(broker.server) as client,
+    ):
+        client.create("t")
+        client.create("other")
+        for _ in range(50):
+            client.produce("t", batch(KILOBYTES_100), acks=1)
+        disk.fill()
+        while True:
+            result = client.ask(m.TopicResults, m.CreateTopics([m.NewTopic(f"more-{time.monotonic_ns()}")])).topics[0]
+            if result.error == KafkaStorageError.code:
+                break
+        assert free_bytes(disk) < 1 << 20
+        client.ask(m.TopicResults, m.DeleteTopics(["t"]))
+        broker.wait_until(lambda: free_bytes(disk) > 4_000_000)
+        client.create("again")
+        broker.wait_until((disk.data_dir / ".spare").exists)
+        client.produce("other", batch(1))
+        broker.wait_until(lambda: is_whole(broker), 20)
+
+
+def test_a_deleted_topic_gives_its_space_back_at_once(tmp_path: Path) -> None:
+    """Whoever still waits for its records, or does not take them; and `status` is whole again without any write."""
+    with (
+        memory_disk(tmp_path / "disk", 40) as disk,
+        Broker(data_dir=disk.data_dir, listeners="PLAINTEXT://127.0.0.1:0") as broker,
+        RawClient(broker.server) as client,
+        RawClient(broker.server) as waiting,
+        Consumer("t", server=broker.server, auto_offset_reset="earliest", transport="shm") as reader,
+    ):
+        client.create("t", segment_bytes=str(4 << 20))
+        client.create("other")
+        client.produce("other", batch(1))
+        for _ in range(200):
+            client.produce("t", batch(KILOBYTES_100), acks=1)
+        assert reader.poll(timeout_ms=10_000)
+        waiting.send(m.Fetch([m.FetchPartition("t", 0, 200)], max_wait_ms=60_000))
+        types = codec_of_kafka.request_types(ApiKey.FETCH)
+        place = types.FetchPartition(
+            partition=0, current_leader_epoch=-1, fetch_offset=0, log_start_offset=-1, partition_max_bytes=16 << 20
+        )
+        wanted = types.FetchRequest(
+            replica_id=-1, max_wait_ms=0, min_bytes=1, max_bytes=16 << 20, topics=[types.FetchTopic("t", [place])]
+        )
+        with dial(broker, receive_bytes=4096) as lazy:
+            lazy.sendall(b"".join(codec_of_kafka.write_request(ApiKey.FETCH, 4, 1, "lazy", wanted)))
+            lazy.recv(1)
+            # What does not fit any more leaves some 100 KB, which the catalog needs for the deletion.
+            _, error = produce_until_refused(client, "other", values=[bytes(900_000)])
+            assert "No space left" in str(error)
+            broker.wait_until(lambda: not is_whole(broker))
+            assert free_bytes(disk) < 2 << 20
+            client.ask(m.TopicResults, m.DeleteTopics(["t"]))
+            reader.poll(timeout_ms=0)  # a reader closes its files when it looks, or ends
+            broker.wait_until(lambda: free_bytes(disk) > 20_000_000, 3)
+            broker.wait_until(lambda: is_whole(broker), 5)
+        assert "other-0 takes records again" in broker.log
+        client.produce("other", batch(1))

@@ -14,6 +14,7 @@ import pytest
 
 from kbroker.catalog.catalog import PRODUCER_IDS, Catalog
 from kbroker.catalog.opening import OpenCatalog, open_catalog
+from kbroker.catalog.sqlite import SqliteStore
 from kbroker.catalog.store import Change
 from kbroker.catalog.topics import TopicRecord
 from kbroker.log.checkpoint import encode_metadata
@@ -281,6 +282,7 @@ def test_a_killed_change_is_made_or_not(folder: Path) -> None:
     """Between store and copy: the store has it, nobody was told yet."""
     broker = Broker(folder)
     changes = broker.catalog.create("unanswered", 1, {}, bytes(16))
+    assert isinstance(broker.opened.store, SqliteStore)
     broker.opened.store._watches.clear()
     broker.opened.store.commit(changes)
     shutil.copytree(folder, folder.with_name("killed"))
@@ -293,6 +295,7 @@ def test_a_killed_change_is_made_or_not(folder: Path) -> None:
 def test_what_an_older_kbroker_wrote(folder: Path, history: History) -> None:
     """Without revisions: the store counts, as it did then, and revisions begin."""
     broker = Broker(folder)
+    assert isinstance(broker.opened.store, SqliteStore)
     broker.opened.store._db.execute("DELETE FROM counters WHERE name = 'revision'")
     broker.close()
     lines = (folder / COPY).read_bytes().splitlines(True)

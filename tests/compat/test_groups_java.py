@@ -83,10 +83,12 @@ def test_dump_of_a_compacted_log(java: JavaTools, tmp_path: Path) -> None:
     assert work is not None
     work.run()
     log.finish_flush(work, now_ms)
-    found = compaction.begin(log, Rules(), now_ms)
+    found = compaction.begin(log, compaction.read_cleanings(log), Rules(), now_ms)
     assert found is not None
     found.run(lambda: None)
-    assert found.finish(log, now_ms) > 100_000
+    placing = found.begin_placing(log)
+    placing.run()
+    assert placing.finish(log, now_ms) > 100_000
     log.close(now_ms)
     folder = log.folder
     said = dump(java, sorted(folder.glob("*.log")), "--deep-iteration", "--offsets-decoder")

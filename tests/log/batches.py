@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kbroker.log import PartitionLog
+from kbroker.log.freeing import free_at_once, free_file
 from kbroker.records.batch import read_header
 from kbroker.records.codec import BatchBuilder, RecordTuple, decode_list, iter_batches
 from kbroker.types import TopicPartition
@@ -43,6 +44,22 @@ def flush(log: PartitionLog, *, force: bool = False) -> None:
     if work is not None:
         work.run()
         log.finish_flush(work, 0)
+
+
+def remove(log: PartitionLog, now_ms: int) -> None:
+    """The disk's part of what was taken out of the log, at once."""
+    work = log.begin_removal()
+    if work is not None:
+        work.run()
+        log.finish_removal(work, now_ms)
+
+
+def delete_due(log: PartitionLog, now_ms: int) -> int:
+    """Free the files whose delay is over, at once. Returns how many."""
+    due = log.due_deletions(now_ms)
+    for deletion in due:
+        free_at_once(free_file(log.storage, deletion.path), deletion.path)
+    return len(due)
 
 
 def opened_anew(log: PartitionLog, now_ms: int) -> PartitionLog:

@@ -12,13 +12,19 @@ from kbroker.log.storage import File, Storage
 
 
 class FailingDisk(Storage):
-    """Fails the operations named in `failing` with that errno; writes at most `space` bytes more when it is set."""
+    """Fails the operations named in `failing` with that errno, those in `failing_once` one time; writes at most `space`
+    bytes more when it is set.
+    """
 
     def __init__(self) -> None:
         self.failing: dict[str, int] = {}
+        self.failing_once: set[str] = set()
         self.space: int | None = None
 
     def _maybe(self, operation: str) -> None:
+        if operation in self.failing_once:
+            self.failing_once.remove(operation)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         if operation in self.failing:
             raise OSError(self.failing[operation], os.strerror(self.failing[operation]))
 
@@ -41,6 +47,10 @@ class FailingDisk(Storage):
     def reserve(self, file: File, position: int, size_bytes: int) -> None:
         self._maybe("reserve")
         super().reserve(file, position, size_bytes)
+
+    def start_writing(self, file: File, position: int, size_bytes: int) -> None:
+        self._maybe("start_writing")
+        super().start_writing(file, position, size_bytes)
 
     def free_bytes(self, file: File) -> int:
         return super().free_bytes(file) if self.space is None else self.space

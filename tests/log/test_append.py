@@ -143,13 +143,24 @@ def test_a_full_disk_is_cut_back(open_log: Open, disk: FailingDisk) -> None:
 
 def test_a_write_that_cannot_be_taken_back_fails_the_log(open_log: Open, disk: FailingDisk) -> None:
     log = open_log()
-    disk.failing = {"pwrite": errno.EIO, "truncate": errno.EIO}
+    disk.space, disk.failing = 50, {"truncate": errno.EIO}  # a part of it fits
     with pytest.raises(StorageError):
         log.append(batch(1), 9_000, sync=False)
-    disk.failing = {}
+    disk.space, disk.failing = None, {}
     with pytest.raises(StorageError, match="taken back"):
         log.append(batch(1), 9_000, sync=False)
     log = opened_anew(log, 9_000)
+    assert log.append(batch(1), 9_000, sync=False).base_offset == 0
+
+
+def test_a_write_of_nothing_leaves_nothing_to_take_back(open_log: Open, disk: FailingDisk) -> None:
+    """As on a file system that has turned read-only: the log goes on when it takes writes again."""
+    log = open_log()
+    disk.failing = {"pwrite": errno.EROFS, "truncate": errno.EROFS}
+    with pytest.raises(StorageError, match="Read-only file system"):
+        log.append(batch(1), 9_000, sync=False)
+    assert log.failed is None
+    disk.failing = {}
     assert log.append(batch(1), 9_000, sync=False).base_offset == 0
 
 
@@ -266,12 +277,15 @@ class TestFailedFlush:
         assert log.append(batch(2, producer_id=3, sequence=2), 9_000, sync=True).duplicate
         assert not (log.folder / "flush-failed").exists()
 
-    def test_the_next_owner_knows(self, open_log: Open) -> None:
+    def test_the_next_owner_knows(self, open_log: Open, disk: FailingDisk) -> None:
         log = open_log()
         log.append(batch(2), 9_000, sync=True)
         work = log.begin_flush()
         assert work is not None
-        log.fail_flush(work, OSError(errno.EIO, "Input/output error"))
+        disk.failing_once.add("fdatasync")
+        with pytest.raises(OSError, match="Input/output") as raised:
+            work.run()
+        log.fail_flush(work, raised.value)
         inode = log.segments[0].path.stat().st_ino
         log.close(9_000)
         log = open_log()

@@ -113,9 +113,9 @@ def test_a_short_write_is_ended(open_log: Open, disk: FailingDisk, monkeypatch: 
 
 def test_a_write_that_cannot_be_taken_back_fails_the_log(open_log: Open, disk: FailingDisk) -> None:
     log = open_log()
-    disk.failing = {"pwrite": errno.EIO, "truncate": errno.EIO}
+    disk.space, disk.failing = 50, {"truncate": errno.EIO}  # a part of it fits
     assert log.append_together(views(batch(1), batch(1)), 9_000, sync=False) is None
-    disk.failing = {}
+    disk.space, disk.failing = None, {}
     assert log.append_together(views(batch(1), batch(1)), 9_000, sync=False) is None
     with pytest.raises(StorageError, match="taken back"):
         log.append(batch(1), 9_000, sync=False)

@@ -17,7 +17,7 @@ from kbroker.log.compaction import Cleanings, Compaction, Rules
 from kbroker.records.batch import read_header
 from kbroker.records.codec import BatchBuilder, iter_batches
 
-from .batches import PARTITION, TOPIC_ID, flush, records
+from .batches import PARTITION, TOPIC_ID, flush, records, remove
 from .conftest import Open
 from .disks import FailingDisk
 
@@ -41,11 +41,17 @@ def roll(log: PartitionLog) -> None:
     flush(log)
 
 
+def place(done: Compaction, log: PartitionLog, now_ms: int) -> None:
+    placing = done.begin_placing(log)
+    placing.run()
+    placing.finish(log, now_ms)
+
+
 def compact(log: PartitionLog, rules: Rules = ALWAYS, now_ms: int = NOW_MS) -> Compaction | None:
-    found = compaction.begin(log, rules, now_ms)
+    found = compaction.begin(log, compaction.read_cleanings(log), rules, now_ms)
     if found is not None:
         found.run(lambda: None)
-        found.finish(log, now_ms)
+        place(found, log, now_ms)
     return found
 
 
@@ -245,12 +251,13 @@ def test_retention_may_be_faster(open_log: Open, folder: Path) -> None:
     for turn in range(3):
         put(log, [(b"a", b"%d" % turn)])
         roll(log)
-    found = compaction.begin(log, ALWAYS, NOW_MS)
+    found = compaction.begin(log, compaction.read_cleanings(log), ALWAYS, NOW_MS)
     assert found is not None
     found.run(lambda: None)
     log.configure(LogConfig(retention_bytes=0))
     log.retain(NOW_MS)
-    found.finish(log, NOW_MS)
+    remove(log, NOW_MS)
+    place(found, log, NOW_MS)
     assert not [name for name in os.listdir(folder) if name.endswith((names.SWAP, names.CLEANED))]
 
 

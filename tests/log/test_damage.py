@@ -13,7 +13,7 @@ from kbroker.errors import PolicyViolation
 from kbroker.log import PartitionLog, names
 from kbroker.log.damage import CORRUPT, DAMAGED, KEPT_MAX, LOST, UNKNOWN, Damage, KnownDamage, Repair
 
-from .batches import PARTITION, TOPIC_ID, batch, flush, records
+from .batches import PARTITION, TOPIC_ID, batch, delete_due, flush, records, remove
 from .disks import UnsyncedDisk
 
 CONFIG = LogConfig(segment_bytes=1_000, index_interval_bytes=200)
@@ -194,8 +194,9 @@ def test_nothing_is_lost_of_a_log_that_retention_has_cut(folder: Path) -> None:
         flush(log, force=True)
         log.configure(LogConfig(segment_bytes=1_000, index_interval_bytes=200, retention_bytes=2_000, retention_ms=-1))
         assert log.retain(9_000)
+        remove(log, 9_000)
         if end != "kill before it is written down":
-            log.delete_due(9_000_000)
+            delete_due(log, 9_000_000)
             flush(log)
         if end == "close":
             log.close(9_000)

@@ -76,7 +76,7 @@ def test_segments_before_it_go(open_log: Open) -> None:
     assert len(bases) > 3
     assert log.retain(9_000) == []
     log.delete_records(bases[2] - 1)
-    assert [segment.base_offset for segment in log.drop_deleted(9_000)] == bases[:1]
+    assert [segment.base_offset for segment in log.drop_deleted()] == bases[:1]
     log.delete_records(100)
     assert [segment.base_offset for segment in log.retain(9_000)] == bases[1:-1], "the last one stays"
     assert (log.log_start_offset, log.bases) == (100, bases[-1:])
@@ -88,6 +88,6 @@ def test_what_is_old_does_not_go_with_it(open_log: Open) -> None:
         log.append(batch(5, timestamp_ms=9_000 + number), 9_000, sync=False)
     bases = list(log.bases)
     log.delete_records(bases[1])
-    assert [segment.base_offset for segment in log.drop_deleted(100_000)] == bases[:1]
+    assert [segment.base_offset for segment in log.drop_deleted()] == bases[:1]
     assert log.bases == bases[1:]
     assert [segment.base_offset for segment in log.retain(100_000)] == bases[1:]

@@ -56,11 +56,11 @@ def test_compaction_keeps_its_lag(open_log: Open, how: str) -> None:
     end(log, how)
     log = open_log()
     young = Rules(min_cleanable_dirty_ratio=0.0, min_compaction_lag_ms=1_000)
-    assert compaction.begin(log, young, 2_000) is None
-    found = compaction.begin(log, young, 2_010)
+    assert compaction.begin(log, compaction.read_cleanings(log), young, 2_000) is None
+    found = compaction.begin(log, compaction.read_cleanings(log), young, 2_010)
     assert found is not None
     assert len(found._sources) == 1, "the second segment is younger"
-    assert compaction.begin(log, young, 6_000) is not None
+    assert compaction.begin(log, compaction.read_cleanings(log), young, 6_000) is not None
 
 
 def test_a_compacted_segment_knows_it_too(open_log: Open) -> None:
@@ -71,10 +71,12 @@ def test_a_compacted_segment_knows_it_too(open_log: Open) -> None:
     log.append(batch([b"a", b"b"], timestamp_ms=3_000), 9_000, sync=False)
     log.roll(9_000)
     flush(log, force=True)
-    done = compaction.begin(log, Rules(min_cleanable_dirty_ratio=0.0), 9_000)
+    done = compaction.begin(log, compaction.read_cleanings(log), Rules(min_cleanable_dirty_ratio=0.0), 9_000)
     assert done is not None
     done.run(lambda: None)
-    done.finish(log, 9_000)
+    placing = done.begin_placing(log)
+    placing.run()
+    placing.finish(log, 9_000)
     assert len(log.segments) == 2
     compacted = log.segments[0]
     assert compacted.max_timestamp >= 3_000

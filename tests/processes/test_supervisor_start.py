@@ -55,6 +55,24 @@ def test_modes_of_folders_and_sockets(start_broker: StartBroker) -> None:
     assert {stat.S_IMODE(entry.stat().st_mode) for entry in internal.iterdir()} == {0o600}
 
 
+def test_folders_that_are_open_to_all_are_told_once_a_start(start_broker: StartBroker, tmp_path: Path) -> None:
+    data, runtime = tmp_path / "data", tmp_path / "run"
+    for folder, mode in ((data, 0o777), (runtime, 0o751)):
+        folder.mkdir()
+        folder.chmod(mode)
+    for _ in range(2):
+        broker = start_broker(settings={"runtime.dir": str(runtime)})
+        broker.expect(f"WARNING .* data folder {data} is open to all: .* may list and change and enter it .mode 0777")
+        broker.expect(f"WARNING .* runtime folder {runtime} .* may enter it .mode 0751.* run: chmod o-rwx {runtime}")
+        broker.ready().signal(signal.SIGTERM)
+        assert broker.wait() == 0
+        assert sum("is open to all" in line for line in broker.lines) == 2
+    for folder in (data, runtime):
+        folder.chmod(0o770)
+    broker = start_broker(settings={"runtime.dir": str(runtime)}).ready()
+    assert not any("is open to all" in line for line in broker.lines)
+
+
 def test_a_folder_of_others_is_left_alone(start_broker: StartBroker, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.tex").write_text("mine")

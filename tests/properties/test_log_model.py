@@ -17,7 +17,7 @@ from kbroker.errors import OffsetOutOfRange
 from kbroker.log import PartitionLog
 from kbroker.records.batch import read_header
 
-from ..log.batches import PARTITION, TOPIC_ID, batch, flush, opened_anew, records
+from ..log.batches import PARTITION, TOPIC_ID, batch, delete_due, flush, opened_anew, records, remove
 from ..log.disks import ForgetfulDisk
 
 pytestmark = pytest.mark.slow
@@ -132,7 +132,8 @@ class LogModel(RuleBasedStateMachine):
     @rule()
     def retain(self) -> None:
         self.log.retain(self.now_ms)
-        self.log.delete_due(self.now_ms)
+        remove(self.log, self.now_ms)
+        delete_due(self.log, self.now_ms)
         start = self.log.log_start_offset
         self.model = [record for record in self.model if record[0] >= start]
 
