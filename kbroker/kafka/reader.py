@@ -249,7 +249,7 @@ class _Compiler:
     def _count(self) -> None:
         self.source.add("left -= n")
         with self.source.block("if left < 0"):
-            self.source.add("raise Refused(f'the message has {-left} elements more than are taken')")
+            self.source.add("raise Refused(f'the message has too many elements, {-left} more than are taken')")
 
     def _tags(self, struct: Struct, values: dict[str, str]) -> None:
         source = self.source

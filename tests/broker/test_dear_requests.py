@@ -283,4 +283,4 @@ def test_a_request_with_too_many_elements_is_told_in_the_log(broker: Broker) -> 
         body = struct.pack(">iih", -1, 1, 1) + b"t" + struct.pack(">i", 250_000) + bytes(250_000 * 12)
         connection.sendall(struct.pack(">ihhih", len(body) + 10, ApiKey.LIST_OFFSETS, 1, 1, -1) + body)
         assert not receive(connection)
-    broker.wait_until(lambda: "elements more than are taken" in broker.log)
+    broker.wait_until(lambda: "the message has too many elements" in broker.log)
