@@ -54,7 +54,8 @@ def check_batches(data: bytes | memoryview, offset: int) -> int:
         assert end <= len(data), "half a batch"
         assert header.base_offset <= offset < header.next_offset, f"offset {offset} was to come, not {header}"
         body = data[position + HEADER_BYTES : end]
-        assert body == _body(header.base_offset, header.record_count, len(body)), f"the batch at offset {header.base_offset} is torn"
+        made = _body(header.base_offset, header.record_count, len(body))
+        assert body == made, f"the batch at offset {header.base_offset} is torn"
         offset = header.next_offset
         position = end
     return offset
