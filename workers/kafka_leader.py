@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from kbroker.kafka import (
     metadata,
     produce,
 )
-from kbroker.kafka.apis import BY_KEY, ApiKey
+from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.cluster import Cluster
 from kbroker.kafka.metadata_answers import MetadataAnswers
 from kbroker.log.positions import AppendResult
@@ -61,7 +61,7 @@ _MENDED_BY_RETRIES = frozenset(
         UnknownTopicId.code,
     }
 )
-_PREPARE_INTERVAL_MS = 200
+_PREPARE_AFTER_MS = 200
 
 
 class _Gathered:
@@ -111,20 +111,21 @@ class KafkaLeader:
             by_hand={ApiKey.FETCH: records.fetch},
             elements_max=worker.config.kafka.request_elements_max,
         )
-        api = BY_KEY[ApiKey.PRODUCE]
-        versions = iter(range(api.min_version, api.max_version + 1))
-        worker.loop.call_later(_PREPARE_INTERVAL_MS, partial(self._prepare_refusals, versions))
+        self._produce_versions: set[int] = set()
+        """That clients have used; what writes refusals of them is made, or will be soon."""
         sockets = kafka_sockets(worker.child.listeners, worker.node)
         self.door = KafkaDoor(worker.loop, sockets, self._serve, worker.config.kafka, served_all=self._append_gathered)
 
-    def _prepare_refusals(self, versions: Iterator[int]) -> None:
-        """Make what writes them, one now and then: on first use files would be opened, and the reason for refusing may
-        be that no more can be."""
-        version = next(versions, None)
-        if version is not None:
+    def _prepare_refusals(self, version: int) -> None:
+        """Make what writes them, soon: on first use files would be opened, and the reason for refusing may be that no
+        more can be."""
+        self._produce_versions.add(version)
+
+        def prepare() -> None:
             codec.response_types(ApiKey.PRODUCE)
             codec.response_writer(ApiKey.PRODUCE, version)
-            self._worker.loop.call_later(_PREPARE_INTERVAL_MS, partial(self._prepare_refusals, versions))
+
+        self._worker.loop.call_later(_PREPARE_AFTER_MS, prepare)
 
     # --- the cluster ---
 
@@ -162,6 +163,8 @@ class KafkaLeader:
             self._append_gathered()
             self.service.serve(asked)
             return
+        if request.version not in self._produce_versions:
+            self._prepare_refusals(request.version)
         one = produce.read_one(request.version, request.body)
         if one is not None:
             target, batches = one
