@@ -460,11 +460,12 @@ class Worker:
                 self.parking.wake(partition.parked)
         for partition in dirty:
             if partition.has_waiters:
-                self.commits.want(partition)
-            elif partition.log.flush_due:
-                self.background.want_flush(partition)
-            if partition.log.write_back_due:
-                self.background.want_write_back(partition)
+                self.commits.want(partition)  # which writes all of it at once
+            else:
+                if partition.log.flush_due:
+                    self.background.want_flush(partition)
+                if partition.log.write_back_due:
+                    self.background.want_write_back(partition)
             unflushed = self._unflushed.get(partition.log.config.flush_interval_ms)
             if unflushed is None or partition not in unflushed:
                 self._flush_later(partition)
