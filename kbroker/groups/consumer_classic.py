@@ -8,7 +8,6 @@ joining again: an eager member then owns nothing, a cooperative one says what it
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from kbroker.errors import (
     GroupIdNotFound,
@@ -22,6 +21,7 @@ from kbroker.errors import (
 from kbroker.groups import protocol
 from kbroker.groups.assignment import Assignment, difference, partitions_of
 from kbroker.groups.consumer_member import ConsumerMember
+from kbroker.groups.consumer_members import ConsumerMembers
 from kbroker.groups.consumer_records import ClassicFacts, MemberFacts, MemberState
 from kbroker.groups.effects import Effects, Reply, shown
 from kbroker.groups.events import (
@@ -41,11 +41,8 @@ from kbroker.groups.events import (
 from kbroker.groups.fields import MalformedFields
 from kbroker.groups.kind import Topics
 
-if TYPE_CHECKING:
-    from kbroker.groups.consumer import ConsumerGroup
 
-
-def handle_classic(group: ConsumerGroup, event: MembershipEvent, now_ms: int) -> Effects:
+def handle_classic(group: ConsumerMembers, event: MembershipEvent, now_ms: int) -> Effects:
     """Take a classic member's request; RequestError when it may not be, with nothing changed."""
     match event:
         case JoinGroup():
@@ -105,7 +102,7 @@ def common_protocols(members: Iterable[ConsumerMember]) -> list[str]:
     return [name for name in spoken[0] if all(name in names for names in spoken)] if spoken else []
 
 
-def _join(group: ConsumerGroup, event: JoinGroup, now_ms: int) -> Effects:
+def _join(group: ConsumerMembers, event: JoinGroup, now_ms: int) -> Effects:
     subscription = _checked_subscription(group, event)
     effects = Effects()
     holder = group.stored.static_member(event.instance_id) if event.instance_id is not None else None
@@ -134,7 +131,7 @@ def _join(group: ConsumerGroup, event: JoinGroup, now_ms: int) -> Effects:
     return effects
 
 
-def _sync(group: ConsumerGroup, event: SyncGroup, now_ms: int) -> Effects:
+def _sync(group: ConsumerMembers, event: SyncGroup, now_ms: int) -> Effects:
     member = _classic_member(group, event.member_id, event.instance_id, event.generation_id)
     assert member.facts.classic is not None
     spoken = protocol.PROTOCOL_TYPE, member.facts.classic.protocols[0][0]
@@ -153,7 +150,7 @@ def _sync(group: ConsumerGroup, event: SyncGroup, now_ms: int) -> Effects:
     return effects
 
 
-def _heartbeat(group: ConsumerGroup, event: Heartbeat, now_ms: int) -> Effects:
+def _heartbeat(group: ConsumerMembers, event: Heartbeat, now_ms: int) -> Effects:
     member = _classic_member(group, event.member_id, event.instance_id, event.generation_id)
     effects = Effects()
     group.begin_session(member, now_ms)
@@ -169,7 +166,7 @@ def _heartbeat(group: ConsumerGroup, event: Heartbeat, now_ms: int) -> Effects:
     return effects
 
 
-def _leave(group: ConsumerGroup, event: LeaveGroup, now_ms: int) -> Effects:
+def _leave(group: ConsumerMembers, event: LeaveGroup, now_ms: int) -> Effects:
     effects = Effects()
     size = len(group.stored.members)
     left = tuple(_leave_one(group, who, effects, now_ms) for who in event.members)
@@ -178,7 +175,7 @@ def _leave(group: ConsumerGroup, event: LeaveGroup, now_ms: int) -> Effects:
     return effects
 
 
-def _leave_one(group: ConsumerGroup, who: LeavingMember, effects: Effects, now_ms: int) -> LeftMember:
+def _leave_one(group: ConsumerMembers, who: LeavingMember, effects: Effects, now_ms: int) -> LeftMember:
     """Administrators put out static members by the instance id alone, and members of either protocol."""
     try:
         holder = group.stored.static_member(who.instance_id) if who.instance_id is not None else None
@@ -192,7 +189,7 @@ def _leave_one(group: ConsumerGroup, who: LeavingMember, effects: Effects, now_m
     return LeftMember(member_id, who.instance_id, 0)
 
 
-def _checked_subscription(group: ConsumerGroup, event: JoinGroup) -> protocol.Subscription:
+def _checked_subscription(group: ConsumerMembers, event: JoinGroup) -> protocol.Subscription:
     if event.protocol_type != protocol.PROTOCOL_TYPE or not event.protocols:
         raise InconsistentGroupProtocol(f"the group's protocol type is 'consumer', not {event.protocol_type!r}")
     others = [m for m in group.stored.members.values() if m.is_classic and m.member_id != event.member_id]
@@ -206,7 +203,7 @@ def _checked_subscription(group: ConsumerGroup, event: JoinGroup) -> protocol.Su
 
 
 def _classic_member(
-    group: ConsumerGroup, member_id: str, instance_id: str | None, generation_id: int
+    group: ConsumerMembers, member_id: str, instance_id: str | None, generation_id: int
 ) -> ConsumerMember:
     member = group.member(member_id, instance_id)
     _check_classic(member)
@@ -220,18 +217,18 @@ def _check_classic(member: ConsumerMember) -> None:
         raise UnknownMemberId(f"Member {member.member_id} does not use the classic protocol.")
 
 
-def _has_new_target(group: ConsumerGroup, member: ConsumerMember) -> bool:
+def _has_new_target(group: ConsumerMembers, member: ConsumerMember) -> bool:
     """One that gives partitions up has joined already: it does that first."""
     waits = member.current.state is MemberState.UNREVOKED_PARTITIONS
     return member.current.epoch < group.stored.assignment_epoch and not waits
 
 
-def _has_all_free(group: ConsumerGroup, member: ConsumerMember) -> bool:
+def _has_all_free(group: ConsumerMembers, member: ConsumerMember) -> bool:
     missing = difference(group.stored.target(member.member_id), member.current.assigned)
     return all(group.stored.is_free(partition, member.member_id) for partition in partitions_of(missing))
 
 
-def _expect_join(group: ConsumerGroup, member: ConsumerMember, effects: Effects, now_ms: int) -> None:
+def _expect_join(group: ConsumerMembers, member: ConsumerMember, effects: Effects, now_ms: int) -> None:
     if member.join_deadline_ms is None:
         member.join_deadline_ms = now_ms + member.facts.rebalance_timeout_ms
         group.wake(effects, member.join_deadline_ms)
