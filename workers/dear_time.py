@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from kbroker.workers.loop import Loop
@@ -11,26 +13,41 @@ LARGE_BYTES: Final = 16 << 10
 FACTOR: Final = 9
 """For each millisecond that such a request has taken others have so many."""
 REST_MS_MAX: Final = 10_000
-WAITING_BYTES_MAX: Final = 64 << 20
-"""Large requests that wait for their turn; who comes with more is hung up on."""
 
 
 class DearTime:
-    """When the next large request may be served."""
+    """Large requests are served one after another, in the order in which they came."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._free_ms = 0
-        self.waiting_bytes = 0
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._is_set = False
 
     @property
-    def wait_ms(self) -> int:
-        """How long until then; 0: now."""
-        return max(0, self._free_ms - self._loop.now_ms())
+    def is_free(self) -> bool:
+        """Whether a large request may be served at once."""
+        return not self._waiting and self._loop.now_ms() >= self._free_ms
+
+    def later(self, serve: Callable[[], None]) -> None:
+        """Call `serve` when its turn has come; it tells by `spent` how long it has taken."""
+        self._waiting.append(serve)
+        self._wait()
 
     def spent(self, took_ms: int) -> None:
-        """So long one has held the loop."""
+        """So long a request has held the loop."""
         self._free_ms = max(self._free_ms, self._loop.now_ms()) + rest_ms(took_ms)
+
+    def _wait(self) -> None:
+        if self._waiting and not self._is_set:
+            self._is_set = True
+            self._loop.call_later(max(0, self._free_ms - self._loop.now_ms()), self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_set = False
+        if self._loop.now_ms() >= self._free_ms:
+            self._waiting.popleft()()
+        self._wait()
 
 
 def rest_ms(took_ms: int) -> int:

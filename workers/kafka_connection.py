@@ -326,6 +326,10 @@ class Connection:
         self._holds -= 1
         self._resume()
 
+    def count_kept(self, bytes_more: int) -> None:
+        """So much more is kept of a request that waits for its turn, or less."""
+        self._memory.count(bytes_more)
+
     @property
     def dear_time(self) -> DearTime:
         """What requests that take long may take of the loop."""

@@ -209,9 +209,12 @@ class KafkaLeader:
         request.keep()
         connection = asked.connection
         connection.hold()
-        delay_ms = connection.dear_time.wait_ms
-        connection.dear_time.spent(len(request.wanted) // PARTITIONS_PER_MS)
-        connection.call_later(delay_ms, partial(self._produce_slice, asked, progress, 0))
+
+        def begin() -> None:
+            connection.dear_time.spent(len(request.wanted) // PARTITIONS_PER_MS)
+            self._produce_slice(asked, progress, 0)
+
+        connection.dear_time.later(begin)
 
     def _produce_slice(self, asked: Asked, progress: _ProduceInProgress, start: int) -> None:
         """Append for some partitions of a request, and for the others in the loop's next turns."""

@@ -12,7 +12,7 @@ from kbroker.kafka import acls, api_versions, codec, credentials, listings, quot
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.caller import KAFKA, NOBODY, Caller
-from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX
+from kbroker.workers.dear_time import LARGE_BYTES
 from kbroker.workers.kafka_connection import Asked, Part
 
 SERVED = frozenset(
@@ -164,13 +164,18 @@ class KafkaService:
         """Serve a connection's request. Raises RequestError when its bytes are at fault."""
         request, connection = asked.request, asked.connection
         by_hand = self._by_hand.get(request.api_key)
-        if len(request.body) >= LARGE_BYTES:
-            if connection.dear_time.wait_ms:
-                self._serve_later(asked)
+        if len(request.body) < LARGE_BYTES:
+            if by_hand is not None:
+                by_hand(asked)
                 return
-        elif by_hand is not None:
-            by_hand(asked)
+        elif not connection.dear_time.is_free:
+            self._serve_later(asked)
             return
+        self._serve_now(asked)
+
+    def _serve_now(self, asked: Asked) -> None:
+        request, connection = asked.request, asked.connection
+        by_hand = self._by_hand.get(request.api_key)
         is_elsewhere = request.api_key not in self._serves and by_hand is None
         if request.supported and not is_elsewhere:
             # Made on first use, which is not the client's fault.
@@ -193,25 +198,22 @@ class KafkaService:
     def _serve_later(self, asked: Asked) -> None:
         """Serve a large request when it is its turn; its connection's next ones wait for it."""
         request, connection = asked.request, asked.connection
-        dear_time, size_bytes = connection.dear_time, len(request.body)
-        if dear_time.waiting_bytes + size_bytes > WAITING_BYTES_MAX:
-            connection.close(f"{dear_time.waiting_bytes} bytes of large requests wait already")
-            return
-        dear_time.waiting_bytes += size_bytes
         asked.request = kept = replace(request, body=memoryview(bytes(request.body)))
+        size_bytes = len(kept.body)
+        connection.count_kept(size_bytes)
         connection.hold()
 
         def serve() -> None:
-            dear_time.waiting_bytes -= size_bytes
+            connection.count_kept(-size_bytes)
             if asked.parts is None and not connection.is_closed:  # its client is still there
                 try:
-                    self.serve(asked)
+                    self._serve_now(asked)
                 except Exception as error:
                     asked.fail(error)
             kept.body = memoryview(b"")
             connection.release()
 
-        connection.call_later(dear_time.wait_ms, serve)
+        connection.dear_time.later(serve)
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""

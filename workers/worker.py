@@ -44,7 +44,7 @@ from kbroker.workers.caller import Caller
 from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.control_link import ControlLink
-from kbroker.workers.dear_time import LARGE_BYTES, WAITING_BYTES_MAX, DearTime
+from kbroker.workers.dear_time import LARGE_BYTES, DearTime
 from kbroker.workers.disk_probe import DiskProbes
 from kbroker.workers.doors import REPEATED_BYTES_MAX, REPEATED_MAX, Asked
 from kbroker.workers.fetching import FetchInProgress
@@ -70,6 +70,8 @@ from kbroker.workers.table import PartitionTable
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_MS = 1000
+LARGE_WAITING_BYTES_MAX = 64 << 20
+"""Large requests of native clients that wait for their turn; with more they are refused, retriable."""
 QUESTIONS_PER_MS = 100
 """A look-up of many offsets takes the loop a millisecond for so many, in all its slices."""
 RETENTION_DELAY_MS = 30_000
@@ -110,6 +112,7 @@ class Worker:
         )
         self.record_work = RecordWork(self.loop)
         self.dear_time = DearTime(self.loop)
+        self._large_bytes = 0  # of large native requests that wait for their turn
         self.rewriting = Rewriting(self.record_work, self.now_ms, self._is_served)
         first_ms = min(RETENTION_DELAY_MS, self.config.log.retention_check_interval_ms)
         self._next_retention_ms = self.loop.now_ms() + first_ms
@@ -226,20 +229,23 @@ class Worker:
     def _serve(self, asked: Asked) -> None:
         if len(asked.header) < LARGE_BYTES:
             self._serve_now(asked)
-        elif not self.dear_time.wait_ms:
-            began_ns = time.thread_time_ns()
-            self._serve_now(asked)
-            self.dear_time.spent((time.thread_time_ns() - began_ns) // 1_000_000)
-        elif asked.payload or self.dear_time.waiting_bytes + len(asked.header) > WAITING_BYTES_MAX:
+        elif self.dear_time.is_free:
+            self._serve_large(asked)
+        elif asked.payload or self._large_bytes + len(asked.header) > LARGE_WAITING_BYTES_MAX:
             asked.refuse(ThrottlingQuotaExceeded("too many large requests wait already; try again"))
         else:
-            self.dear_time.waiting_bytes += len(asked.header)
-            self.loop.call_later(self.dear_time.wait_ms, partial(self._serve_later, asked))
+            self._large_bytes += len(asked.header)
+            self.dear_time.later(partial(self._serve_later, asked))
 
     def _serve_later(self, asked: Asked) -> None:
         """A large request has waited for its turn."""
-        self.dear_time.waiting_bytes -= len(asked.header)
-        self._serve(asked)
+        self._large_bytes -= len(asked.header)
+        self._serve_large(asked)
+
+    def _serve_large(self, asked: Asked) -> None:
+        began_ns = time.thread_time_ns()
+        self._serve_now(asked)
+        self.dear_time.spent((time.thread_time_ns() - began_ns) // 1_000_000)
 
     def _serve_now(self, asked: Asked) -> None:
         try:
