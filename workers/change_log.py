@@ -34,7 +34,8 @@ class ChangeLog:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._lines = Complaints(loop, "changes that clients made", logging.INFO, LINES_MAX)
-        self._outside: dict[Hashable, tuple[int, int]] = {}  # how many commits, and when one was told last
+        self._outside: dict[int, tuple[int, int]] = {}
+        """By the hash of who and where, which may be long: how many commits, and when one was told last."""
 
     def catalog(self, caller: Caller, catalog: Catalog, changes: Sequence[Change]) -> None:
         """Changes that the store has committed and `catalog` is about to take over."""
@@ -54,7 +55,7 @@ class ChangeLog:
         done = [entry for entry, code in zip(offsets, codes, strict=True) if not code]
         if not done:
             return
-        key = (group, caller, connection)
+        key = hash((group, caller, connection))
         count, told_ms = self._outside.pop(key, (0, 0))
         now_ms = self._loop.now_ms()
         is_told = count < TOLD_AT_FIRST or now_ms - told_ms >= TOLD_EVERY_MS

@@ -79,6 +79,9 @@ class _Topics(Mapping[str, m.TopicInfo]):
             return self._internal[name]
         return topic_info(self._catalog, name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._catalog.topics or name in self._internal
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted((*self._catalog.topics, *self._internal)))
 

@@ -64,15 +64,21 @@ class KafkaRecords:
 
     def _list_offsets(self, call: Call) -> None:
         def done(results: list[list_offsets.Found]) -> None:
+            if call.is_gone:
+                return
             answer = list_offsets.answer(call.request, results)
             for what, why in list_offsets.refusals(call.request, call.version, answer):
                 self._refusals.say(call.caller, what, why, kind=why)
             call.answer(answer)
 
-        InTurns(self._loop, list_offsets.questions(call.request, call.version), self._find_offset, done).start()
+        questions = list_offsets.questions(call.request, call.version)
+        InTurns(self._loop, questions, partial(self._find_offset, lambda: call.is_gone), done).start()
 
     def _find_offset(
-        self, query: list_offsets.Query | list_offsets.Found, settle: Callable[[list_offsets.Found], None]
+        self,
+        is_unwanted: Callable[[], bool],
+        query: list_offsets.Query | list_offsets.Found,
+        settle: Callable[[list_offsets.Found], None],
     ) -> None:
         if isinstance(query, list_offsets.Found):
             settle(query)
@@ -97,7 +103,8 @@ class KafkaRecords:
         elif looked_for < 0:  # lies elsewhere, where nothing does; or there is no timestamp at all
             settle(list_offsets.Found())
         else:
-            OffsetLookup(self._work, log, looked_for, partial(_found_place, log, end, settle)).start()
+            found = partial(_found_place, log, end, settle)
+            OffsetLookup(self._work, log, looked_for, found, is_unwanted).start()
 
     def _offset_for_leader_epoch(self, call: Call) -> None:
         call.answer(offset_for_leader_epoch.answer(call.request, self._find_epoch_end))

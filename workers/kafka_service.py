@@ -11,7 +11,7 @@ from kbroker.errors import UnsupportedVersion
 from kbroker.kafka import acls, api_versions, codec, credentials, listings, quotas, replicas
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
-from kbroker.workers.caller import KAFKA, NOBODY, Caller
+from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, KAFKA, NOBODY, Caller
 from kbroker.workers.dear_time import LARGE_BYTES
 from kbroker.workers.kafka_connection import Asked, Part
 
@@ -111,7 +111,7 @@ class Call:
     @property
     def caller(self) -> Caller:
         """Who asks, for the log."""
-        return Caller(KAFKA, self.client_address, NOBODY, self.client_id)
+        return Caller(KAFKA, self.client_address, NOBODY, self.client_id[:CLIENT_ID_CHARS_MAX])
 
     def cancel(self) -> None:
         """The client has hung up: whoever works on this keeps nothing of it alive, and its answer goes nowhere."""
@@ -137,7 +137,8 @@ class Call:
 
 def caller_of(asked: Asked) -> Caller:
     """Who has sent a request that is not decoded, for the log."""
-    return Caller(KAFKA, asked.connection.address, NOBODY, asked.request.client_id or "")
+    client_id = (asked.request.client_id or "")[:CLIENT_ID_CHARS_MAX]
+    return Caller(KAFKA, asked.connection.address, NOBODY, client_id)
 
 
 Serve = Callable[[Call], None]

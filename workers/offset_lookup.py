@@ -10,7 +10,7 @@ from kbroker.log import timestamps
 from kbroker.log.log import PartitionLog
 from kbroker.log.timestamps import Stretch
 from kbroker.records.expand import Budget
-from kbroker.workers.record_work import RecordWork
+from kbroker.workers.record_work import RecordWork, Unwanted
 
 Place = tuple[int, int]
 """Offset and timestamp in ms."""
@@ -20,16 +20,22 @@ Found = Callable[[Place | None, KbrokerError | None], None]
 class OffsetLookup:
     """One look-up in one partition, segment after segment; `found` is called once, on the loop."""
 
-    def __init__(self, work: RecordWork, log: PartitionLog, timestamp_ms: int, found: Found) -> None:
+    def __init__(
+        self, work: RecordWork, log: PartitionLog, timestamp_ms: int, found: Found, is_unwanted: Callable[[], bool]
+    ) -> None:
+        """`is_unwanted()`: the client has hung up. What has not begun is then not done; `found` gets an error."""
         self._work = work
         self._log = log
         self._timestamp_ms = timestamp_ms
         self._found = found
+        self._is_unwanted = is_unwanted
         self._budget = Budget(log.config.decompressed_bytes_max)
 
     def start(self) -> None:
         """Begin; a look-up that no record can answer is answered at once."""
-        if self._work.is_full:
+        if self._is_unwanted():
+            self._found(None, RequestTimedOut("the client has hung up"))
+        elif self._work.is_full:
             self._found(None, RequestTimedOut(f"{self._log.partition}: too many look-ups by time wait; try again"))
         else:
             self._go_on(-1)
@@ -47,7 +53,8 @@ class OffsetLookup:
         if where is None:
             self._found(None, None)
         else:
-            self._work.submit(timestamps.steps(where, self._timestamp_ms, self._budget), partial(self._looked, where))
+            steps = timestamps.steps(where, self._timestamp_ms, self._budget)
+            self._work.look_up(steps, partial(self._looked, where), self._is_unwanted)
 
     def _looked(self, where: Stretch, place: Place | None, error: BaseException | None) -> None:
         log = self._log
@@ -66,6 +73,8 @@ class OffsetLookup:
 def _refusal(log: PartitionLog, error: BaseException) -> KbrokerError:
     if isinstance(error, KbrokerError):
         return error
+    if isinstance(error, Unwanted):
+        return RequestTimedOut("the client has hung up")
     if isinstance(error, OSError):
         return StorageError(f"{log.partition}: cannot be looked up in: {error}")
     return CorruptMessage(f"{log.partition}: the records cannot be read: {error!r:.200}")

@@ -14,7 +14,8 @@ from kbroker.workers.partition import HighWatermarkWaiter
 FETCHES_MAX: Final = 50_000
 """Fetches that wait in one process; one more is answered at once with what is there."""
 PLACES_MAX: Final = 500_000
-"""The same for the partitions that they wait for together: one fetch may name many."""
+"""The same for the partitions that they wait for together: one fetch may name many. The oldest of those that name more
+than WIDE_PLACES is answered for one that names fewer: clients whose fetches never wait would ask without a pause."""
 OF_PARTITION_MAX: Final = 10_000
 """Fetches that an append to one partition wakes. Those above it look by themselves, every CROWDED_LOOK_MS."""
 CROWDED_LOOK_MS: Final = 250
@@ -62,11 +63,15 @@ class Parking:
         self.loop = loop
         self.fetches = 0
         self.places = 0
+        self.wide: dict[ParkedFetch, None] = {}
+        """Those of more than WIDE_PLACES partitions, the oldest first."""
         self._to_look: dict[HighWatermarkWaiter, None] = {}
         self._is_looking = False
 
     def has_room(self, places: int) -> bool:
-        """Whether one more may wait, for so many partitions."""
+        """Whether one more may wait, for so many partitions; a wide one makes room for one that is not."""
+        if self.places + places > PLACES_MAX and places <= WIDE_PLACES and self.wide:
+            next(iter(self.wide)).answer_now()
         return self.fetches < FETCHES_MAX and self.places + places <= PLACES_MAX
 
     def wake(self, parked: Collection[HighWatermarkWaiter]) -> None:
@@ -159,8 +164,10 @@ class ParkedFetch:
         self._count = max(1, len(names))
         parking.fetches += 1
         parking.places += self._count
+        if self._count > WIDE_PLACES:
+            parking.wide[self] = None
         self._client.begin_waiting(self)
-        self._timer = parking.loop.call_later(wait_ms, self._time_is_up)
+        self._timer = parking.loop.call_later(wait_ms, self.answer_now)
         if self._is_crowded:
             self._look_later(CROWDED_LOOK_MS)
         return True
@@ -199,14 +206,15 @@ class ParkedFetch:
         """A partition goes away: say what is known now; the other partitions get their answer too."""
         del error
         if not self._is_over:
-            self._parking.loop.call_soon(self._time_is_up)
+            self._parking.loop.call_soon(self.answer_now)
 
     def cancel(self) -> None:
         """The client has hung up."""
         self._is_over = True
         self._finish_waiting()
 
-    def _time_is_up(self) -> None:
+    def answer_now(self) -> None:
+        """Its time is up, or it has to make room: it is answered with what there is."""
         self._step(self._respond_now)
 
     def _respond_now(self) -> None:
@@ -227,5 +235,6 @@ class ParkedFetch:
         self._places = []
         self._parking.fetches -= 1
         self._parking.places -= self._count
+        self._parking.wide.pop(self, None)
         self._count = 0
         self._client.end_waiting(self)

@@ -24,11 +24,12 @@ class RefusalLog:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._lines = Complaints(loop, "requests that were refused")
-        self._told: dict[tuple[str, str, str, str], list[int]] = {}  # when, and how often since; the oldest first
+        self._told: dict[int, list[int]] = {}
+        """By the hash of who and what, which may be long: when, and how often since; the oldest first."""
 
     def say(self, caller: Caller, what: str, why: str, kind: str = "") -> None:
         """`what` was refused. Refusals of one `kind` (by default: with the same words) count as the same."""
-        key = (caller.address.rpartition(":")[0], caller.client_id, kind or what, "" if kind else why)
+        key = hash((caller.address.rpartition(":")[0], caller.client_id, kind or what, "" if kind else why))
         now_ms = self._loop.now_ms()
         told = self._told.get(key)
         more = ""

@@ -423,9 +423,9 @@ class Worker:
             if len(found) > SLICE:
                 self.dear_time.spent(len(found) // QUESTIONS_PER_MS)
 
-        InTurns(self.loop, request.partitions, self._find, done).start()
+        InTurns(self.loop, request.partitions, partial(self._find, asked), done).start()
 
-    def _find(self, query: m.OffsetQuery, settle: Callable[[m.OffsetFound], None]) -> None:
+    def _find(self, asked: Asked, query: m.OffsetQuery, settle: Callable[[m.OffsetFound], None]) -> None:
         found = m.OffsetFound(query.topic, query.partition)
 
         def looked(place: Place | None, error: KbrokerError | None) -> None:
@@ -445,7 +445,7 @@ class Worker:
             elif query.timestamp_ms < 0:
                 raise InvalidRequest(f"timestamp {query.timestamp_ms} means nothing; -2 earliest, -1 latest, or ≥ 0")
             else:
-                OffsetLookup(self.record_work, partition_log, query.timestamp_ms, looked).start()
+                OffsetLookup(self.record_work, partition_log, query.timestamp_ms, looked, lambda: asked.is_gone).start()
                 return
         except (RequestError, StorageError) as error:
             found.error, found.message = code_of(error), str(error)

@@ -229,6 +229,7 @@ def test_a_client_that_goes_on_committing_is_told_of_now_and_then(caplog: pytest
     for number in range(2 * FORGOTTEN_AT):
         told.offsets_committed(reader, number, "g", [("t", 0, 0)], [0])
     assert len(told._outside) == FORGOTTEN_AT
+    assert all(isinstance(key, int) for key in told._outside), "names may be long"
 
 
 def test_a_caller_goes_through_the_front_as_it_is() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from kbroker.errors import InvalidRequest, RecordListTooLarge
+from kbroker.errors import InvalidRequest, RecordListTooLarge, RequestTimedOut
 from kbroker.kafka import codec
 from kbroker.kafka.apis import ApiKey
 from kbroker.records.batch import HEADER, write_crc
@@ -43,10 +45,11 @@ def neighbour(broker: Broker) -> Neighbour:
 
 
 def bomb(count: int, codec_name: str = "zstd") -> bytes:
-    """So many records in a small batch, all older than its header says."""
+    """So many records in a small batch, all older than its header says and than what `lookup` asks for."""
     packed = compress(CODECS[codec_name], EMPTY_RECORD * count)
     now = now_ms()
-    head = HEADER.pack(0, 49 + len(packed), -1, 2, 0, CODECS[codec_name], count - 1, now - 10, now, -1, -1, -1, count)
+    times = now - 10, now + 60_000
+    head = HEADER.pack(0, 49 + len(packed), -1, 2, 0, CODECS[codec_name], count - 1, *times, -1, -1, -1, count)
     made = bytearray(head + packed)
     write_crc(made, 0, len(made))
     return bytes(made)
@@ -87,6 +90,27 @@ def test_lookups_by_time_in_a_bomb(
     worker.create(topic)
     assert worker.produce_bytes(topic, 0, bomb(1_000_000, codec_name=codec_name)).error_code == 0
     neighbour.is_well_beside(asking(broker, ApiKey.LIST_OFFSETS, 7, lookup(topic)))
+
+
+def test_lookups_of_a_client_that_has_gone(broker: Broker, worker: KafkaClient, topic: str) -> None:
+    compacted = f"{topic}-compacted"
+    worker.create(topic)
+    worker.create(compacted, cleanup_policy="compact")
+    assert worker.produce_bytes(topic, 0, bomb(550_000)).error_code == 0
+    sent = b"".join(codec.write_request(ApiKey.LIST_OFFSETS, 7, 1, "a test", lookup(topic)))
+    with contextlib.ExitStack() as connections:
+        for _ in range(10):
+            connection = connections.enter_context(known(dial(broker)))
+            connection.sendall(sent * 50)  # some 3 minutes of work
+        builder = BatchBuilder(CODECS["zstd"], 1 << 20)
+        for _ in range(300):
+            assert builder.append(now_ms(), b"k", b"")
+        began = time.monotonic()
+        assert worker.produce_bytes(compacted, 0, bytes(builder.build())).error_code == 0
+        assert time.monotonic() - began < 10, "records wait for other clients' look-ups"
+    while (found := worker.ask(ApiKey.LIST_OFFSETS, 7, lookup(topic)).topics[0].partitions[0]).error_code:
+        assert found.error_code == RequestTimedOut.code
+        assert time.monotonic() - began < 60, "look-ups outlive their clients"
 
 
 def test_native_lookups_by_time_in_a_bomb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from kbroker.workers.complaints import LINES_MAX
 from kbroker.workers.refusal_log import INTERVAL_MS, REMEMBERED_MAX, RefusalLog
 
 from .kafka_client import KafkaClient, batch
+from .kafka_raw import dial, receive
 
 BY = r"asked by kafka client at 127\.0\.0\.1:\d+ with client id 'a test', which may show another reason"
 
@@ -147,3 +149,26 @@ def test_the_rest_is_counted_and_memory_is_bounded(caplog: pytest.LogCaptureFixt
         refusals.say(Caller(KAFKA, "127.0.0.1:99", client_id=f"app-{number}"), "this", "that")
     assert len(refusals._told) == REMEMBERED_MAX
     assert len(caplog.messages) <= LINES_MAX + 1
+
+
+def test_long_names_are_not_kept() -> None:
+    clock: Any = Clock()
+    refusals = RefusalLog(clock)
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            long = f"{number}" + 32_000 * "x"
+            refusals.say(Caller(KAFKA, "127.0.0.1:99", client_id=long), long, long, kind=long)
+        assert tracemalloc.get_traced_memory()[0] < 16 << 20, "each has 96 KB of names"
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_client_id_is_cut_in_the_log(broker: Broker) -> None:
+    types = codec.request_types(ApiKey.INIT_PRODUCER_ID)
+    request = types.InitProducerIdRequest(transactional_id="long-id", transaction_timeout_ms=1000)
+    with dial(broker, 0) as connection:
+        connection.sendall(b"".join(codec.write_request(ApiKey.INIT_PRODUCER_ID, 1, 1, "y" * 32_000, request)))
+        assert receive(connection)
+    (line,) = [line for line in broker.log.splitlines() if "'long-id' refused" in line]
+    assert len(line) < 1_000

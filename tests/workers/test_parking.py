@@ -13,6 +13,7 @@ from kbroker.workers.parking import (
     CROWDED_LOOK_MS,
     LOOKS_A_TURN,
     WIDE_LOOKS_PER_MS,
+    WIDE_PLACES,
     ParkedFetch,
     Parking,
     count_bytes,
@@ -153,6 +154,18 @@ def test_so_many_wait_in_a_process(loop: FakeLoop, monkeypatch: pytest.MonkeyPat
     assert all(Waiting(parking, place).is_parked for _ in range(2))
     assert not Waiting(parking, place).is_parked
     assert (parking.fetches, parking.places) == (3, 3)
+
+
+def test_a_wide_one_makes_room_for_one_that_is_not(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    parking, place = Parking(loop), Place()
+    monkeypatch.setattr(bounds, "PLACES_MAX", 2 * (WIDE_PLACES + 1))
+    first, second = (Waiting(parking, place, places=WIDE_PLACES + 1) for _ in range(2))
+    assert not Waiting(parking, place, places=WIDE_PLACES + 1).is_parked
+    assert all(Waiting(parking, place).is_parked for _ in range(WIDE_PLACES + 1))
+    assert (first.answers, second.answers) == (["answer"], [])
+    assert Waiting(parking, place).is_parked
+    assert second.answers == ["answer"]
+    assert (parking.places, parking.wide) == (WIDE_PLACES + 2, {})
 
 
 def test_who_is_one_too_many_at_a_partition_looks_by_itself(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from kbroker.records.steps import MEMORY, TURN, Steps
 from kbroker.workers import record_work
 from kbroker.workers.in_turns import OPEN_MAX, SLICE, InTurns
 from kbroker.workers.loop import Loop
-from kbroker.workers.record_work import LARGE_MAX, UNDER_WAY_MAX, RecordWork
+from kbroker.workers.record_work import LARGE_MAX, UNDER_WAY_MAX, RecordWork, Unwanted
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_only_so_many_use_much_memory(loop: Loop) -> None:
     assert outcomes.all == [("small", None)], "those who wait for memory keep nobody else waiting"
     let_go.set()
     outcomes.wait_for(3 * UNDER_WAY_MAX + 1)
-    assert most[0] == LARGE_MAX
+    assert most[0] == LARGE_MAX // 2
 
 
 def test_it_says_when_it_is_full(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +129,51 @@ def test_it_says_when_it_is_full(loop: Loop, monkeypatch: pytest.MonkeyPatch) ->
     let_go.set()
     outcomes.wait_for(3)
     assert not work.is_full
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_lookups_keep_no_batches_waiting(loop: Loop, is_large: bool) -> None:
+    work, outcomes = RecordWork(loop), Outcomes(loop)
+    let_go = threading.Event()
+
+    def lookup() -> Steps[str]:
+        if is_large:
+            yield MEMORY
+        while not let_go.is_set():
+            yield TURN
+        return "look-up"
+
+    def batch() -> Steps[str]:
+        yield MEMORY if is_large else TURN
+        return "batch"
+
+    for _ in range(4 * UNDER_WAY_MAX):
+        work.look_up(lookup(), outcomes.add)
+    for _ in range(10):
+        work.submit(batch(), outcomes.add)
+    outcomes.wait_for(10)
+    assert {result for result, _ in outcomes.all} == {"batch"}
+    let_go.set()
+    outcomes.wait_for(4 * UNDER_WAY_MAX + 10)
+
+
+def test_what_nobody_wants_any_longer_is_not_begun(loop: Loop) -> None:
+    work, outcomes = RecordWork(loop), Outcomes(loop)
+    let_go = threading.Event()
+    begun: list[int] = []
+
+    def lookup(number: int) -> Steps[None]:
+        begun.append(number)
+        while not let_go.is_set():
+            yield TURN
+
+    for number in range(3 * UNDER_WAY_MAX):
+        work.look_up(lookup(number), outcomes.add, let_go.is_set)
+    let_go.set()
+    outcomes.wait_for(3 * UNDER_WAY_MAX)
+    assert len(begun) <= UNDER_WAY_MAX // 2
+    assert sum(isinstance(error, Unwanted) for _, error in outcomes.all) == 3 * UNDER_WAY_MAX - len(begun)
+    assert not work.unfinished
 
 
 @pytest.mark.parametrize("count", [0, 1, SLICE, SLICE + 1, 5 * SLICE])
