@@ -8,7 +8,7 @@ from typing import Final
 
 from kbroker.workers.loop import Loop
 
-LARGE_BYTES: Final = 16 << 10
+LARGE_BYTES: Final = 1 << 10
 """A request, but for its records, that is so large may hold the loop for long: it is served when it is its turn."""
 FACTOR: Final = 9
 """For each millisecond that such a request has taken others have so many."""
@@ -16,12 +16,13 @@ REST_MS_MAX: Final = 10_000
 
 
 class DearTime:
-    """Large requests are served one after another, in the order in which they came."""
+    """Large requests are served one after another: each address has its turn, and its own in the order of their coming,
+    so that many from one do not keep those of others waiting."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._free_ms = 0
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: dict[str, deque[Callable[[], None]]] = {}  # by address; the next one's turn comes first
         self._is_set = False
 
     @property
@@ -29,9 +30,9 @@ class DearTime:
         """Whether a large request may be served at once."""
         return not self._waiting and self._loop.now_ms() >= self._free_ms
 
-    def later(self, serve: Callable[[], None]) -> None:
+    def later(self, address: str, serve: Callable[[], None]) -> None:
         """Call `serve` when its turn has come; it tells by `spent` how long it has taken."""
-        self._waiting.append(serve)
+        self._waiting.setdefault(address, deque()).append(serve)
         self._wait()
 
     def spent(self, took_ms: int) -> None:
@@ -46,7 +47,12 @@ class DearTime:
     def _go_on(self) -> None:
         self._is_set = False
         if self._loop.now_ms() >= self._free_ms:
-            self._waiting.popleft()()
+            address = next(iter(self._waiting))
+            queue = self._waiting.pop(address)
+            serve = queue.popleft()
+            if queue:
+                self._waiting[address] = queue
+            serve()
         self._wait()
 
 

@@ -214,7 +214,7 @@ class KafkaLeader:
             connection.dear_time.spent(len(request.wanted) // PARTITIONS_PER_MS)
             self._produce_slice(asked, progress, 0)
 
-        connection.dear_time.later(begin)
+        connection.dear_time.later(connection.client_host, begin)
 
     def _produce_slice(self, asked: Asked, progress: _ProduceInProgress, start: int) -> None:
         """Append for some partitions of a request, and for the others in the loop's next turns."""

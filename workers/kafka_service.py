@@ -214,7 +214,7 @@ class KafkaService:
             kept.body = memoryview(b"")
             connection.release()
 
-        connection.dear_time.later(serve)
+        connection.dear_time.later(connection.client_host, serve)
 
     def serve_call(self, call: Call) -> None:
         """Serve a request from wherever it came."""

@@ -235,7 +235,7 @@ class Worker:
             asked.refuse(ThrottlingQuotaExceeded("too many large requests wait already; try again"))
         else:
             self._large_bytes += len(asked.header)
-            self.dear_time.later(partial(self._serve_later, asked))
+            self.dear_time.later("", partial(self._serve_later, asked))
 
     def _serve_later(self, asked: Asked) -> None:
         """A large request has waited for its turn."""
