@@ -171,7 +171,7 @@ final class AdminTour extends Tour {
     private static String names(Config config) {
         return config.entries().stream()
                 .map(ConfigEntry::name)
-                .filter(name -> !name.equals("flush.acks.all"))
+                .filter(name -> !name.equals("flush.acks.all") && !name.equals("record.validation"))
                 .sorted()
                 .collect(Collectors.joining(","));
     }
