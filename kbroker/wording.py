@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -18,6 +19,14 @@ _UNSAFE = (
 )
 _ONE_UNSAFE = re.compile(f"[{_UNSAFE}]")
 _ONE_UNSAFE_IN_LINES = re.compile(f"(?![\t\n])[{_UNSAFE}]")
+_REMEDIES = {
+    errno.ENOSPC: "free space there, or delete topics",
+    errno.EDQUOT: "free space there, delete topics, or raise the user's quota",
+    errno.EROFS: "make it writable again; the kernel's log (dmesg) says why it is not",
+    errno.EIO: "the kernel's log (dmesg) tells of the disk",
+    errno.EMFILE: "raise LimitNOFILE= of the unit, or `ulimit -n` of the shell",
+    errno.ENFILE: "raise the host's fs.file-max",
+}
 
 
 def printable(text: str, *, keep_lines: bool = False) -> str:
@@ -69,6 +78,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean NAME?` with the nearest of `known`, or nothing where none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def with_remedy(error: BaseException) -> str:
+    """What an error of the system says, and what somebody who reads it at night can do, where that is known."""
+    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{error}; {remedy}" if remedy else str(error)
 
 
 def duration(seconds: float) -> str:

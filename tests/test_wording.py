@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import unicodedata
 
 import pytest
 
-from kbroker.wording import did_you_mean, printable, printable_bytes, printable_json
+from kbroker.wording import did_you_mean, printable, printable_bytes, printable_json, with_remedy
 
 EVERY = "".join(map(chr, range(sys.maxunicode + 1)))
 
@@ -53,3 +55,14 @@ def test_json_stays_json_that_says_the_same() -> None:
 def test_a_near_name() -> None:
     assert did_you_mean("ordres", ["orders", "payments"]) == "; did you mean orders?"
     assert did_you_mean("xyz", ["orders"]) == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE])
+def test_what_a_system_error_asks_for_is_said(number: int) -> None:
+    said = with_remedy(OSError(number, os.strerror(number), "/data/t-0"))
+    assert said.startswith(f"[Errno {number}] {os.strerror(number)}: '/data/t-0'; ")
+
+
+def test_other_errors_stand_as_they_are() -> None:
+    assert with_remedy(OSError(errno.ENOENT, "gone")) == "[Errno 2] gone"
+    assert with_remedy(ValueError("a word")) == "a word"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
+import os
 import resource
 import sys
 from typing import Final
@@ -27,6 +29,8 @@ LOG_MOST: Final = 1 << 18
 KEPT_FOR_THE_LOG: Final = 64
 """The last ones: no client gets them, whatever the others are used for. So segments roll, and processes find each other
 again, when all limits are wrong."""
+PER_PARTITION: Final = 5
+"""Its active segment with two indexes, its lock, its control page."""
 LEAST: Final = 16
 """No limit shrinks below this."""
 LIMITS: Final = ("max.connections", "native.clients.max", "shm.connections.max")
@@ -50,6 +54,20 @@ def descriptor_limit() -> int:
 def kept_for_log(limit: int) -> int:
     """How many of a process's descriptors no door may count on."""
     return min(LOG_MOST, max(LOG_LEAST, limit // LOG_SHARE))
+
+
+def require_descriptors_for_partition(others: int) -> None:
+    """Raises OSError (EMFILE) where one more partition, beside `others`, would take what clients, or the segments of the
+    others, need: more than the doors' share of all, or of the last KEPT_FOR_THE_LOG. For I/O threads.
+    """
+    limit = descriptor_limit()
+    most = (limit - OWN - kept_for_log(limit)) // PER_PARTITION
+    if others >= most:
+        raise OSError(errno.EMFILE, f"a process with {limit} descriptors serves {most} partitions at most")
+    number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(number)
+    if number >= limit - KEPT_FOR_THE_LOG:  # the kernel gives the lowest free one
+        raise OSError(errno.EMFILE, f"no descriptor is left but the last {KEPT_FOR_THE_LOG}, kept for open partitions")
 
 
 def fitted(config: Config, limit: int) -> Config:

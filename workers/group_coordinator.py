@@ -415,7 +415,8 @@ class GroupCoordinator:
 
     def _refuse(self, why: str, distrust_cache: bool) -> None:
         """Out of service; try again after a while."""
-        log.error("%s; tried again in %d ms", why, self._retry_ms)
+        if why != self._outage:
+            log.error("%s; tried again by itself, every %d s at least", why, RETRY_MAX_MS // 1000)
         self._set_outage(why)
         self._loop.call_later(self._retry_ms, partial(self._retry, distrust_cache))
         self._retry_ms = min(2 * self._retry_ms, RETRY_MAX_MS)

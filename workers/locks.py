@@ -104,6 +104,7 @@ class FolderLock:
         former_pid, self.incarnation = self._read()
         self.holder_died = former_pid != 0
         """The last holder did not close the lock: it was killed."""
+        self._told = ""
         self._write(os.getpid())
 
     def remember_incarnation(self, incarnation: int) -> None:
@@ -131,7 +132,13 @@ class FolderLock:
         try:
             os.pwrite(self._fd, b"%10d %20d\n" % (pid, self.incarnation), 0)
         except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error.strerror)
+            # EBADF: `_open_lock` could open it for reading only.
+            why_not = os.strerror(errno.EROFS) if error.errno == errno.EBADF else error.strerror or str(error)
+            if why_not != self._told:
+                log.warning("%s cannot be written: %s", self._path, why_not)
+            self._told = why_not
+        else:
+            self._told = ""
 
 
 class ProcessesLock:

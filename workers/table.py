@@ -31,7 +31,9 @@ from kbroker.shm.control_page import ControlPage
 from kbroker.types import TopicPartition, node_name
 from kbroker.wire.control import CatalogAck, CatalogUpdate, Opened, OwnedPartition, RemovedInfo
 from kbroker.wire.messages import TopicInfo
+from kbroker.wording import with_remedy
 from kbroker.workers.complaints import Complaints
+from kbroker.workers.descriptors import require_descriptors_for_partition
 from kbroker.workers.outages import Outage
 from kbroker.workers.partition import Partition
 from kbroker.workers.recoveries import tell_recovery
@@ -228,7 +230,13 @@ class PartitionTable:
         # An owner before this one has told its epoch, after its folder was on the disk.
         had_log = topic.partitions[name.partition].leader_epoch > 0
 
+        others = len(self.serving) + len(self._opening) - 1
+
         def open_log() -> PartitionLog:
+            try:
+                require_descriptors_for_partition(others)
+            except OSError as error:
+                raise StorageError(f"{name}: cannot be opened: {with_remedy(error)}") from error
             try:
                 return PartitionLog.open(
                     *arguments, distrust_cache=distrust_cache, had_log=had_log, repair=opening.repair
@@ -244,9 +252,15 @@ class PartitionTable:
         self, name: TopicPartition, opening: _Opening, opened: PartitionLog | None, error: BaseException | None
     ) -> None:
         is_wanted = self._opening.get(name) is opening and not self._worker.is_draining
+        page = None
         if opened is not None and is_wanted:
+            try:
+                page = ControlPage.create(opened.leader_epoch, self._worker.child.incarnation)
+            except OSError as failed:
+                error = StorageError(f"{name}: its control page cannot be made: {with_remedy(failed)}")
+        if opened is not None and page is not None:
             del self._opening[name]
-            self._serve(name, opening, opened)
+            self._serve(name, opening, opened, page)
         else:
             if opened is not None:
                 opened.let_go()  # nobody reads it yet
@@ -260,14 +274,14 @@ class PartitionTable:
         for tasks in opening.waiting:
             tasks.end()
 
-    def _serve(self, name: TopicPartition, opening: _Opening, opened: PartitionLog) -> None:
+    def _serve(self, name: TopicPartition, opening: _Opening, opened: PartitionLog, page: ControlPage) -> None:
         self._failed.pop(name, None)
         if not opened.failed:
             self._trust(name)
         tell_recovery(opened)
         # Settings may have been altered while it was opened.
         opened.configure(self._config_of(self.topics[name.topic]))
-        partition = Partition(name, opened, ControlPage.create(opened.leader_epoch, self._worker.child.incarnation))
+        partition = Partition(name, opened, page)
         self.serving[name] = partition
         self._producers.adopt(opened.producers)
         self.on_change(name.topic)

@@ -46,6 +46,7 @@ from kbroker.records.batch import (
 )
 from kbroker.records.policy import policy_of
 from kbroker.types import TopicPartition
+from kbroker.wording import with_remedy
 
 _LOADED_INDEXES_MAX = 8
 HOT_WINDOW_BYTES = 64 << 20
@@ -393,7 +394,7 @@ class PartitionLog:
                     storage.truncate(segment.file, position)
             except OSError as worse:
                 self.failed = f"a failed write could not be taken back: {worse}"
-            raise StorageError(f"{self.partition}: cannot write {segment.path}: {error}") from error
+            raise StorageError(f"{self.partition}: cannot write {segment.path}: {with_remedy(error)}") from error
 
     def _must_roll(self, found: list[BatchFacts], size_bytes: int, next_offset: int, now_ms: int) -> bool:
         """Whether these batches, which end at `next_offset`, belong into a new segment."""
@@ -434,7 +435,7 @@ class PartitionLog:
                 self.storage, self.folder, self.next_offset, self.config.index_interval_bytes, now_ms
             )
         except OSError as error:
-            raise StorageError(f"{self.partition}: cannot begin a new segment: {error}") from error
+            raise StorageError(f"{self.partition}: cannot begin a new segment: {with_remedy(error)}") from error
         self.segments.append(segment)
         self.bases.append(segment.base_offset)
         self._active = segment
@@ -602,7 +603,7 @@ class PartitionLog:
 
     def fail(self, error: BaseException) -> None:
         """As `fail_flush`, after `WriteBack.run` raised."""
-        self.failed = f"the disk failed to sync ({error})"
+        self.failed = f"the disk failed to sync ({with_remedy(error)})"
 
     @property
     def write_back_due(self) -> bool:

@@ -14,6 +14,7 @@ from kbroker.log.damage import Repair
 from kbroker.log.recovery import Recovered, recover
 from kbroker.log.storage import File, Storage
 from kbroker.types import TopicPartition
+from kbroker.wording import with_remedy
 
 if TYPE_CHECKING:
     from kbroker.log.log import PartitionLog
@@ -58,7 +59,7 @@ def take_over(
     except OSError as error:
         if lock is not None:
             lock.close()
-        raise StorageError(f"{partition}: cannot open {folder}: {error}") from error
+        raise StorageError(f"{partition}: cannot open {folder}: {with_remedy(error)}") from error
     except BaseException:
         if lock is not None:
             lock.close()

@@ -85,6 +85,28 @@ def test_where_none_is_left_a_roll_is_refused_and_works_again(broker: Broker) ->
     assert broker.pid("worker-0") == pid
 
 
+@pytest.mark.slow
+def test_more_partitions_than_descriptors_leave_the_others_and_their_clients_alone(broker: Broker) -> None:
+    pid = broker.pid("worker-0")
+    with KafkaClient(broker, 1) as client:
+        client.create("first")
+        assert produced(client, "first", 1) == [0]
+        with contextlib.suppress(AssertionError, OSError):
+            client.create("many", LIMIT)
+        broker.wait_until(lambda: broker.status()["outages_in_all"] > LIMIT // 2, 30)
+        assert "raise LimitNOFILE" in broker.status()["outages"][0]["why"]
+        assert produced(client, "first", 10) == [0] * 10, "segments are begun"
+    broker.wait_until(lambda: asks(broker))
+    assert broker.pid("worker-0") == pid
+    # A start opens them by their names.
+    broker.restart()
+    with KafkaClient(broker, 1) as client:
+        assert produced(client, "first", 10) == [0] * 10
+        client.delete("many")
+    broker.wait_until(lambda: broker.status()["state"] == "ready", 30)
+    assert "Traceback" not in broker.log
+
+
 def test_limits_set_by_hand_that_do_not_fit_are_refused_at_start() -> None:
     broker = Limited(workers=1, max_connections=650)
     try:

@@ -210,6 +210,24 @@ def test_a_disk_that_is_full_from_the_beginning(make: Callable[..., Rig], disk: 
     assert rig.take()[0][1].error_codes == (0,)
 
 
+def test_an_outage_is_told_once_however_long_it_lasts(
+    make: Callable[..., Rig], disk: HeldDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(group_coordinator, "RETRY_MAX_MS", 20)
+    tries = []
+    monkeypatch.setattr(disk, "lock_folder", lambda folder: tries.append(folder) or disk._maybe("lock_folder"))
+    disk.failing["lock_folder"] = errno.ENOSPC
+    rig = make()
+    rig.until(lambda: len(tries) > 4)
+    disk.failing["lock_folder"] = errno.EROFS
+    begun = len(tries)
+    rig.until(lambda: len(tries) > begun + 4)
+    told = [record.getMessage() for record in caplog.records if "cannot be served" in record.getMessage()]
+    assert len(told) == 2
+    assert "No space left on device; free space there, or delete topics" in told[0]
+    assert "Read-only file system" in told[1]
+
+
 def test_time_passes_for_a_member(make: Callable[..., Rig]) -> None:
     rig = make()
     rig.join("join", session_ms=300)

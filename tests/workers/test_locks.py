@@ -88,6 +88,21 @@ def test_locks_are_close_on_exec(tmp_path: Path) -> None:
     lock.close()
 
 
+def test_a_lock_on_a_read_only_disk_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    FolderLock(tmp_path, ".lock", "data").close()
+    # As `_open_lock` does where the file system is read-only.
+    monkeypatch.setattr(locks, "_open_lock", lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    lock = FolderLock(tmp_path, ".lock", "data")
+    for incarnation in (5, 6, 7):
+        lock.remember_incarnation(incarnation)
+    lock.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/.lock cannot be written: Read-only file system"
+    ]
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match=f"cannot create the data folder {tmp_path}/file/data: Not a directory"):
