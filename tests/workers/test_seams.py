@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from kbroker.catalog.topics import CHANGES_MAX
 from kbroker.config import make_config
-from kbroker.errors import KafkaStorageError, KbrokerError
+from kbroker.errors import KafkaStorageError, KbrokerError, ThrottlingQuotaExceeded
 from kbroker.kafka import produce
 from kbroker.kafka.apis import ApiKey
 from kbroker.log.damage import Repair
 from kbroker.types import TopicPartition
 from kbroker.wire.control import CatalogUpdate
-from kbroker.wire.messages import PartitionInfo, TopicInfo
+from kbroker.wire.messages import PartitionInfo, TopicInfo, TopicResult
+from kbroker.workers.caller import NATIVE, Caller
+from kbroker.workers.coordinator import CHANGES_WAITING_MAX, Coordinator
 from kbroker.workers.dear_time import DearTime
 from kbroker.workers.in_turns import SLICE
 from kbroker.workers.kafka_leader import KafkaLeader
@@ -136,3 +140,15 @@ def test_what_a_produce_for_many_partitions_keeps_while_it_waits_counts_as_memor
         worker.loop.timers.pop(0)[1]()
     assert (kept, holds) == ([0], [0])
     assert [type(error) for error in failed] == [ZeroDivisionError], "the loop hears nothing of it"
+
+
+def test_changes_that_wait_to_be_committed_are_bounded() -> None:
+    coordinator = cast(Any, object.__new__(Coordinator))
+    coordinator.changes, coordinator.is_committing = deque(), True  # the disk is slow
+    answers: list[list[TopicResult]] = []
+    names = [f"t{number}" for number in range(CHANGES_MAX)]
+    for _ in range(CHANGES_WAITING_MAX // CHANGES_MAX + 1):
+        coordinator.change_each(names, [list] * CHANGES_MAX, 1_000, answers.append, Caller(NATIVE))
+    assert len(coordinator.changes) == CHANGES_WAITING_MAX
+    assert [{result.error for result in results} for results in answers] == [{ThrottlingQuotaExceeded.code}]
+    assert [result.name for result in answers[0]] == names
