@@ -39,6 +39,7 @@ from kbroker.errors import (
     RequestTimedOut,
     StartError,
     StorageError,
+    ThrottlingQuotaExceeded,
     code_of,
 )
 from kbroker.types import COORDINATOR_NODE, NO_EPOCH, worker_node
@@ -51,6 +52,7 @@ from kbroker.workers.change_log import ChangeLog
 from kbroker.workers.child import ChildContext
 from kbroker.workers.doors import Asked
 from kbroker.workers.front_link import FrontDialler
+from kbroker.workers.gathering import Gathering
 from kbroker.workers.group_coordinator import GroupCoordinator
 from kbroker.workers.io_threads import IoThreads
 from kbroker.workers.kafka_coordinator import KafkaCoordinator
@@ -65,6 +67,9 @@ from kbroker.workers.stream_connection import Streams
 log = logging.getLogger(__name__)
 
 PRODUCER_ID_BLOCK = 1000
+CHANGES_WAITING_MAX = 10_000
+"""Changes that wait to be committed, one after another: with more, all of one more request are refused, retriable. Its
+client may have gone, and the next one comes with as many."""
 NOTICES_MAX = 5
 NOTICE_MAX = 400
 """Of what was not as it should be at the start the status tells so many, and so many characters of each."""
@@ -386,21 +391,19 @@ class Coordinator:
         caller: Caller,
     ) -> None:
         """Make several changes, each on its own; `answer` gets one result each, in order, when all are through."""
-        results: list[m.TopicResult | None] = [None] * len(names)
+        if len(self.changes) >= CHANGES_WAITING_MAX:
+            full = ThrottlingQuotaExceeded(f"{CHANGES_WAITING_MAX} changes of topics wait already; try again")
+            answer([_result(name, full) for name in names])
+            return
 
-        def settled(index: int) -> Done:
-            def done(error: KbrokerError | None) -> None:
-                results[index] = _result(names[index], error)
-                complete = [result for result in results if result is not None]
-                if len(complete) == len(results):
-                    answer(complete)
+        gathering: Gathering[m.TopicResult] = Gathering(lambda results: answer([*results]))
+        gathering.expect(len(names))
 
-            return done
+        def settled(index: int, error: KbrokerError | None) -> None:
+            gathering.token_of(index)(_result(names[index], error))
 
-        if not names:
-            answer([])
         for index, decide in enumerate(decisions):
-            self.changes.append(_Wanted(decide, settled(index), timeout_ms, caller))
+            self.changes.append(_Wanted(decide, partial(settled, index), timeout_ms, caller))
         self._next_change()
 
     def _next_change(self) -> None:

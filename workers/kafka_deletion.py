@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kbroker.errors import KbrokerError, PolicyViolation, RequestError, StorageError, code_of
 from kbroker.kafka import delete_records
 from kbroker.kafka.delete_records import Deletion, Result
+from kbroker.workers.gathering import Gathering
 from kbroker.workers.kafka_service import Call
 from kbroker.workers.refusal_log import RefusalLog
 
@@ -21,23 +23,20 @@ class DeletionInProgress:
         self._worker = worker
         self._refusals = refusals
         self._call = call
-        self._results: dict[int, Result] = {}
-        self._count = 0
 
     def start(self) -> None:
         """Begin with every partition."""
         items = delete_records.wanted(self._call.request)
-        self._count = len(items)
-        if not items:
-            self._call.answer(delete_records.answer(self._call.request, ()))
+        gathering: Gathering[Result] = Gathering(self._answer)
+        gathering.expect(len(items))
         for number, item in enumerate(items):
-            self._delete(number, item)
+            self._delete(item, gathering.token_of(number))
 
-    def _delete(self, number: int, item: Deletion) -> None:
+    def _delete(self, item: Deletion, settle: Callable[[Result], None]) -> None:
         start = -1
 
         def done(error: KbrokerError | None) -> None:
-            self._settle(number, Result(0, start) if error is None else Result(code_of(error)))
+            settle(Result(0, start) if error is None else Result(code_of(error)))
 
         try:
             led = self._worker.table.get(item.topic, item.partition)
@@ -49,10 +48,7 @@ class DeletionInProgress:
                 self._refusals.say(
                     self._call.caller, f"DeleteRecords of {item.topic:.249}-{item.partition}", str(error)
                 )
-            self._settle(number, Result(code_of(error)))
+            settle(Result(code_of(error)))
 
-    def _settle(self, number: int, result: Result) -> None:
-        self._results[number] = result
-        if len(self._results) == self._count:
-            results = [self._results[index] for index in range(self._count)]
-            self._call.answer(delete_records.answer(self._call.request, results))
+    def _answer(self, results: Sequence[Result]) -> None:
+        self._call.answer(delete_records.answer(self._call.request, results))

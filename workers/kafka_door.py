@@ -1,4 +1,4 @@
-"""Where Kafka clients come in: accepts connections on an inherited listeners, holds their limits and deadlines.
+"""Where Kafka clients come in: accepts connections on inherited listeners, holds their limits and deadlines.
 
 The same door stands in every worker and in the coordinator; they differ in what they serve.
 """

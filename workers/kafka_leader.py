@@ -208,19 +208,33 @@ class KafkaLeader:
         # Its connection's next request waits, so that each partition's batches stay in their order.
         request.keep()
         connection = asked.connection
+        connection.count_kept(asked.request.size_bytes)
         connection.hold()
 
         def begin() -> None:
             connection.dear_time.spent(len(request.wanted) // PARTITIONS_PER_MS)
-            self._produce_slice(asked, progress, 0)
+            self._produce_next(asked, progress, 0)
 
         connection.dear_time.later(connection.client_host, begin)
 
-    def _produce_slice(self, asked: Asked, progress: _ProduceInProgress, start: int) -> None:
-        """Append for some partitions of a request, and for the others in the loop's next turns."""
+    def _produce_next(self, asked: Asked, progress: _ProduceInProgress, start: int) -> None:
+        """One slice of a request for many partitions. The loop that calls here knows nothing of requests."""
+        connection = asked.connection
+        try:
+            end = self._produce_slice(asked, progress, start)
+        except Exception as error:
+            asked.fail(error)
+            end = len(progress.request.wanted)
+        if end < len(progress.request.wanted):
+            self._worker.loop.call_soon(partial(self._produce_next, asked, progress, end))
+        else:
+            connection.count_kept(-asked.request.size_bytes)
+            connection.call_later(rest_ms(end // PARTITIONS_PER_MS), connection.release)
+
+    def _produce_slice(self, asked: Asked, progress: _ProduceInProgress, start: int) -> int:
+        """Append for SLICE partitions of a request from number `start` on. Returns the number that comes next."""
         wanted, version = progress.request.wanted, asked.request.version
-        count = len(wanted)
-        end = min(count, start + SLICE)
+        end = min(len(wanted), start + SLICE)
         for number in range(start, end):
             item = wanted[number]
             try:
@@ -233,13 +247,9 @@ class KafkaLeader:
                 self._append(partition, item.batches, progress, number)
             except (RequestError, StorageError) as error:
                 progress.settle(number, produce.refused(error))
-        loop = self._worker.loop
-        if end < count:
-            loop.call_soon(partial(self._produce_slice, asked, progress, end))
-            return
-        progress.strip()
-        if count > SLICE:
-            loop.call_later(rest_ms(count // PARTITIONS_PER_MS), asked.connection.release)
+        if end == len(wanted):
+            progress.strip()
+        return end
 
     def _append_gathered(self) -> None:
         """Append and answer what was gathered. Before its bytes are overwritten, or anything else is served: nobody can

@@ -127,7 +127,9 @@ class RecordWork:
             with self._lock:
                 job = self._turn.popleft()
             began = time.perf_counter()
-            if self._step(job):
+            is_last = not self._step(job)
+            del job  # who waits for work holds nothing of the last: it knows a log, with its files
+            if not is_last:
                 time.sleep(min(REST_S_MAX, time.perf_counter() - began))
 
     def _step(self, job: _Job) -> bool:

@@ -215,7 +215,7 @@ class PartitionTable:
 
     def _begin_opening(self, name: TopicPartition, opening: _Opening) -> None:
         if self._opening.get(name) is not opening:
-            self._turns.give_back(name)
+            self._opened(name, opening, None, None)  # let go before its folder was free
             return
         topic = self.topics[name.topic]
         arguments = (
@@ -357,7 +357,7 @@ class PartitionTable:
         del self.serving[partition.name]
         self._producers.release(partition.log.producers)
         self.on_change(partition.name.topic)
-        self._worker.descriptors_forget(partition.name)
+        self._worker.forget(partition)
         partition.leave(deleted, error, left)
 
     def _let_go(self, name: TopicPartition, deleted: bool, error: KbrokerError) -> None:

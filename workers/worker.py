@@ -33,7 +33,7 @@ from kbroker.log.positions import AppendResult, SegmentInfo
 from kbroker.log.storage import DISK
 from kbroker.shm.connection import refuse_descriptors
 from kbroker.shm.server import DescriptorServer
-from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, TopicPartition, worker_node
+from kbroker.types import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, worker_node
 from kbroker.wire import codec, endpoints
 from kbroker.wire import messages as m
 from kbroker.wire.control import CatalogUpdate, Join
@@ -240,7 +240,8 @@ class Worker:
     def _serve_later(self, asked: Asked) -> None:
         """A large request has waited for its turn."""
         self._large_bytes -= len(asked.header)
-        self._serve_large(asked)
+        if not asked.is_gone:
+            self._serve_large(asked)
 
     def _serve_large(self, asked: Asked) -> None:
         began_ns = time.thread_time_ns()
@@ -582,10 +583,12 @@ class Worker:
                 partition.log.log_start_offset,
             )
 
-    def descriptors_forget(self, name: TopicPartition) -> None:
-        """Readers of this partition are woken: it is no longer served here."""
+    def forget(self, partition: Partition) -> None:
+        """A partition is no longer served here: its readers are woken, and no flush is due for it."""
         if self.descriptors is not None:
-            self.descriptors.forget(name)
+            self.descriptors.forget(partition.name)
+        for unflushed in self._unflushed.values():
+            unflushed.discard(partition)  # flush.ms may be longer than this process lives
 
 
 def _answer_synced(asked: Asked, result: AppendResult, error: KbrokerError | None) -> None:
