@@ -57,8 +57,8 @@ def kept_for_log(limit: int) -> int:
 
 
 def require_descriptors_for_partition(others: int) -> None:
-    """Raises OSError (EMFILE) where one more partition, beside `others`, would take what clients, or the segments of the
-    others, need: more than the doors' share of all, or of the last KEPT_FOR_THE_LOG. For I/O threads.
+    """Raises OSError (EMFILE) where one more partition, beside `others`, would take what clients or the segments of
+    others need: more than the doors' share in all, or of the last KEPT_FOR_THE_LOG. For I/O threads.
     """
     limit = descriptor_limit()
     most = (limit - OWN - kept_for_log(limit)) // PER_PARTITION
