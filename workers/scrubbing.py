@@ -105,7 +105,7 @@ class Scrub:
         self._ended.set()
         self._interrupted.set()
         if self._threads is not None:
-            self._threads.close(1)
+            self._threads.close(0)
 
     def _pass_later(self, pause_ms: int) -> None:
         if self._timer is not None:
