@@ -30,6 +30,7 @@ from kbroker.clients.zmq_context import shared_context
 from kbroker.errors import (
     BrokerUnavailable,
     ClientClosed,
+    ConfigError,
     NetworkError,
     RequestError,
     RetriableError,
@@ -71,6 +72,10 @@ class ClusterSettings:
     metadata_max_age_ms: int = 300_000
     auto_create_topics: bool = False
     direct: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.client_id, str):
+            raise ConfigError(f"client_id={self.client_id!r} is not valid: it must be a text")
 
 
 class Cluster:

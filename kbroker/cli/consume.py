@@ -15,7 +15,7 @@ from kbroker.cli.format import Format, compile_format, json_line, value_lines
 from kbroker.cli.near import unknown_topic
 from kbroker.cli.options import parse_time_option, server_option
 from kbroker.cli.outcome import complain
-from kbroker.cli.output import on_terminal
+from kbroker.cli.output import on_terminal, raise_if_unread
 from kbroker.clients.rebalance_listener import ConsumerRebalanceListener
 from kbroker.errors import CorruptRecord, UnknownTopicOrPartition
 from kbroker.types import TopicPartition
@@ -222,6 +222,7 @@ def _print(consumer: Consumer, write: Format, count: int | None, ends: dict[Topi
     while left is None or left > 0:
         if ends is not None and all(consumer.position(partition) >= end for partition, end in ends.items()):
             break
+        raise_if_unread()
         most = POLL_RECORDS if left is None else min(POLL_RECORDS, left)
         try:
             batches = consumer.poll(timeout_ms=POLL_MS, max_records=most)

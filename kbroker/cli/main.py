@@ -17,12 +17,12 @@ from kbroker.wording import did_you_mean
 
 COMMANDS = {
     "serve": "Run a broker in the foreground.",
-    "status": "Tell what every process of the broker here is doing.",
+    "status": "Tell what every process of the broker is doing, and what is out of service.",
     "topic": "Create, list, describe, change and delete topics.",
     "produce": "Send lines to a topic, each a record.",
     "consume": "Print a topic's records.",
     "group": "Show, watch, move and delete consumer groups.",
-    "log": "Look into a partition's files, with no broker.",
+    "log": "Look into a partition's files, and go past what is damaged in them.",
     "config": "Show, check and explain settings.",
     "systemd": "Run the broker as a service.",
 }

@@ -10,6 +10,8 @@ import click
 
 from kbroker.cli.outcome import complain
 
+LATEST_MS = (1 << 63) - 1
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -50,6 +52,8 @@ def parse_time_option(_context: click.Context, parameter: click.Parameter, text:
         found_ms = parse_time(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither milliseconds since 1970 nor an ISO time") from None
+    if not 0 <= found_ms <= LATEST_MS:
+        raise click.BadParameter(f"{text!r} is not a time that records can have: 0 … {LATEST_MS} ms since 1970")
     if not text.lstrip("-").isdigit() and datetime.fromisoformat(text).tzinfo is None:
         local = datetime.fromisoformat(text).astimezone()
         complain(f"{parameter.opts[0]} {text} names no zone: taken as local time, {local.isoformat()} ({local:%Z})")

@@ -27,7 +27,7 @@ TERMINATED = 143
 EXIT_CODES = {
     OK: "all well",
     FAILED: "the broker refused, or something failed",
-    USAGE: "wrong usage: an unknown command, option, setting or value",
+    USAGE: "wrong usage: an unknown command or option, a value that cannot be, a wrong setting for `serve`",
     NOT_READY: "`status`: a process is not ready, or something is out of service",
     NO_BROKER: "no broker answered",
     TOO_FAR_BEHIND: "`group lag --max-lag`: a group is further behind",

@@ -10,6 +10,7 @@ import json
 import locale
 import os
 import re
+import select
 import sys
 from typing import Any, TextIO
 
@@ -45,6 +46,14 @@ def _prepare(stream: TextIO | None, errors_in_a_pipe: str) -> None:
     if sys.flags.utf8_mode and "PYTHONUTF8" not in os.environ:
         encoding = locale.getencoding()  # Python takes UTF-8 in the locale C; such a terminal may not
     stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def raise_if_unread() -> None:
+    """Raises BrokenPipeError when whoever read standard output has gone: who has nothing to write learns it here."""
+    poller = select.poll()
+    poller.register(sys.stdout, 0)
+    if any(events & (select.POLLERR | select.POLLHUP) for _, events in poller.poll(0)):
+        raise BrokenPipeError
 
 
 def shown(text: str) -> str:

@@ -188,7 +188,8 @@ def _know_topic(topic: str, create: bool, server: str | None) -> None:
             return
         unknown = unknown_topic(topic, known)
         if create or (sys.stdin is not None and sys.stdin.isatty()):
-            if not create and not _confirmed(f"{str(unknown).rstrip('?')}? Create {topic}? [y/N] "):
+            hint = did_you_mean(topic, known) or "."
+            if not create and not _confirmed(f"there is no topic {topic!r}{hint} Create {topic}? [y/N] "):
                 raise unknown
             with contextlib.suppress(TopicAlreadyExists):  # somebody was faster
                 admin.create_topics([NewTopic(topic)])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kbroker.cli.options import json_option, server_option
 from kbroker.cli.outcome import NOT_READY
@@ -90,7 +91,8 @@ def _print(status: dict[str, Any]) -> None:
 @click.option("--runtime-dir", type=click.Path(path_type=Path, readable=False), help="Folder of the broker's sockets.")
 @json_option
 @server_option
-def command(runtime_dir: Path | None, as_json: bool, server: str | None) -> None:
+@click.pass_context
+def command(context: click.Context, runtime_dir: Path | None, as_json: bool, server: str | None) -> None:
     """Tell what every process of the broker is doing, and what is out of service.
 
     On the broker's host its supervisor is asked, which tells whatever else is away; over tcp the coordinator is.
@@ -98,6 +100,8 @@ def command(runtime_dir: Path | None, as_json: bool, server: str | None) -> None
     Ends with 0 when all is well, 3 when a process is not ready or something is out of service, 4 when there is no
     broker.
     """
+    if runtime_dir is not None and context.get_parameter_source("server") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--server and --runtime-dir exclude each other")
     status = _status(runtime_dir, server)
     if as_json:
         print_json(status)

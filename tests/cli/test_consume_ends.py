@@ -52,6 +52,20 @@ def test_signals_that_are_ignored_stay_so(served: Served) -> None:
         assert consumer.wait(PATIENCE_S) == 143
 
 
+def test_whoever_stops_reading_ends_it_without_another_record(served: Served) -> None:
+    """`kbroker consume … | head -1` on a topic that nobody writes to."""
+    served.must("topic", "create", "headed")
+    served.must("produce", "headed", given=b"1\n2\n")
+    with served.start("consume", "headed", "--from-beginning") as consumer:
+        assert consumer.stdout is not None
+        assert consumer.stdout.readline() == b"1\n"
+        consumer.stdout.close()
+        try:
+            assert consumer.wait(PATIENCE_S) == 141
+        finally:
+            consumer.kill()
+
+
 @pytest.mark.parametrize("more", [[], ["-g", "skipper"]], ids=["alone", "in a group"])
 def test_corrupt_records(served: Served, more: list[str]) -> None:
     topic = f"corrupt-{len(more)}"

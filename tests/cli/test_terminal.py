@@ -136,6 +136,12 @@ class TestProduceOnATerminal:
         assert code == 1
         assert b"paymets" not in served.must("topic", "list")
 
+    def test_a_name_that_is_like_no_other(self, served: Served) -> None:
+        with typed(served, "produce", "qqqqqqqq") as terminal:
+            terminal.until(b"kbroker: there is no topic 'qqqqqqqq'. Create qqqqqqqq? [y/N] ")
+            terminal.type(b"n\n")
+            assert terminal.end()[0] == 1
+
     def test_yes_and_the_lines_behind_it(self, served: Served) -> None:
         """No progress bar is drawn over what is typed."""
         with typed(served, "produce", "brandnew", environment={"TERM": "xterm"}) as terminal:

@@ -30,6 +30,7 @@ NOWHERE = "ipc:///nowhere/at/all"
         ("max_request_size", 1),
         ("key_serializer", "utf-8"),
         ("partitioner", 3),
+        ("client_id", 3),
     ],
 )
 def test_producer_arguments(argument: str, value: Any) -> None:
@@ -51,6 +52,7 @@ def test_producer_arguments(argument: str, value: Any) -> None:
         ("group_instance_id", "without-a-group"),
         ("auto_commit_interval_ms", 0),
         ("max_poll_interval_ms", "soon"),
+        ("client_id", None),
     ],
 )
 def test_consumer_arguments(argument: str, value: Any) -> None:
