@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -214,8 +215,13 @@ def test_an_outage_is_told_once_however_long_it_lasts(
     make: Callable[..., Rig], disk: HeldDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(group_coordinator, "RETRY_MAX_MS", 20)
-    tries = []
-    monkeypatch.setattr(disk, "lock_folder", lambda folder: tries.append(folder) or disk._maybe("lock_folder"))
+    tries: list[Path] = []
+
+    def locked(folder: Path) -> File:
+        tries.append(folder)
+        raise OSError(disk.failing["lock_folder"], os.strerror(disk.failing["lock_folder"]))
+
+    monkeypatch.setattr(disk, "lock_folder", locked)
     disk.failing["lock_folder"] = errno.ENOSPC
     rig = make()
     rig.until(lambda: len(tries) > 4)
