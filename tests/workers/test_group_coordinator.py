@@ -214,8 +214,13 @@ def test_an_outage_is_told_once_however_long_it_lasts(
     make: Callable[..., Rig], disk: HeldDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(group_coordinator, "RETRY_MAX_MS", 20)
-    tries = []
-    monkeypatch.setattr(disk, "lock_folder", lambda folder: tries.append(folder) or disk._maybe("lock_folder"))
+    tries: list[Path] = []
+
+    def lock_folder(folder: Path) -> None:
+        tries.append(folder)
+        disk._maybe("lock_folder")
+
+    monkeypatch.setattr(disk, "lock_folder", lock_folder)
     disk.failing["lock_folder"] = errno.ENOSPC
     rig = make()
     rig.until(lambda: len(tries) > 4)
