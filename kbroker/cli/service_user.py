@@ -51,8 +51,8 @@ def check_program(user: str, program: Sequence[str]) -> None:
         reason = f"{closed} is closed to it ({stat.filemode(found.st_mode)}, uid {found.st_uid})"
     raise StartError(
         f"the service's user {user} cannot run {program[0]}: {reason}. Install kbroker where everybody may read, and "
-        f"run `systemd install` from there: /usr/bin/python3 -m venv {ELSEWHERE} && "
-        f"{ELSEWHERE}/bin/pip install kbroker && {ELSEWHERE}/bin/kbroker systemd install"
+        f"run `systemd install` from there: make an environment by `/usr/bin/python3 -m venv {ELSEWHERE}`, install "
+        f"kbroker into it with {ELSEWHERE}/bin/pip, then `{ELSEWHERE}/bin/kbroker systemd install`"
     )
 
 
