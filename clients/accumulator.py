@@ -11,8 +11,6 @@ from kbroker.records.codec import BatchBuilder, RecordTuple, decode_list, set_pr
 from kbroker.types import TopicPartition
 
 BATCH_HEADER_BYTES = 61
-RECORD_OVERHEAD_BYTES_MAX = 36
-"""The most that a record's own lengths, deltas and counts take, headers aside."""
 NUMBERS_APART = 1 << 32
 """Between the numbers of two batches there is room for those that one of them may be halved into."""
 

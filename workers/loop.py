@@ -138,12 +138,6 @@ class Loop:
         self._ports.append(port)
         self.add(descriptor_of(port.socket), READ, lambda _events: self._told.setdefault(port))
 
-    def remove_port(self, port: Drained) -> None:
-        """Stop serving a ZeroMQ socket; call it before closing the socket."""
-        self._ports.remove(port)
-        self._told.pop(port, None)
-        self.remove(descriptor_of(port.socket))
-
     def at_turn_end(self, callback: Callable[[], None], pending: Sized | None = None) -> None:
         """Call `callback` at the end of every turn, after all that was ready was served, in the order of these calls.
 

@@ -16,7 +16,6 @@ from kbroker.wire.schema import compile_message, to_map
 A = TypeVar("A")
 
 REQUEST_ID_BYTES_MAX = 16
-CLIENT_ID_BYTES_MAX = 255
 
 
 @cache
