@@ -8,8 +8,10 @@ from typing import Final
 
 from kbroker.workers.loop import Loop
 
-LARGE_BYTES: Final = 1 << 10
+LARGE_BYTES: Final = 4 << 10
 """A request, but for its records, that is so large may hold the loop for long: it is served when it is its turn."""
+LARGE_FETCH_BYTES: Final = 16 << 10
+"""A Kafka Fetch costs less for its size: one of some 300 partitions is not held up by what others ask."""
 FACTOR: Final = 9
 """For each millisecond that such a request has taken others have so many."""
 REST_MS_MAX: Final = 10_000

@@ -12,7 +12,7 @@ from kbroker.kafka import acls, api_versions, codec, credentials, listings, quot
 from kbroker.kafka.apis import ApiKey
 from kbroker.kafka.framing import Request
 from kbroker.workers.caller import CLIENT_ID_CHARS_MAX, KAFKA, NOBODY, Caller
-from kbroker.workers.dear_time import LARGE_BYTES
+from kbroker.workers.dear_time import LARGE_BYTES, LARGE_FETCH_BYTES
 from kbroker.workers.kafka_connection import Asked, Part
 
 SERVED = frozenset(
@@ -165,11 +165,10 @@ class KafkaService:
         """Serve a connection's request. Raises RequestError when its bytes are at fault."""
         request, connection = asked.request, asked.connection
         by_hand = self._by_hand.get(request.api_key)
-        if len(request.body) < LARGE_BYTES:
-            if by_hand is not None:
-                by_hand(asked)
-                return
-        elif not connection.dear_time.is_free:
+        if by_hand is not None and len(request.body) < LARGE_FETCH_BYTES:
+            by_hand(asked)
+            return
+        if len(request.body) >= LARGE_BYTES and not connection.dear_time.is_free:
             self._serve_later(asked)
             return
         self._serve_now(asked)
