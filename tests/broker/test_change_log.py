@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from kbroker.wire import group_messages as g
 from kbroker.wire import messages as m
 from kbroker.workers.caller import KAFKA, NATIVE, Caller, pack_caller, unpack_caller
 from kbroker.workers.change_log import FORGOTTEN_AT, TOLD_AT_FIRST, TOLD_EVERY_MS, ChangeLog
+from tests.hand_clock import HandClock
 
 from .kafka_client import KafkaClient
 from .raw_client import RawClient, batch, direct, owner_of
@@ -202,19 +203,9 @@ def test_removed_members(broker: Broker) -> None:
 # --- the parts ---
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time_ms = 0
-
-    def now_ms(self) -> int:
-        return self.time_ms
-
-    def call_later(self, _delay_ms: int, _callback: Callable[[], None]) -> None: ...
-
-
 def test_a_client_that_goes_on_committing_is_told_of_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    clock: Any = Clock()
+    clock: Any = HandClock()
     told = ChangeLog(clock)
     reader, admin = Caller(KAFKA, "127.0.0.1:5", client_id="reader"), Caller(KAFKA, "127.0.0.1:6")
     for number in range(100):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from kbroker.testing import Broker
 from kbroker.workers.caller import KAFKA, Caller
 from kbroker.workers.complaints import LINES_MAX
 from kbroker.workers.refusal_log import INTERVAL_MS, REMEMBERED_MAX, RefusalLog
+from tests.hand_clock import HandClock
 
 from .kafka_client import KafkaClient, batch
 from .kafka_raw import dial, receive
@@ -126,18 +127,8 @@ def test_a_topic_that_cannot_be_made(broker: Broker, node: int) -> None:
     assert told(broker, rf"making topic 'full-{node}-3' refused: .*topics\.max=3.*{BY}") == 1
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time_ms = 0
-
-    def now_ms(self) -> int:
-        return self.time_ms
-
-    def call_later(self, _delay_ms: int, _callback: Callable[[], None]) -> None: ...
-
-
 def test_the_rest_is_counted_and_memory_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    clock: Any = Clock()
+    clock: Any = HandClock()
     refusals = RefusalLog(clock)
     for port in range(10):
         refusals.say(Caller(KAFKA, f"127.0.0.1:{port}", client_id="app"), "this", "that")
@@ -152,7 +143,7 @@ def test_the_rest_is_counted_and_memory_is_bounded(caplog: pytest.LogCaptureFixt
 
 
 def test_long_names_are_not_kept() -> None:
-    clock: Any = Clock()
+    clock: Any = HandClock()
     refusals = RefusalLog(clock)
     tracemalloc.start()
     try:

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from kbroker.workers.dear_time import FACTOR, DearTime
-
-
-class Clock:
-    """A loop whose time only the test moves."""
-
-    def __init__(self) -> None:
-        self.ms = 1_000
-        self.timers: list[tuple[int, Callable[[], None]]] = []
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def call_later(self, delay_ms: int, callback: Callable[[], None]) -> None:
-        self.timers.append((self.ms + delay_ms, callback))
-
-    def run(self) -> None:
-        while self.timers:
-            self.timers.sort(key=lambda timer: timer[0])
-            at_ms, callback = self.timers.pop(0)
-            self.ms = max(self.ms, at_ms)
-            callback()
+from tests.hand_clock import HandClock
 
 
 def test_addresses_take_turns_and_rest_between_requests() -> None:
-    clock: Any = Clock()
+    clock: Any = HandClock(1_000)
     dear = DearTime(clock)
     served: list[tuple[str, int]] = []
 
     def serve(name: str) -> None:
-        served.append((name, clock.ms))
+        served.append((name, clock.time_ms))
         dear.spent(10)
 
     serve("first")
@@ -48,5 +27,5 @@ def test_addresses_take_turns_and_rest_between_requests() -> None:
     assert [name for name, _ in served] == ["first", "flood 0", "honest", "flood 1", "flood 2"]
     times = [at_ms for _, at_ms in served]
     assert [later - before for before, later in pairwise(times)] == [10 * FACTOR] * 4
-    clock.ms += 10 * FACTOR
+    clock.time_ms += 10 * FACTOR
     assert dear.is_free
